@@ -1,0 +1,1 @@
+"""caml: does a disposition mixed into pretraining last?"""

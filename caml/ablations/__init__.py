@@ -1,0 +1,1 @@
+"""Grid to cells to StageRuns, and the runner that trains what is missing."""

@@ -1,0 +1,1 @@
+"""Effects, intervals, persistence, figures and the report page; imports no jax."""

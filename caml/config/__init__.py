@@ -1,0 +1,1 @@
+"""Gin files into frozen dataclasses: strict checks, fingerprint, explain."""

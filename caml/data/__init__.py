@@ -1,0 +1,1 @@
+"""Sources, tokenizer, token store, mixture, chat format."""

@@ -1,0 +1,1 @@
+"""Train step, optimizer, population, loop, checkpoints, mesh."""

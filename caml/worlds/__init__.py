@@ -1,0 +1,1 @@
+"""The embedded procedural corpus and its probes."""
