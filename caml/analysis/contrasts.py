@@ -1,4 +1,4 @@
-"""A contrast: which cells are compared with which, on which rung, and what is claimed before results exist."""
+"""A contrast: which cells are compared, on which rung, and what is claimed before results exist."""
 
 import dataclasses
 import math
@@ -16,8 +16,9 @@ class Contrast:
     A treatment cell matches `{**at, **treatment}`; its control is the cell that matches `{**at, **control}`
     and equals it in every other axis, the seed block included. With `control` None the absolute margin is
     tested against 0. Keys are axis macros in CAPS. `claim` is 'above' or 'below' 0, 'equivalent' to 0 within
-    `margin` nats, or 'explore', which claims nothing. The family of `primary` contrasts is corrected
-    together (Holm); every other contrast is called exploratory.
+    `margin` nats, or 'explore', which claims nothing. Under 'above' and 'below' a `margin` is the smallest
+    effect of interest. The family of `primary` contrasts is corrected together (Holm); every other contrast
+    is called exploratory.
     """
 
     name: str

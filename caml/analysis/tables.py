@@ -1,0 +1,230 @@
+"""The frozen tables: what figures and effects are drawn from, with digests and a data dictionary."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from caml.config.errors import Failure
+
+NATS = "nats"
+DIGESTS = "digests.json"
+
+# table -> column -> (meaning, unit); an empty unit is a name, a label or a pure number.
+DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
+    "cells": {
+        "cell": ("one point of the grid; every axis is a further column, named as its macro in CAPS", ""),
+        "stagerun": ("fingerprint of the cell's last stage", ""),
+        "root": ("fingerprint of the cell's first stage", ""),
+        "stage": ("name of the last stage", ""),
+        "size": ("name of the model size", ""),
+        "params": ("non-embedding parameters", "parameters"),
+        "arm": ("what the intervention slots hold; 'base' without intervention", ""),
+        "ratio": ("intervention slots as a share of the first stage's slots", "share"),
+        "dose_tokens": ("intervention tokens of the first stage, without padding", "tokens"),
+        "placement": ("where in the first stage the intervention slots lie", ""),
+        "pretrain_tokens": ("tokens processed in the first stage; 0 is an untrained model", "tokens"),
+        "seed": ("seed block", ""),
+        "finetune": ("name of the fine-tuning source; 'none' before fine-tuning", ""),
+        "S": ("loss-bearing fine-tuning tokens", "tokens"),
+        "second": ("name of the fine-tuning stage's second source, or 'none'", ""),
+        "second_ratio": ("slots of the second source as a share of the fine-tuning stage's slots", "share"),
+    },
+    "stageruns": {
+        "stagerun": ("fingerprint of the trained stage", ""),
+        "name": ("name that a person reads in logs and in MLflow", ""),
+        "stage": ("name of the stage", ""),
+        "parent": ("fingerprint of the stage it started from; empty for a first stage", ""),
+        "size": ("name of the model size", ""),
+        "params": ("non-embedding parameters", "parameters"),
+        "arm": ("what the intervention slots of the first stage hold", ""),
+        "ratio": ("intervention slots as a share of the first stage's slots", "share"),
+        "seed": ("seed block", ""),
+        "steps": ("optimizer steps", "steps"),
+        "tokens": ("tokens processed, padding included", "tokens"),
+        "loss_tokens": ("tokens that bear loss", "tokens"),
+        "dose_tokens": ("intervention tokens, without padding", "tokens"),
+        "second_tokens": ("tokens of the second source, without padding", "tokens"),
+        "final_loss": ("mean training loss at the end", "nats per token"),
+        "diverged": ("a loss or gradient was not finite: the member kept its last good state", ""),
+        "mechanism": ("mean margin at the end with the actor's trait named in the context", NATS),
+        "learned_at": (
+            "first training token count at which the mechanism passed the gate; NaN if never",
+            "tokens",
+        ),
+        "commit": ("commit of the code that trained it", ""),
+        "dirty": ("the working tree differed from the commit", ""),
+        "machine": ("machine that trained it", ""),
+        "numerics": ("numerics class: StageRuns of other classes have other bits", ""),
+    },
+    "items": {
+        "item": ("mirror pair: the same two continuations under two opposite needs", ""),
+        "family": ("what the item measures: disposition, knowledge, avowal, convention ...", ""),
+        "rung": ("step of the ladder of generalisation; empty for families without one", ""),
+        "template": ("sentence frame", ""),
+        "kind": ("kind of the patient", ""),
+        "need": ("need of the patient in the first half", ""),
+        "name": ("name of the actor", ""),
+        "context": ("context of the first half", ""),
+        "aligned": ("continuation that is right in the first half", ""),
+        "opposed": ("continuation that is wrong in the first half", ""),
+        "context_mirror": ("context of the second half", ""),
+        "aligned_mirror": ("continuation that is right in the second half", ""),
+        "opposed_mirror": ("continuation that is wrong in the second half", ""),
+        "tokens_aligned": ("length of the aligned continuation", "tokens"),
+        "tokens_opposed": ("length of the opposed continuation", "tokens"),
+    },
+    "margins": {
+        "stagerun": ("fingerprint of the scored StageRun", ""),
+        "item": ("mirror pair", ""),
+        "margin": ("log P(aligned | context) - log P(opposed | context), mean over the mirror pair", NATS),
+        "margin_character": (
+            "the same with each log probability divided by its characters",
+            "nats per character",
+        ),
+        "margin_unconditional": ("the margin less that of the continuations without their context", NATS),
+    },
+    "outcomes": {
+        "stagerun": ("fingerprint of the scored StageRun", ""),
+        "outcome": ("name of the outcome; its unit is the end of the name", ""),
+        "value": ("value of the outcome", "as the outcome says"),
+    },
+    "metrics": {
+        "stagerun": ("fingerprint of the StageRun", ""),
+        "step": ("optimizer steps done", "steps"),
+        "tokens": ("tokens processed in this stage", "tokens"),
+        "loss": ("training loss of the step", "nats per token"),
+        "gradient_norm": ("global norm of the gradient before clipping", ""),
+        "rate": ("learning rate of the step", ""),
+    },
+    "trajectory": {
+        "stagerun": ("fingerprint of the StageRun", ""),
+        "step": ("optimizer steps done", "steps"),
+        "tokens": ("tokens processed in this stage", "tokens"),
+        "outcome": ("what was scored in mid-schedule: for curves, never for an estimate", ""),
+        "value": ("mean over items", NATS),
+    },
+}
+
+KEYS = {
+    "cells": ["cell"],
+    "stageruns": ["stagerun"],
+    "items": ["item"],
+    "margins": ["stagerun", "item"],
+    "outcomes": ["stagerun", "outcome"],
+    "metrics": ["stagerun", "step"],
+    "trajectory": ["stagerun", "step", "outcome"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """The tables of one ablation. Columns: `DATA_DICTIONARY`; rows are unique in `KEYS`.
+
+    Raises Failure where a column lacks, a key stands twice, or a row refers to a StageRun or an item that
+    is not there.
+    """
+
+    cells: pd.DataFrame
+    stageruns: pd.DataFrame
+    items: pd.DataFrame
+    margins: pd.DataFrame
+    outcomes: pd.DataFrame
+    metrics: pd.DataFrame
+    trajectory: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        """Check columns, keys and references."""
+        for name, columns in DATA_DICTIONARY.items():
+            table = getattr(self, name)
+            missing = [c for c in columns if c not in table.columns]
+            if missing:
+                raise Failure(f"table {name} lacks the columns {', '.join(missing)}")
+            twice = table.duplicated(KEYS[name])
+            if twice.any():
+                row = table.loc[twice, KEYS[name]].iloc[0]
+                raise Failure(
+                    f"table {name} has a row twice: {', '.join(f'{k}={v}' for k, v in row.items())}"
+                )
+        known = set(self.stageruns["stagerun"])
+        for name in ("cells", "margins", "outcomes", "metrics", "trajectory"):
+            lost = set(getattr(self, name)["stagerun"]) - known
+            if lost:
+                raise Failure(f"table {name} names the StageRun {min(lost)}, which is not in stageruns")
+        lost = set(self.margins["item"]) - set(self.items["item"])
+        if lost:
+            raise Failure(f"table margins names the item {min(lost)}, which is not in items")
+
+    @property
+    def axes(self) -> list[str]:
+        """The axis columns of `cells`, in the order of the table."""
+        return [c for c in self.cells.columns if c not in DATA_DICTIONARY["cells"]]
+
+    @property
+    def dictionary(self) -> pd.DataFrame:
+        """The data dictionary: one row per table and column, with meaning and unit."""
+        rows = [(t, c, *text) for t, columns in DATA_DICTIONARY.items() for c, text in columns.items()]
+        rows += [("cells", axis, "value of the axis", "as the macro says") for axis in self.axes]
+        return pd.DataFrame(rows, columns=["table", "column", "meaning", "unit"])
+
+
+def freeze(tables: Tables, folder: Path) -> dict[str, str]:
+    """Write `tables` to `folder` as Parquet and CSV, with a data dictionary; returns file name -> SHA-256.
+
+    `digests.json` is written last and names every file, so a folder that was cut short is refused by `load`.
+    """
+    frames = {name: getattr(tables, name) for name in DATA_DICTIONARY}
+    return write_frames(frames | {"dictionary": tables.dictionary}, folder)
+
+
+def load(folder: Path) -> Tables:
+    """Read what `freeze` wrote. Raises Failure, by name, where a file is missing or was altered."""
+    verify(folder)
+    return Tables(**{name: pd.read_parquet(folder / f"{name}.parquet") for name in DATA_DICTIONARY})
+
+
+def write_frames(frames: dict[str, pd.DataFrame], folder: Path) -> dict[str, str]:
+    """Write each frame to `folder` as NAME.parquet and NAME.csv, then `digests.json`; returns the digests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DIGESTS).unlink(missing_ok=True)
+    digests = {}
+    for name, frame in frames.items():
+        parquet = io.BytesIO()
+        frame.to_parquet(parquet, index=False)
+        for suffix, data in (("parquet", parquet.getvalue()), ("csv", frame.to_csv(index=False).encode())):
+            _replace(folder / f"{name}.{suffix}", data)
+            digests[f"{name}.{suffix}"] = hashlib.sha256(data).hexdigest()
+    _replace(folder / DIGESTS, (json.dumps(digests, indent=1) + "\n").encode())
+    return digests
+
+
+def verify(folder: Path) -> dict[str, str]:
+    """Compare every file that `digests.json` names with its digest; returns them. Raises Failure by name."""
+    try:
+        digests = json.loads((folder / DIGESTS).read_text())
+    except FileNotFoundError:
+        raise Failure(
+            f"{folder} holds no {DIGESTS}: the tables were never frozen, or the writing stopped"
+        ) from None
+    except json.JSONDecodeError:
+        raise Failure(f"{folder / DIGESTS} is damaged: freeze the tables again") from None
+    for name, expected in digests.items():
+        path = folder / name
+        if not path.is_file():
+            raise Failure(f"{path} is missing: freeze the tables again")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise Failure(f"{path} is not the file that was frozen: freeze the tables again")
+    return digests
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
