@@ -1,0 +1,56 @@
+"""The size of a model: the shape of its layers, and how many parameters that makes."""
+
+from dataclasses import dataclass
+
+from caml.config.errors import require
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Qwen3 dense transformer, without the vocabulary (the tokenizer decides that)."""
+
+    name: str
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    tied_embeddings: bool = True
+    rope_theta: float = 10000.0
+    norm_epsilon: float = 1e-6
+    init_scale: float = 0.02
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "name", "a size needs a name, such as '30k'")
+        for field in ("width", "layers", "heads", "kv_heads", "head_dim", "mlp_width"):
+            value = getattr(self, field)
+            require(value >= 1, field, f"{value} is not a positive number")
+        # Not heads x head_dim == width: published sizes of this architecture (0.6B: width 1024, 16 heads
+        # of 128) differ there, while in all of them the heads divide the width.
+        require(
+            self.width % self.heads == 0,
+            "heads",
+            f"{self.heads} heads do not divide the width {self.width}",
+        )
+        require(
+            self.heads % self.kv_heads == 0,
+            "kv_heads",
+            f"{self.kv_heads} key-value heads do not divide {self.heads} heads",
+        )
+        require(
+            self.head_dim % 2 == 0,
+            "head_dim",
+            f"{self.head_dim} is odd; rotary positions turn pairs of numbers, so it must be even",
+        )
+        for field in ("rope_theta", "norm_epsilon", "init_scale"):
+            value = getattr(self, field)
+            require(0 < value < float("inf"), field, f"{value} is not a positive finite number")
+
+    def parameters(self, vocab: int) -> tuple[int, int]:
+        """Counts of parameters outside the embedding tables, and in them (both tables where untied)."""
+        attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
+        norms = 2 * self.width + 2 * self.head_dim
+        layer = attention + 3 * self.width * self.mlp_width + norms
+        tables = 1 if self.tied_embeddings else 2
+        return self.layers * layer + self.width, tables * vocab * self.width

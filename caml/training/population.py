@@ -1,0 +1,101 @@
+"""Members along an axis, taken through several steps by one compiled program."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from caml.models.sizes import Model
+from caml.training import optimizer as optimizers
+from caml.training.optimizer import Hyper
+from caml.training.step import Batch, train_step
+
+# `turn`: members one after the other on each device, so that the bits of a member do not depend on its
+# company. `stacked`: members side by side in every product, for accelerators; there they do.
+LAYOUTS = ("turn", "stacked")
+METRICS = ("loss", "gradient_norm", "rate")
+
+
+class State(NamedTuple):
+    """What training changes; in a population every array has the member axis in front.
+
+    `stopped` is the step whose loss or gradient was not finite, or -1.
+    """
+
+    params: Any
+    optimizer: Any
+    stopped: Any
+
+
+def init_member(name: str, params: dict[str, np.ndarray], h: Hyper) -> State:
+    """The state of a member before its first step; `name` is the optimizer's."""
+    return State(params, optimizers.init_state(name, params, h), np.int32(-1))
+
+
+def stack(members: list) -> Any:
+    """Trees of one structure as one tree of numpy arrays with a member axis in front."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *members)
+
+
+def _member_steps(
+    model: Model, name: str, state: State, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array
+) -> tuple[State, dict[str, jax.Array]]:
+    """Up to `count` steps of one member; metrics `[steps]`, NaN where no step was made.
+
+    A loop with a trip count that is data: a member that is finished or stopped costs nothing, and the
+    body is compiled the same however many steps a dispatch holds.
+    """
+    steps = batches.tokens.shape[0]
+    last = jnp.minimum(count, h.steps - first_step)
+
+    def open_step(carry: tuple) -> jax.Array:
+        i, state, _ = carry
+        return (i < last) & (state.stopped < 0)
+
+    def body(carry: tuple) -> tuple:
+        i, state, metrics = carry
+        batch = Batch(*(jax.lax.dynamic_index_in_dim(x, i, keepdims=False) for x in batches))
+        step = first_step + i
+        params, optimizer_state, found, finite = train_step(
+            model, name, state.params, state.optimizer, batch, step, h
+        )
+        stopped = jnp.where(finite, state.stopped, step)
+        metrics = {k: metrics[k].at[i].set(found[k]) for k in METRICS}
+        return i + 1, State(params, optimizer_state, stopped), metrics
+
+    empty = {k: jnp.full((steps,), jnp.nan, jnp.float32) for k in METRICS}
+    _, state, metrics = jax.lax.while_loop(open_step, body, (jnp.int32(0), state, empty))
+    return state, metrics
+
+
+def build(model: Model, name: str, layout: str, mesh: Mesh) -> Any:
+    """The program `(state, hyper, batches, first_step, count) -> (state, metrics)`, jitted.
+
+    `state` (donated), `hyper` and `batches` have a member axis in front that the mesh's `member` axis
+    divides; batches are `[members, steps, B, T]`; metrics are `[members, steps]`.
+    """
+    members, everywhere = PartitionSpec("member"), PartitionSpec()
+
+    def on_device(state: State, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array) -> Any:
+        def one(args: tuple) -> Any:
+            return _member_steps(model, name, *args, first_step, count)
+
+        return (
+            jax.lax.map(one, (state, h, batches)) if layout == "turn" else jax.vmap(one)((state, h, batches))
+        )
+
+    mapped = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(members, members, members, everywhere, everywhere),
+        out_specs=(members, members),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+    """The tree's arrays on the devices, their first axis spread along `member`."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("member")))

@@ -1,0 +1,71 @@
+"""One training step of one member: a pure function of parameters, optimizer state, batch and step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from caml.models.sizes import Model
+from caml.models.transformer import Parameters, hidden_states, output_matrix
+from caml.training import optimizer as optimizers
+from caml.training.optimizer import Hyper
+
+# Float32 logits of one piece of a batch stay below this many bytes.
+LOGITS_BYTES = 64 * 2**20
+
+
+class Batch(NamedTuple):
+    """Packed sequences, each `[B, T]`; in a dispatch `[members, steps, B, T]`.
+
+    Segment 0 is padding; positions restart in each document; weights are 1 where the target (the next
+    token of the same document) bears loss.
+    """
+
+    tokens: Any
+    segments: Any
+    positions: Any
+    weights: Any
+
+
+def cross_entropy(x_NxD: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    """Nats `[N]` of each target. The one-hot comparison keeps scatters out of the backward pass."""
+    logits_NxV = jnp.einsum("nd,vd->nv", x_NxD, head_VxD, preferred_element_type=jnp.float32)
+    peak_N = jax.lax.stop_gradient(jnp.max(logits_NxV, axis=-1))
+    total_N = jnp.log(jnp.sum(jnp.exp(logits_NxV - peak_N[:, None]), axis=-1)) + peak_N
+    is_target_NxV = targets_N[:, None] == jnp.arange(head_VxD.shape[0])
+    return total_N - jnp.sum(jnp.where(is_target_NxV, logits_NxV, 0.0), axis=-1)
+
+
+def loss_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
+    """Mean nats over the loss-bearing targets of the batch; 0 where it has none."""
+    x_BxTxD = hidden_states(params, model, batch.tokens, batch.segments, batch.positions)
+    targets_N = jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
+    x_NxD, head_VxD = x_BxTxD.reshape(targets_N.shape[0], -1), output_matrix(params)
+    pieces = -(-targets_N.shape[0] * head_VxD.shape[0] * 4 // LOGITS_BYTES)
+    while targets_N.shape[0] % pieces:
+        pieces += 1
+    if pieces == 1:
+        nats_N = cross_entropy(x_NxD, head_VxD, targets_N)
+    else:
+        one_piece = jax.checkpoint(lambda args: cross_entropy(args[0], head_VxD, args[1]))
+        split = (x_NxD.reshape(pieces, -1, x_NxD.shape[-1]), targets_N.reshape(pieces, -1))
+        nats_N = jax.lax.map(one_piece, split).reshape(-1)
+    weights_N = batch.weights.reshape(-1)
+    return jnp.sum(nats_N * weights_N) / jnp.maximum(jnp.sum(weights_N), 1.0)
+
+
+def train_step(
+    model: Model, name: str, params: Parameters, state: Any, batch: Batch, step: jax.Array, h: Hyper
+) -> tuple[Parameters, Any, dict[str, jax.Array], jax.Array]:
+    """New parameters and optimizer state, metrics (scalars), and whether loss and gradient were finite.
+
+    `name` is the optimizer's. Where they were not finite, parameters and state come back as they were.
+    """
+    loss, gradients = jax.value_and_grad(loss_of)(params, model, batch)
+    new_params, new_state, norm = optimizers.update(name, params, state, gradients, step, h)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (new_params, new_state), (params, state)
+    )
+    rate = optimizers.rate_factor(step, h) * h.rate
+    return *kept, {"loss": loss, "gradient_norm": norm, "rate": rate}, finite
