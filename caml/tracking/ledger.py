@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from caml.config.errors import Failure
 from caml.data import files
@@ -52,7 +51,8 @@ class Ledger:
 
     A StageRun goes: `start`; `truncate(step)` to where training goes on, 0 for a new one; `write_segment`
     again and again; the parameters into `params_path(name)`; `complete`; `write_evaluation` for each set
-    of probes. Each file is written in one step, the markers last.
+    of probes. Each file is written in one step, the markers last, and none waits for the disk: what a
+    power cut loses, the digests find, and it is trained again.
     """
 
     root: Path
@@ -128,11 +128,11 @@ class Ledger:
             launches = before["launches"]
         elif state is not State.MISSING:
             raise Failure(f"{folder} is {state} and cannot be started; move it away to train it again")
-        files.write_text(folder / "config.gin", config)
+        files.write_text(folder / "config.gin", config, durable=False)
         # A relaunch of the same code on the same machine says nothing new.
         if not launches or launches[-1] != provenance:
             launches = [*launches, dict(provenance)]
-        files.write_json(folder / "manifest.json", {**manifest, "launches": launches})
+        files.write_json(folder / "manifest.json", {**manifest, "launches": launches}, durable=False)
 
     def write_segment(self, name: str, kind: Kind, begin: int, end: int, columns: Columns) -> None:
         """Close one segment: the rows measured from step `begin` (updates done before) to step `end`.
@@ -168,7 +168,7 @@ class Ledger:
         folder = self.folder(name)
         self._verify_segments(name, step)
         facts = {key: None if _unbounded(value) else value for key, value in facts.items()}
-        files.write_json(folder / "manifest.json", {**self.manifest(name), **facts})
+        files.write_json(folder / "manifest.json", {**self.manifest(name), **facts}, durable=False)
         listed = []
         for parent, folders, names in os.walk(folder):
             here = Path(parent)
@@ -196,9 +196,9 @@ class Ledger:
         folder = self._evaluation(name, evaluation)
         params = markers.read(self.folder(name), name).files[PARAMS].sha256
         table = pa.table({key: pa.array(np.asarray(values)) for key, values in margins.items()})
-        files.write_bytes(folder / "margins.parquet", segments.parquet(table))
+        files.write_bytes(folder / "margins.parquet", segments.parquet(table), durable=False)
         plain = {key: None if np.isnan(value) else float(value) for key, value in outcomes.items()}
-        files.write_json(folder / "outcomes.json", plain)
+        files.write_json(folder / "outcomes.json", plain, durable=False)
         markers.write(folder, ("margins.parquet", "outcomes.json"), {"params": params})
 
     def evaluations(self, name: str) -> list[str]:
@@ -273,7 +273,7 @@ class Ledger:
         if not (folder / MARKER).exists():
             raise Failure(f"{folder} is not complete; start `caml run` and the StageRun is scored")
         marker = self._evaluation_marker(name, evaluation)
-        margins = pq.read_table(pa.BufferReader(marker.read("margins.parquet")), use_threads=False)
+        margins = segments.read_parquet(marker.read("margins.parquet"))
         outcomes = json.loads(marker.read("outcomes.json"))
         plain = {key: float("nan") if value is None else value for key, value in outcomes.items()}
         return Evaluation(margins, plain, marker.written)

@@ -83,7 +83,7 @@ def write(folder: Path, entries: Iterable[str], notes: Mapping[str, Any]) -> Non
         path = folder / entry
         stamps[entry] = {"size": path.stat().st_size, "sha256": files.digest_file(path)}
     body = {"written": int(time.time() * 1000), "notes": dict(notes), "files": stamps}
-    files.write_json(folder / MARKER, {"digest": fingerprint(body), **body})
+    files.write_json(folder / MARKER, {"digest": fingerprint(body), **body}, durable=False)
 
 
 def read(folder: Path, name: str, evaluation: str | None = None) -> Marker:
