@@ -1,0 +1,314 @@
+"""A gin file resolved to frozen dataclasses, strictly: the only place that touches gin's registry.
+
+gin injects once, at the root; nothing else is decorated. Around it stand the checks that gin 0.5.0 leaves
+out, and for every value the file and line that set it.
+"""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config as gin_config
+
+from caml.config import checks, files
+from caml.config.bindings import Bindings, Node
+from caml.config.errors import Invalid, UserError
+from caml.config.files import Binding, Macro, Reference, show
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a configured dataclass came from: its scope, and the macros that were bound from outside."""
+
+    instance: Any
+    scope: str
+    macros: Mapping[str, Any]
+
+
+def load(
+    path: str | Path,
+    classes: Sequence[type],
+    root: type,
+    settings: Sequence[str] = (),
+    axes: str | None = None,
+) -> "Loaded":
+    """Read the gin file at `path`, with each of `settings` (`MACRO=VALUE`) bound on top; later ones win.
+
+    `classes` are the dataclasses that the file may configure, `root` the one that is injected. `axes` is the
+    field of the root that names macros and the values they take (a dictionary, or a list of them): a setting
+    of such a macro is kept apart in `Loaded.restrictions`. Raises UserError for everything that is wrong
+    with the text itself; a wrong value is found when `tree` or `at` injects it.
+    """
+    bindings = files.read(path)
+    named = {binding.parameter: binding for binding in map(files.setting, settings)}
+    loaded = Loaded(Path(path), classes, root, bindings, list(named.values()), axes)
+    varied = loaded.axes_macros() & named.keys()
+    if not varied:
+        return loaded
+    kept = [binding for name, binding in named.items() if name not in varied]
+    restrictions = {name: loaded.value(named[name]) for name in varied}
+    return Loaded(Path(path), classes, root, bindings, kept, axes, restrictions)
+
+
+class Loaded:
+    """A gin file whose names are right, to be injected as often as there are cells."""
+
+    def __init__(
+        self,
+        path: Path,
+        classes: Sequence[type],
+        root: type,
+        bindings: Sequence[Binding],
+        settings: Sequence[Binding],
+        axes: str | None = None,
+        restrictions: Mapping[str, Any] | None = None,
+    ):
+        self.path = path
+        self.classes = {cls.__name__: cls for cls in classes}
+        self.root = root
+        self.restrictions: Mapping[str, Any] = restrictions or {}
+        self._axes = axes
+        self.text = Bindings(bindings, settings, self.classes)
+        self.text.refuse_unknown_names(path)
+        self.text.refuse_circles(root.__name__)
+        self.text.refuse_dead_macros()
+        self._built: set[Node] = set()
+        self._origins: dict[int, Origin] = {}
+        self._outside: Mapping[str, Any] = {}
+        self._problem: UserError | None = None
+
+    # What the file says
+
+    @functools.cached_property
+    def tree(self) -> Any:
+        """The root dataclass, every macro at the value that the files and settings give it."""
+        return self.at({})
+
+    @property
+    def macros(self) -> dict[str, Binding]:
+        """The binding of every macro, by name."""
+        return self.text.macros
+
+    def at(self, macros: Mapping[str, Any], field: str | None = None) -> Any:
+        """The root dataclass (or one field of it) with `macros` bound to these values instead.
+
+        Raises UserError, naming file, line and value, for a value that its field cannot take.
+        """
+        _activate(self)
+        self._bind_outside(macros)
+        try:
+            if field is None:
+                return gin.get_configurable(self.root.__name__)()
+            bound = self.text.bound.get(("", self.root.__name__, field))
+            value = copy.deepcopy(_injectable(bound.value)) if bound else checks.default(self.root, field)
+            return self._fitted("", self.root.__name__, field, value)
+        except UserError:
+            assert self._problem  # gin has wrapped it in an exception with a longer text
+            raise self._problem from None
+
+    def value(self, binding: Binding) -> Any:
+        """What the right side of a binding evaluates to."""
+        _activate(self)
+        self._bind_outside({})
+        try:
+            return copy.deepcopy(_injectable(binding.value))
+        except UserError:
+            assert self._problem
+            raise self._problem from None
+
+    def axes_macros(self) -> set[str]:
+        """The macros that the axes name; empty without axes."""
+        axes = self.at({}, self._axes) if self._axes else {}
+        return {name for product in (axes if isinstance(axes, (list, tuple)) else [axes]) for name in product}
+
+    def as_written(self) -> "Loaded":
+        """The same file without settings, apart from those that fill a macro that has no value in it."""
+        written = self.text.written
+        empty = {b.parameter for b in written if not b.configurable and b.value == files.REQUIRED}
+        settings = [b for b in self.text.settings if b.parameter in empty]
+        return Loaded(self.path, list(self.classes.values()), self.root, written, settings, self._axes)
+
+    # Where it says it
+
+    def where(self, key: str) -> str:
+        """FILE:LINE of the binding of a macro or of `scope/Class.param`."""
+        return self._find(key).place
+
+    def error(self, key: str, message: str) -> UserError:
+        """The line that ends a command because of a macro or of `scope/Class.param`."""
+        return self._find(key).error(message)
+
+    def fault(self, instance: Any, field: str, message: str) -> UserError:
+        """The line that ends a command because of one field of a dataclass that was injected here."""
+        origin = self._origins[id(instance)]
+        return self._fault(type(instance).__name__, origin.scope, field, message, origin.macros)
+
+    def origin(self, instance: Any) -> Origin:
+        """Where a dataclass that was injected here came from."""
+        return self._origins[id(instance)]
+
+    def refuse_unread(self) -> None:
+        """Raise UserError for a binding of the file's own, or a setting, that no injection so far read."""
+        self.text.refuse_unread(self._built)
+
+    # Injection
+
+    def _bind_outside(self, macros: Mapping[str, Any]) -> None:
+        for name in self._outside.keys() - macros.keys():
+            gin.bind_parameter((name, "gin.macro", "value"), _injectable(self.macros[name].value))
+        for name, value in macros.items():
+            gin.bind_parameter((name, "gin.macro", "value"), _Fixed(value))
+        self._outside, self._problem = dict(macros), None
+
+    def _builder(self, cls: type) -> Callable[..., Any]:
+        """What gin calls in place of the class: it sees the scope, checks the values and builds the value."""
+
+        def build(**values: Any) -> Any:
+            scope, name = gin.current_scope_str(), cls.__name__
+            self._built.add((scope, name))
+            fitted = {field: self._fitted(scope, name, field, value) for field, value in values.items()}
+            for field in checks.required(cls):
+                if field not in fitted:
+                    wanted = checks.describe(checks.annotations(cls)[field])
+                    raise self._fail(self._fault(name, scope, field, f"not bound; it takes {wanted}"))
+            try:
+                instance = cls(**fitted)
+            except Invalid as invalid:
+                raise self._fail(self._fault(name, scope, invalid.field, invalid.message)) from None
+            self._origins[id(instance)] = Origin(instance, scope, self._outside)
+            return instance
+
+        return build
+
+    def _fitted(self, scope: str, cls: str, field: str, value: Any) -> Any:
+        try:
+            return checks.fit(value, checks.annotations(self.classes[cls])[field])
+        except checks.Misfit as misfit:
+            raise self._fail(self._fault(cls, scope, field, misfit.message, path=misfit.path)) from None
+
+    def _fail(self, problem: UserError) -> UserError:
+        self._problem = problem
+        return problem
+
+    # Locations
+
+    def _find(self, key: str) -> Binding:
+        scope, _, rest = key.rpartition("/")
+        cls, _, parameter = rest.rpartition(".")
+        binding = self.text.bound.get((scope, cls, parameter) if cls else ("", "", key))
+        if binding is None:
+            # A default that no line overrides: the line that asks for the object, or the top of the file.
+            return self._asking(cls, scope, parameter, checks.default(self.classes[cls], parameter))
+        return binding
+
+    def _asking(self, cls: str, scope: str, field: str, value: Any) -> Binding:
+        """A binding for a value that no line sets, placed where the object is referred to."""
+        place = f"{self.path}:1"
+        for binding in self.text.bound.values():
+            for reference in files.references(binding.value):
+                if (
+                    isinstance(reference, Reference)
+                    and reference.name == cls
+                    and reference.scope in (scope, "")
+                ):
+                    place = binding.place
+        return Binding(scope, cls, field, value, place, own=False)
+
+    def _fault(
+        self,
+        cls: str,
+        scope: str,
+        field: str,
+        message: str,
+        macros: Mapping[str, Any] | None = None,
+        path: tuple[Any, ...] = (),
+    ) -> UserError:
+        """The error at the line that set `field`: through macros, to an axis where that bound the macro."""
+        macros = self._outside if macros is None else macros
+        binding = self.text.winner(scope, cls, field)
+        if binding is None:
+            if field in checks.required(self.classes[cls]):
+                asking = self._asking(cls, scope, field, None)
+                return UserError(f"{asking.place}: {asking.key}: {message}")
+            value = checks.default(self.classes[cls], field)
+            return self._asking(cls, scope, field, value).error(f"(the default) {message}")
+        direct = binding
+        while True:
+            value, path = _descend(binding.value, path)
+            if not isinstance(value, Macro) or value == files.REQUIRED:
+                break
+            if value.name in macros and self._axes:
+                axes = self._find(f"{self.root.__name__}.{self._axes}")
+                bound = _named_value(macros[value.name])
+                return UserError(f"{axes.place}: {value.name} = {bound}: {cls}.{field}: {message}")
+            binding = self.macros[value.name]
+        return binding.error(message if binding is direct else f"{cls}.{field}: {message}")
+
+
+def _descend(value: Any, path: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Follow `path` into a parsed value as far as it is written out; a macro stops it."""
+    while path and isinstance(value, (list, tuple, dict)):
+        try:
+            value = value[path[0]]
+        except (KeyError, IndexError):
+            return value, ()
+        path = path[1:]
+    return value, path
+
+
+def _named_value(value: Any) -> str:
+    """A value for a message: a configured dataclass by its name, where it has one."""
+    return str(getattr(value, "name", "")) or show(value) if dataclasses.is_dataclass(value) else show(value)
+
+
+class _Fixed:
+    """A value that gin hands on as it is, where it would copy it."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self.value
+
+
+def _injectable(value: Any) -> Any:
+    """A parsed value with gin's own references in it."""
+    if value == files.REQUIRED:
+        return checks.REQUIRED
+    if isinstance(value, Macro):
+        return gin_config.ConfigurableReference(f"{value.name}/gin.macro", True)
+    if isinstance(value, Reference):
+        scope = f"{value.scope}/" if value.scope else ""
+        return gin_config.ConfigurableReference(f"{scope}{value.name}", True)
+    if isinstance(value, dict):
+        return {key: _injectable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_injectable(item) for item in value)
+    return value
+
+
+_active: Loaded | None = None  # gin's registry and configuration are global; this says whose they are.
+
+
+def _activate(loaded: Loaded) -> None:
+    """Make gin's global state that of `loaded` and of nothing else."""
+    global _active
+    if _active is loaded:
+        return
+    gin.clear_config()
+    for name in _active.classes if _active else ():
+        configurable = gin_config._REGISTRY.pop(f"caml.{name}")
+        del gin_config._INVERSE_REGISTRY[configurable.wrapped]
+    for name, cls in loaded.classes.items():
+        gin.external_configurable(loaded._builder(cls), name=name, module="caml")
+    _active = loaded
+    loaded._outside = {}
+    for binding in loaded.text.bound.values():
+        key = (binding.scope, binding.configurable, binding.parameter)
+        if not binding.configurable:
+            key = (binding.parameter, "gin.macro", "value")
+        gin.bind_parameter(key, _injectable(binding.value))
