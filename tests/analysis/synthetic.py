@@ -48,7 +48,7 @@ def synthetic_tables(
 ) -> Tables:
     """The quickstart's grid with `items` probe items a rung.
 
-    Effects follow `true_effect`; members scatter by `noise` nats and items by twice that. Seed 3 of compassion
+    Effects follow `true_effect`; members scatter by `noise` nats, items by twice that. Seed 3 of compassion
     at the smallest ratio never learned the mechanism. `large_seeds=0` leaves out the size s100k.
     """
     rng = np.random.default_rng(seed)

@@ -1,0 +1,75 @@
+"""Seeds that an effect needs, and effects that the seeds resolve: power of the paired t test and of TOST."""
+
+import numpy as np
+from scipy import optimize, stats
+
+from caml.analysis.equivalence import ALPHA
+from caml.config.errors import UserError
+
+POWER = 0.8
+MOST_SEEDS = 10_000
+
+
+def power_above(effect: float, sd: float, seeds: int, alpha: float = ALPHA) -> float:
+    """Power of the two-sided one-sample t test on paired seed means, by the noncentral t distribution.
+
+    `effect` and `sd` (of seed means, over seeds) in nats. Counts rejections on the effect's own side only.
+    """
+    if seeds < 2:
+        return 0.0
+    critical = stats.t.ppf(1 - alpha / 2, seeds - 1)
+    return float(stats.nct.sf(critical, seeds - 1, abs(effect) / sd * np.sqrt(seeds)))
+
+
+def power_equivalent(
+    margin: float, sd: float, seeds: int, effect: float = 0.0, alpha: float = ALPHA
+) -> float:
+    """Power of TOST within +-`margin` at a true `effect`, nats: exact, by integrating over the sample sd.
+
+    Phillips (1990), 'Power of the two one-sided tests procedure in bioequivalence'.
+    """
+    if seeds < 2:
+        return 0.0
+    midpoints = (np.arange(4000) + 0.5) / 4000
+    scale = np.sqrt(stats.chi2.ppf(midpoints, seeds - 1) / (seeds - 1))
+    room = margin - stats.t.ppf(1 - alpha, seeds - 1) * sd * scale / np.sqrt(seeds)
+    error = sd / np.sqrt(seeds)
+    inside = stats.norm.cdf((room - effect) / error) - stats.norm.cdf((-room - effect) / error)
+    return float(np.where(room > 0, inside, 0.0).mean())
+
+
+def seeds_above(effect: float, sd: float, power: float = POWER, alpha: float = ALPHA) -> int:
+    """Seeds for which an `effect` other than 0 is found with `power`. Raises UserError beyond 10,000."""
+    return _fewest(lambda n: power_above(effect, sd, n, alpha), power, f"an effect of {effect:g} nats")
+
+
+def seeds_equivalent(margin: float, sd: float, power: float = POWER, alpha: float = ALPHA) -> int:
+    """Seeds for which a true effect of 0 is shown to lie within `margin` with `power`. Raises UserError."""
+    return _fewest(
+        lambda n: power_equivalent(margin, sd, n, 0.0, alpha), power, f"a margin of {margin:g} nats"
+    )
+
+
+def smallest_effect(sd: float, seeds: int, power: float = POWER, alpha: float = ALPHA) -> float:
+    """The effect in nats that `seeds` seeds find with `power`; infinite below two seeds."""
+    if seeds < 2:
+        return np.inf
+    if sd == 0:
+        return 0.0
+    # In units of sd; 2 seeds need about 20 sd, so the bracket is wide.
+    root = optimize.brentq(lambda d: power_above(d, 1.0, seeds, alpha) - power, 1e-6, 1e4)
+    return float(root) * sd
+
+
+def _fewest(power_of, wanted: float, what: str) -> int:
+    """The fewest seeds of at least 2 whose power reaches `wanted`; power grows with seeds."""
+    high = 2
+    while power_of(high) < wanted:
+        high *= 2
+        if high > MOST_SEEDS:
+            raise UserError(f"{what} would need more than {MOST_SEEDS} seeds at this variance")
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_of(middle) >= wanted else (middle, high)
+    return max(high, 2)
