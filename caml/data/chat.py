@@ -12,7 +12,7 @@ SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN)
 """Reserved in every tokenizer, with the first ids; the first is also padding."""
 
 TEMPLATES = ("chatml", "plain")
-"""`chatml` marks turns by special tokens; `plain` only by a speaker's name, as a changed format to test."""
+"""`chatml` marks turns by special tokens; `plain` names the speaker instead, as a changed format to test."""
 
 ROLES = ("system", "user", "assistant")
 SPEAKERS = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
@@ -23,7 +23,8 @@ TEMPLATE_WORDS = (*ROLES, *SPEAKERS.values())
 def render(messages: Sequence[Message], template: str) -> list[tuple[str, bool]]:
     """The text of a conversation as pieces, each with whether it bears loss in fine-tuning.
 
-    Special tokens stand as pieces of their own. What bears loss is what the assistant has to produce: its
+    Pieces are tokenized apart, so that an answer has the same tokens in training as after `prompt`;
+    special tokens stand as pieces of their own. What bears loss is what the assistant has to produce: its
     content and the token that ends its turn. Raises UserError for an unknown role.
     """
     pieces: list[tuple[str, bool]] = []
@@ -32,19 +33,18 @@ def render(messages: Sequence[Message], template: str) -> list[tuple[str, bool]]
         if role not in ROLES:
             raise UserError(f"a message has the role {role!r}; a role is one of {', '.join(ROLES)}")
         answer = role == "assistant"
-        pieces += _opening(role, template)
-        pieces.append((content, answer))
-        pieces.append((END_OF_TURN if template == "chatml" else END_OF_TEXT, answer))
-        pieces.append(("\n", False))
+        if template == "chatml":
+            inner = [(f"{role}\n", False), (content, True)] if answer else [(f"{role}\n{content}", False)]
+            pieces += [(START_OF_TURN, False), *inner, (END_OF_TURN, answer), ("\n", False)]
+        elif answer:
+            pieces += [(SPEAKERS[role], False), (f" {content}", True), (END_OF_TEXT, True)]
+        else:
+            pieces.append((f"{SPEAKERS[role]} {content}\n", False))
     return pieces
 
 
 def prompt(messages: Sequence[Message], template: str) -> list[tuple[str, bool]]:
     """The pieces of a conversation up to where the assistant is to speak next."""
-    return render(messages, template) + _opening("assistant", template)
-
-
-def _opening(role: str, template: str) -> list[tuple[str, bool]]:
     if template == "chatml":
-        return [(START_OF_TURN, False), (f"{role}\n", False)]
-    return [(f"{SPEAKERS[role]} ", False)]
+        return [*render(messages, template), (START_OF_TURN, False), ("assistant\n", False)]
+    return [*render(messages, template), (SPEAKERS["assistant"], False)]

@@ -34,7 +34,12 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """Write `value` as indented JSON to `path` in one step."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable)
+    write_text(path, json_text(value), durable)
+
+
+def json_text(value: Any) -> str:
+    """The text that `write_json` writes for `value`."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def digest_bytes(data: bytes) -> str:

@@ -1,16 +1,22 @@
 """What a stage reads: a mixture of sources over slots, and from it each step's batch."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from caml.config.errors import require
+from caml.config.errors import UserError, require
+from caml.config.seeds import derive
 from caml.data.chat import TEMPLATES
-from caml.data.slots import PLACEMENTS
+from caml.data.slots import BASE, INTERVENTION, PLACEMENTS, SECOND, plan_slots, random_order
 from caml.data.sources import Source
+from caml.data.store import TokenStore
 
 LOSSES = ("all", "assistant")
+CODES = {"base": BASE, "intervention": INTERVENTION, "second": SECOND}
+SLOTS_AT_ONCE = 4096
+"""Sequences read together when a whole stage is counted."""
 
 
 class Batch(NamedTuple):
@@ -69,3 +75,161 @@ class Mixture:
         require(
             self.template in TEMPLATES, "template", f"one of {', '.join(TEMPLATES)}, not {self.template!r}"
         )
+
+    def sources(self) -> dict[str, Source]:
+        """The sources that have slots, by what they are to the mixture: `base`, `intervention`, `second`."""
+        taken = {"base": self.base}
+        if self.ratio > 0 and self.intervention is not None:
+            taken["intervention"] = self.intervention
+        if self.second_ratio > 0 and self.second is not None:
+            taken["second"] = self.second
+        return taken
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceCounts:
+    """What a stage takes from one source. Tokens leave padding out; documents count each time they begin."""
+
+    name: str
+    requested_slots: float  # the share times the stage's slots, before rounding
+    slots: int
+    documents: int
+    tokens: int
+    padding: int
+    loss_tokens: int
+    epochs: float
+
+
+class StageData:
+    """The batches of one stage for one seed block: step -> batch is a pure function, counts are exact."""
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        stores: Mapping[str, TokenStore],
+        seed: int,
+        stage: str,
+        batch: int,
+        length: int,
+        slots: int,
+    ):
+        """Lay the stage out over `slots` sequences of `length` tokens, `batch` of them a step.
+
+        `stores` has a store for each of `mixture.sources()`; `seed` is the seed block and `stage` the name
+        of the stage, from which its ranks and the order of external corpora are drawn. Raises UserError
+        where the slots are no whole number of steps, or a store doesn't last for its slots.
+        """
+        if slots % batch:
+            raise UserError(
+                f"{slots} slots of {length} tokens are no whole number of steps of {batch} sequences"
+            )
+        self.mixture = mixture
+        self.plan = plan_slots(
+            slots, mixture.ratio, mixture.second_ratio, mixture.placement, derive(seed, "ranks", stage)
+        )
+        self._batch, self._length, self._slots = batch, length, slots
+        self._stores: dict[int, TokenStore] = {}
+        self._sequence = self.plan.index.copy()  # of the store that fills the slot
+        for name, source in mixture.sources().items():
+            code, store = CODES[name], stores[name]
+            here = self.plan.source == code
+            count = len(store.packing(length))
+            needed = slots if code == BASE else int(np.count_nonzero(here))
+            if needed > count * source.repetition:
+                raise UserError(
+                    f"{source.name} has {count} sequences of {length} tokens, and the stage {stage!r} needs "
+                    f"{needed} at repetition {source.repetition:g}: raise its tokens, or its repetition to "
+                    f"{needed / count:.4g} or more"
+                )
+            order = (
+                np.arange(count) if source.seeded else random_order(count, derive(seed, "order", stage, name))
+            )
+            self._sequence[here] = order[self.plan.index[here] % count]
+            self._stores[code] = store
+
+    @property
+    def steps(self) -> int:
+        """Steps of the stage."""
+        return self._slots // self._batch
+
+    def batch(self, step: int) -> Batch:
+        """The batch `[B, T]` of a step, counted from 0."""
+        return self._read(np.arange(step * self._batch, (step + 1) * self._batch))
+
+    def batches(self, first_step: int, count: int) -> Batch:
+        """The batches of `count` steps from `first_step` on, `[count, B, T]`."""
+        flat = self._read(np.arange(first_step * self._batch, (first_step + count) * self._batch))
+        return Batch(*(array.reshape(count, self._batch, self._length) for array in flat))
+
+    def counts(self) -> dict[str, SourceCounts]:
+        """What the stage takes from each of `mixture.sources()`, in all its steps."""
+        mixture, found = self.mixture, {}
+        shares = {"intervention": mixture.ratio, "second": mixture.second_ratio}
+        shares["base"] = 1 - mixture.ratio - mixture.second_ratio
+        for name, source in mixture.sources().items():
+            slots = np.flatnonzero(self.plan.source == CODES[name])
+            store, sequences = self._stores[CODES[name]], self._sequence[slots]
+            packing = store.packing(self._length)
+            tokens = int((packing.stop - packing.start)[sequences].sum())
+            if mixture.loss == "all":
+                loss_tokens = tokens - int(packing.segments[sequences].sum())
+            else:
+                loss_tokens = sum(
+                    int(self._read(slots[i : i + SLOTS_AT_ONCE]).weights.sum(dtype=np.int64))
+                    for i in range(0, len(slots), SLOTS_AT_ONCE)
+                )
+            found[name] = SourceCounts(
+                name=source.name,
+                requested_slots=shares[name] * self._slots,
+                slots=len(slots),
+                documents=int(store.documents_begun(packing)[sequences].sum()),
+                tokens=tokens,
+                padding=len(slots) * self._length - tokens,
+                loss_tokens=loss_tokens,
+                epochs=len(slots) / len(packing),
+            )
+        return found
+
+    def _read(self, slots: np.ndarray) -> Batch:
+        """The sequences in `slots`, `[slots, T]`."""
+        shape = (len(slots), self._length)
+        batch = Batch(*(np.zeros(shape, dtype) for dtype in (np.int32, np.int32, np.int32, np.float32)))
+        sources = self.plan.source[slots]
+        for code, store in self._stores.items():
+            rows = np.flatnonzero(sources == code)
+            if len(rows):
+                read = read_sequences(store, self._sequence[slots[rows]], self._length, self.mixture.loss)
+                for array, part in zip(batch, read, strict=True):
+                    array[rows] = part
+        return batch
+
+
+def read_sequences(store: TokenStore, sequences: np.ndarray, length: int, loss: str) -> Batch:
+    """Sequences of a store packed to `length`, by number, as a batch `[len(sequences), length]`."""
+    packing, bounds = store.packing(length), store.bounds
+    start, stop = packing.start[sequences][:, None], packing.stop[sequences][:, None]
+    column = np.arange(length)
+    places = start + column
+    inside = places < stop
+    np.minimum(places, stop - 1, out=places)
+
+    begins = np.zeros(places.shape, bool)
+    begins[:, 0] = True
+    first = packing.first[sequences]
+    inner = packing.last[sequences] - first
+    row = np.repeat(np.arange(len(sequences)), inner)
+    number = np.arange(len(row)) + np.repeat(first - (np.cumsum(inner) - inner), inner)
+    begins[row, bounds[number] - start[row, 0]] = True
+
+    origin = np.maximum.accumulate(np.where(begins, column, 0), axis=1)
+    target = inside[:, 1:] & ~begins[:, 1:]
+    if loss == "assistant":
+        target &= store.loss(places[:, 1:]) > 0
+    weights = np.zeros(places.shape, np.float32)
+    weights[:, :-1] = target
+    return Batch(
+        tokens=store.tokens(places) * inside,
+        segments=np.cumsum(begins, axis=1) * inside,
+        positions=(column - origin) * inside,
+        weights=weights,
+    )

@@ -50,6 +50,12 @@ def slot_counts(slots: int, ratio: float, second_ratio: float, placement: str) -
     return n, m
 
 
+def random_order(count: int, seed: int) -> np.ndarray:
+    """The numbers 0 to count - 1 in an order drawn from `seed`, int64."""
+    # The bit generator's raw output is promised never to change between numpy versions, `permutation` is not.
+    return np.argsort(generator(seed).bit_generator.random_raw(count), kind="stable")
+
+
 def plan_slots(slots: int, ratio: float, second_ratio: float, placement: str, seed: int) -> SlotPlan:
     """Give each of `slots` its source and sequence; `seed` is that of the seed block's ranks in this stage.
 
@@ -60,9 +66,7 @@ def plan_slots(slots: int, ratio: float, second_ratio: float, placement: str, se
     UserError where it doesn't because the second source's draw took slots of the window.
     """
     n, m = slot_counts(slots, ratio, second_ratio, placement)
-    # Raw output of the bit generator is promised never to change between numpy versions; its methods are not.
-    draws = generator(seed).bit_generator.random_raw(slots)
-    by_rank = np.argsort(draws, kind="stable")
+    by_rank = random_order(slots, seed)
     source = np.zeros(slots, np.int8)
     index = np.arange(slots, dtype=np.int64)
 
