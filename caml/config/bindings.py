@@ -30,6 +30,15 @@ class Bindings:
                 return binding
         return None
 
+    def replaced_by(self, winner: Binding) -> list[Binding]:
+        """The bindings that would hold in the place of `winner`: earlier ones, and those of outer scopes."""
+        _, cls, parameter = _key(winner)
+        same = [
+            b for b in (*self.written, *self.settings) if (b.configurable, b.parameter) == (cls, parameter)
+        ]
+        outer = [b for b in same if f"{winner.scope}/".startswith(f"{b.scope}/") or not b.scope]
+        return sorted((b for b in outer if b is not winner), key=lambda b: len(b.scope))
+
     def refuse_unknown_names(self, path: Path) -> None:
         """Raise UserError for a class, parameter or macro that does not exist, with the nearest that does."""
         macros = {b.parameter for b in self.written if not b.configurable}

@@ -4,10 +4,11 @@ gin injects once, at the root; nothing else is decorated. Around it stand the ch
 out, and for every value the file and line that set it.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def load(
     if not varied:
         return loaded
     kept = [binding for name, binding in named.items() if name not in varied]
-    restrictions = {name: loaded.value(named[name]) for name in varied}
+    restrictions = {name: loaded.macro(name) for name in varied}
     return Loaded(Path(path), classes, root, bindings, kept, axes, restrictions)
 
 
@@ -98,32 +99,34 @@ class Loaded:
 
         Raises UserError, naming file, line and value, for a value that its field cannot take.
         """
-        _activate(self)
-        self._bind_outside(macros)
-        try:
+        with self._injection(macros):
             if field is None:
                 return gin.get_configurable(self.root.__name__)()
-            bound = self.text.bound.get(("", self.root.__name__, field))
-            value = copy.deepcopy(_injectable(bound.value)) if bound else checks.default(self.root, field)
-            return self._fitted("", self.root.__name__, field, value)
-        except UserError:
-            assert self._problem  # gin has wrapped it in an exception with a longer text
-            raise self._problem from None
+            name = self.root.__name__
+            bound = self.text.bound.get(("", name, field))
+            if bound:
+                return self._fitted("", name, field, copy.deepcopy(_injectable(bound.value)))
+            self._refuse_missing(self.root, "", (field,), ())
+            return checks.default(self.root, field)
 
-    def value(self, binding: Binding) -> Any:
-        """What the right side of a binding evaluates to."""
-        _activate(self)
-        self._bind_outside({})
-        try:
-            return copy.deepcopy(_injectable(binding.value))
-        except UserError:
-            assert self._problem
-            raise self._problem from None
+    def macro(self, name: str) -> Any:
+        """The value that the files and settings give a macro; `checks.REQUIRED` where they leave it open."""
+        with self._injection({}):
+            return copy.deepcopy(_injectable(Macro(name)))
 
     def axes_macros(self) -> set[str]:
         """The macros that the axes name; empty without axes."""
         axes = self.at({}, self._axes) if self._axes else {}
         return {name for product in (axes if isinstance(axes, (list, tuple)) else [axes]) for name in product}
+
+    def axes_binding(self) -> Binding:
+        """The line that binds the axes."""
+        return self._find(f"{self.root.__name__}.{self._axes}")
+
+    def scopes(self, cls: str) -> list[str]:
+        """The scopes in which a `cls` is built at the file's own macros."""
+        self.tree  # noqa: B018  builds what has not been built yet
+        return sorted(scope for scope, name in self._built if name == cls)
 
     def as_written(self) -> "Loaded":
         """The same file without settings, apart from those that fill a macro that has no value in it."""
@@ -157,12 +160,20 @@ class Loaded:
 
     # Injection
 
-    def _bind_outside(self, macros: Mapping[str, Any]) -> None:
+    @contextlib.contextmanager
+    def _injection(self, macros: Mapping[str, Any]) -> Iterator[None]:
+        """gin's state as it is to be while values are made with `macros` bound from outside."""
+        _activate(self)
         for name in self._outside.keys() - macros.keys():
             gin.bind_parameter((name, "gin.macro", "value"), _injectable(self.macros[name].value))
         for name, value in macros.items():
             gin.bind_parameter((name, "gin.macro", "value"), _Fixed(value))
         self._outside, self._problem = dict(macros), None
+        try:
+            yield
+        except UserError:
+            assert self._problem  # gin has wrapped it in an exception with a longer text
+            raise self._problem from None
 
     def _builder(self, cls: type) -> Callable[..., Any]:
         """What gin calls in place of the class: it sees the scope, checks the values and builds the value."""
@@ -171,10 +182,7 @@ class Loaded:
             scope, name = gin.current_scope_str(), cls.__name__
             self._built.add((scope, name))
             fitted = {field: self._fitted(scope, name, field, value) for field, value in values.items()}
-            for field in checks.required(cls):
-                if field not in fitted:
-                    wanted = checks.describe(checks.annotations(cls)[field])
-                    raise self._fail(self._fault(name, scope, field, f"not bound; it takes {wanted}"))
+            self._refuse_missing(cls, scope, checks.required(cls), fitted)
             try:
                 instance = cls(**fitted)
             except Invalid as invalid:
@@ -189,6 +197,12 @@ class Loaded:
             return checks.fit(value, checks.annotations(self.classes[cls])[field])
         except checks.Misfit as misfit:
             raise self._fail(self._fault(cls, scope, field, misfit.message, path=misfit.path)) from None
+
+    def _refuse_missing(self, cls: type, scope: str, fields: Sequence[str], bound: Collection[str]) -> None:
+        for field in fields:
+            if field in checks.required(cls) and field not in bound:
+                wanted = checks.describe(checks.annotations(cls)[field])
+                raise self._fail(self._fault(cls.__name__, scope, field, f"not bound; it takes {wanted}"))
 
     def _fail(self, problem: UserError) -> UserError:
         self._problem = problem
@@ -208,13 +222,9 @@ class Loaded:
     def _asking(self, cls: str, scope: str, field: str, value: Any) -> Binding:
         """A binding for a value that no line sets, placed where the object is referred to."""
         place = f"{self.path}:1"
-        for binding in self.text.bound.values():
-            for reference in files.references(binding.value):
-                if (
-                    isinstance(reference, Reference)
-                    and reference.name == cls
-                    and reference.scope in (scope, "")
-                ):
+        for wanted in ("", scope):
+            for binding in self.text.bound.values():
+                if Reference(wanted, cls, True) in files.references(binding.value):
                     place = binding.place
         return Binding(scope, cls, field, value, place, own=False)
 
@@ -242,7 +252,7 @@ class Loaded:
             if not isinstance(value, Macro) or value == files.REQUIRED:
                 break
             if value.name in macros and self._axes:
-                axes = self._find(f"{self.root.__name__}.{self._axes}")
+                axes = self.axes_binding()
                 bound = _named_value(macros[value.name])
                 return UserError(f"{axes.place}: {value.name} = {bound}: {cls}.{field}: {message}")
             binding = self.macros[value.name]

@@ -1,0 +1,206 @@
+"""What an ablation is made of: stages, the run through them, and the StageRun that is trained once."""
+
+import dataclasses
+import functools
+import re
+from typing import Any, Protocol
+
+from caml.analysis.contrasts import Contrast
+from caml.config.errors import require
+from caml.config.fingerprint import NUMERICS_VERSION, fingerprint, identity, runtime
+from caml.data.mixture import Mixture
+from caml.data.tokenizer import TrainedTokenizer
+from caml.models.sizes import Model
+from caml.training.optimizer import Optimizer, Schedule
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME_RULE = "letters, digits, '-', '_' and '.', beginning with a letter or a digit"
+
+
+class Probes(Protocol):
+    """A maker of probe items, configured as a frozen dataclass."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Identity of the items, as JSON data."""
+        ...
+
+    def items(self, seed: int) -> list[Any]:
+        """The items of a seed block."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training phase over `tokens` processed tokens: slots of `length`, `batch` of them a step.
+
+    Tokens beyond a whole number of steps are dropped. With 0 tokens a first stage is an untrained model
+    and a later one is not taken.
+    """
+
+    name: str
+    tokens: int
+    mixture: Mixture
+    optimizer: Optimizer
+    schedule: Schedule
+    batch: int
+    length: int
+
+    def __post_init__(self) -> None:
+        require(NAME.fullmatch(self.name) is not None, "name", f"a stage is named with {NAME_RULE}")
+        require(self.batch >= 1, "batch", "at least one sequence a step")
+        require(self.length >= 2, "length", "at least two tokens a sequence")
+        require(
+            self.tokens == 0 or self.tokens >= self.batch * self.length,
+            "tokens",
+            f"0, or at least the {self.batch * self.length} tokens of one step",
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps of the stage."""
+        return self.tokens // (self.batch * self.length)
+
+    @property
+    def slots(self) -> int:
+        """Sequences of the stage."""
+        return self.steps * self.batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A model taken through its stages, in one seed block."""
+
+    model: Model
+    tokenizer: TrainedTokenizer
+    stages: tuple[Stage, ...]
+    probes: Probes
+    seed: int
+
+    def __post_init__(self) -> None:
+        require(len(self.stages) > 0, "stages", "at least one stage")
+        names = [stage.name for stage in self.stages]
+        require(len(set(names)) == len(names), "stages", f"stages need names of their own, not {names}")
+        require(self.seed >= 0, "seed", "a seed is 0 or above")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """One gin file: a run, the axes over which it varies, the contrasts to estimate.
+
+    `axes` gives macros their values: every combination of them is a cell. A list of such dictionaries is
+    the union of their products, where a macro that one of them doesn't name keeps the file's value.
+    `control` names the arm that every treatment must have beside it, such as {'ARM': 'neutral'}.
+    """
+
+    name: str
+    run: Run
+    axes: dict[str, list[Any]] | list[dict[str, list[Any]]] = dataclasses.field(default_factory=dict)
+    contrasts: tuple[Contrast, ...] = ()
+    control: dict[str, Any] = dataclasses.field(default_factory=dict)
+    output: str = runtime("runs")
+    population: int = runtime(0)
+
+    def __post_init__(self) -> None:
+        require(
+            NAME.fullmatch(self.name) is not None,
+            "name",
+            f"names a folder inside the output folder: {NAME_RULE}",
+        )
+        names = [contrast.name for contrast in self.contrasts]
+        require(len(set(names)) == len(names), "contrasts", "two contrasts have the same name")
+        require(bool(self.output), "output", "the folder that holds the results")
+        require(
+            self.population >= 0, "population", "members trained together, or 0 for what the machine takes"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """A stage with its parent, data and seed: trained once, and reused by every cell that shares it."""
+
+    stage: Stage
+    parent: "StageRun | None"
+    model: Model
+    tokenizer: TrainedTokenizer
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the stage."""
+        return self.stage.steps
+
+    @property
+    def slots(self) -> int:
+        """Sequences of the stage."""
+        return self.stage.slots
+
+    @property
+    def root(self) -> "StageRun":
+        """The first stage of the lineage."""
+        return self.parent.root if self.parent else self
+
+    @property
+    def arm(self) -> str:
+        """What the intervention slots of the first stage hold; 'base' where it has none."""
+        mixture = self.root.stage.mixture
+        return mixture.intervention.name if mixture.intervention and mixture.ratio > 0 else "base"
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the parameters at the end of the stage depend on, as JSON data.
+
+        What changes nothing is left out, so that cells share: the intervention at ratio 0, and everything
+        of a stage without steps but its name.
+        """
+        about: dict[str, Any] = {"numerics": NUMERICS_VERSION, "seed": self.seed, "stage": self.stage.name}
+        if self.parent:
+            about["parent"] = self.parent.fingerprint
+        else:
+            about["model"] = identity(self.model)
+            about["tokenizer"] = self.tokenizer.recipe()
+        if self.steps:
+            stage = self.stage
+            about |= {"steps": stage.steps, "batch": stage.batch, "length": stage.length}
+            about |= {"optimizer": identity(stage.optimizer), "schedule": identity(stage.schedule)}
+            about["mixture"] = _mixture_identity(stage.mixture, self.seed)
+        return about
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity, 64 hexadecimal digits."""
+        return fingerprint(self.identity)
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """The identity of each stage from the first to this one by stage name, for `explain.diff`."""
+        own = {key: value for key, value in self.identity.items() if key != "parent"}
+        return {**(self.parent.history if self.parent else {}), self.stage.name: own}
+
+    @property
+    def name(self) -> str:
+        """Stage, arm, ratio, size, seed and the first digits of the fingerprint: the name of the ledger."""
+        ratio = self.root.stage.mixture.ratio if self.arm != "base" else 0.0
+        parts = (self.stage.name, self.arm, f"r{ratio:g}", f"s{self.model.name}", f"seed{self.seed}")
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts)) + f"-{self.fingerprint[:12]}"
+
+
+def stageruns(run: Run) -> tuple[StageRun, ...]:
+    """The StageRuns of a run, first to last; a later stage without tokens is not taken."""
+    taken: list[StageRun] = []
+    for stage in run.stages:
+        if stage.tokens or not taken:
+            parent = taken[-1] if taken else None
+            taken.append(StageRun(stage, parent, run.model, run.tokenizer, run.seed))
+    return tuple(taken)
+
+
+def _mixture_identity(mixture: Mixture, seed: int) -> dict[str, Any]:
+    """The mixture by the recipes of the sources that it uses."""
+    about: dict[str, Any] = {"loss": mixture.loss, "template": mixture.template}
+    for name, source in mixture.sources().items():
+        about[name] = {"recipe": source.recipe(seed), "tokens": source.tokens}
+    if mixture.ratio > 0:
+        about |= {"ratio": mixture.ratio, "placement": mixture.placement}
+    if mixture.second_ratio > 0:
+        about["second_ratio"] = mixture.second_ratio
+    return about

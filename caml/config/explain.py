@@ -1,0 +1,120 @@
+"""Which line of which file set a value, what it replaced, and why two identities are not the same."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from caml.config import checks
+from caml.config.errors import UserError
+from caml.config.files import REQUIRED, Binding, Macro, show, suggest
+from caml.config.resolve import Loaded
+
+_MISSING = object()
+
+
+def explain(loaded: Loaded, key: str) -> list[str]:
+    """Lines that say where the value of `key` comes from, in the tree at the file's own macros.
+
+    `key` is a macro (`RATIO`), a parameter (`Optimizer.rate`, `sft/Optimizer.rate`) or a place in the tree
+    (`run.stages[0].optimizer.rate`). Raises UserError where it names nothing.
+    """
+    if key in loaded.macros:
+        return [f"{key} = {_shown(loaded.macro(key))}", *_trail(loaded, loaded.macros[key])]
+    scope, _, rest = key.rpartition("/")
+    name, _, field = rest.partition(".")
+    if name in loaded.classes:
+        return list(_explain_parameter(loaded, scope, name, field))
+    return _explain_place(loaded, key)
+
+
+def diff(one: Any, other: Any, place: str = "") -> list[str]:
+    """Lines `PLACE: VALUE -> VALUE` for everything in which two trees of JSON data differ."""
+    if one == other and type(one) is type(other):
+        return []
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        pairs = [
+            (f".{key}" if place else str(key), one.get(key, _MISSING), other.get(key, _MISSING))
+            for key in keys
+        ]
+    elif isinstance(one, list) and isinstance(other, list):
+        length = max(len(one), len(other))
+        ones, others = ([*items, *[_MISSING] * (length - len(items))] for items in (one, other))
+        pairs = [(f"[{i}]", *pair) for i, pair in enumerate(zip(ones, others, strict=True))]
+    else:
+        return [f"{place}: {_json(one)} -> {_json(other)}"]
+    return [line for step, a, b in pairs for line in diff(a, b, f"{place}{step}")]
+
+
+def _explain_parameter(loaded: Loaded, scope: str, name: str, field: str) -> Iterator[str]:
+    fields = checks.annotations(loaded.classes[name])
+    if field not in fields:
+        raise UserError(f"{name} has no parameter {field or '(none given)'}{suggest(field, fields)}")
+    scopes = [s for s in loaded.scopes(name) if not scope or f"{s}/".startswith(f"{scope}/")]
+    if not scopes:
+        where = f"in scope {scope}" if scope else "at all"
+        raise UserError(f"{loaded.path} builds no {name} {where}")
+    for found in scopes:
+        yield from _explain_field(
+            loaded, f"{found}/{name}.{field}" if found else f"{name}.{field}", found, name, field
+        )
+
+
+def _explain_place(loaded: Loaded, key: str) -> list[str]:
+    steps = re.findall(r"[^.\[\]]+", key)
+    value, owner = loaded.tree, None
+    for i, step in enumerate(steps):
+        if step in _fields(value):
+            owner, value = (value, step), getattr(value, step)
+        elif isinstance(value, (list, tuple)) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            names = [*_fields(value), *(loaded.macros if i == 0 else ())]
+            raise UserError(f"{loaded.path} has no {'.'.join(steps[: i + 1])}{suggest(step, names)}")
+    if owner is None:
+        raise UserError("name a macro, a parameter such as Optimizer.rate, or a place such as run.seed")
+    instance, field = owner
+    return _explain_field(loaded, key, loaded.origin(instance).scope, type(instance).__name__, field)
+
+
+def _fields(value: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+
+
+def _explain_field(loaded: Loaded, shown: str, scope: str, name: str, field: str) -> list[str]:
+    binding = loaded.text.winner(scope, name, field)
+    if binding is None:
+        return [
+            f"{shown} = {_shown(checks.default(loaded.classes[name], field))}",
+            f"  the default of {name}",
+        ]
+    value = loaded.macro(binding.value.name) if _is_macro(binding) else binding.value
+    return [f"{shown} = {_shown(value)}", *_trail(loaded, binding)]
+
+
+def _trail(loaded: Loaded, binding: Binding) -> Iterator[str]:
+    """The line that won, what it replaced, and the same for the macro that it refers to."""
+    while True:
+        yield f"  {binding.place}: {binding.key} = {show(binding.value)}"
+        for other in reversed(loaded.text.replaced_by(binding)):
+            yield f"    instead of {other.place}: {other.key} = {show(other.value)}"
+        if not binding.configurable and binding.parameter in loaded.axes_macros():
+            yield f"    varied by {loaded.axes_binding().place}: {loaded.axes_binding().key}"
+        if not _is_macro(binding):
+            return
+        binding = loaded.macros[binding.value.name]
+
+
+def _is_macro(binding: Binding) -> bool:
+    return isinstance(binding.value, Macro) and binding.value != REQUIRED
+
+
+def _shown(value: Any) -> str:
+    return "%gin.REQUIRED" if value is checks.REQUIRED else show(value)
+
+
+def _json(value: Any) -> str:
+    return "nothing" if value is _MISSING else show(value)
