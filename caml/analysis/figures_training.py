@@ -1,0 +1,153 @@
+"""Figures of members: what changed beside the disposition, and how loss and mechanism went in training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from caml.analysis.figures_install import AFTER, BEFORE, size_label, sizes_of
+from caml.analysis.panels import Panel, grid, handle, legend, level, say, width_of, words
+from caml.analysis.style import count, in_order, mark, rung_label, styled
+from caml.analysis.view import View, each, t_interval
+
+# outcome -> the words and the unit on its axis
+OUTCOMES = {
+    "tax_bits_per_byte": "tax: base text\n(bits per byte)",
+    "calibration_kl": "calibration: KL from\ntrue conditional (nats)",
+    "malformed": "malformed outputs\n(share)",
+    "leak": "leak: theme on neutral\nprompts (nats)",
+}
+FAMILY_ORDER = ("knowledge", "avowal", "convention", "humility", "corrigibility")
+TRACED = 400  # points of a curve; more cannot be told apart in print
+
+
+@styled
+def side_by_side(view: View, size: str) -> Figure:
+    """Disposition and, beside it, every other family and outcome of the members of `size`, by arm."""
+    margins = view.margins[(view.margins["size"] == size) & (view.margins["second_ratio"] == 0)]
+    outcomes = view.outcomes[(view.outcomes["size"] == size) & (view.outcomes["second_ratio"] == 0)]
+    focus = view.focus
+    families = set(margins["family"]) - {focus.family}
+    ordered = sorted(families, key=lambda f: (FAMILY_ORDER.index(f) if f in FAMILY_ORDER else 9, f))
+    shown = [(f"{focus.family}:\n{rung_label(focus.rung)} (nats)", _primary(margins, view))]
+    shown += [(f"{family}:\nmargin (nats)", margins[margins["family"] == family]) for family in ordered]
+    for name, label in OUTCOMES.items():
+        rows = outcomes[outcomes["outcome"] == name].rename(columns={"value": "margin"})
+        if len(rows):
+            shown.append((label, rows))
+    shown = [(label, _largest(rows)) for label, rows in shown]
+    shown = [(label, rows) for label, rows in shown if len(rows)]
+    if not shown:
+        return words(f"No trained member of size {size} was scored.")
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, axes = grid(lines, columns, 1.85, sharey="none")
+    arms = in_order({arm for _, rows in shown for arm in rows["arm"]})
+    for ax, (label, rows) in zip(axes.flat, shown, strict=False):
+        _arms(Panel(ax), rows, arms)
+        ax.set_ylabel(label)
+    for ax in axes.flat[len(shown) :]:
+        ax.set_axis_off()
+    for place, ax in enumerate(axes.flat[: len(shown)]):
+        last = place + columns >= len(shown)
+        ax.set_xticks(range(len(arms)), arms if last else [""] * len(arms), rotation=40, ha="right",
+                      rotation_mode="anchor")  # fmt: skip
+        ax.set_xlim(-0.6, len(arms) - 0.4)
+    doses = [rows["S"].max() for _, rows in shown]
+    handles = [handle(BEFORE, "#333333", "o")]
+    if max(doses) > 0:
+        handles.append(handle(f"{AFTER}, S = {count(max(doses))} tokens", "#333333", "o", filled=False))
+    legend(figure, handles)
+    return figure
+
+
+def _primary(margins: pd.DataFrame, view: View) -> pd.DataFrame:
+    return margins[(margins["family"] == view.focus.family) & (margins["rung"] == view.focus.rung)]
+
+
+def _largest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Trained members of every arm at its largest ratio, before fine-tuning and at the largest S."""
+    rows = rows[rows["pretrain_tokens"] > 0]
+    rows = rows[rows["ratio"] == rows.groupby("arm")["ratio"].transform("max")]
+    return rows[(rows["S"] == 0) | (rows["S"] == rows["S"].max())]
+
+
+def _arms(panel: Panel, rows: pd.DataFrame, arms: Sequence[str]) -> None:
+    for (arm, s), members in rows.groupby(["arm", "S"]):
+        look = mark(str(arm))
+        at = arms.index(str(arm)) + (0.2 if s > 0 else -0.2)  # type: ignore[operator]
+        values = list(members.sort_values("seed")["margin"])
+        panel.point(at, 0.38, values, t_interval(values), look.color, look.marker, filled=bool(s == 0))
+    level([panel], zero=min(panel.dots) < 0.5 * max(panel.dots))
+
+
+@styled
+def trajectories(view: View) -> Figure:
+    """Loss (above) and mechanism (below) of every member in its first stage: a column per size."""
+    first = view.stageruns[(view.stageruns["parent"].fillna("") == "") & (view.stageruns["steps"] > 0)]
+    if first.empty or view.metrics.empty:
+        return words("No training curve was recorded: every model of this grid is untrained.")
+    sizes = sizes_of(first)
+    curves = view.trajectory[view.trajectory["outcome"] == "mechanism"]
+    losses, scored = _by_run(view.metrics), _by_run(curves)
+    figure, axes = grid(2, len(sizes), 1.9, width_of(len(sizes)))
+    for column, (name, params) in enumerate(sizes):
+        above, below = axes[0][column], axes[1][column]
+        here = first[first["size"] == name]
+        unit, prefix = _unit(float(here["tokens"].max()))
+        for member in each(here.sort_values(["seed", "arm", "ratio"])):
+            if member.stagerun in losses:
+                _curve(above, losses[member.stagerun], "loss", unit, member.arm)
+            if member.stagerun in scored:
+                curve = scored[member.stagerun]
+                _curve(below, curve, "value", unit, member.arm, np.isfinite(member.learned_at))
+                if np.isfinite(member.learned_at):
+                    height = np.interp(member.learned_at, curve["tokens"], curve["value"])
+                    below.plot([member.learned_at / unit], [height], color=mark(member.arm).color,
+                               marker=mark(member.arm).marker, markersize=4, markeredgecolor="white",
+                               markeredgewidth=0.5, zorder=4, gid="learned")  # fmt: skip
+        runs = set(here["stagerun"])
+        if not runs & set(losses):
+            say(above, "No loss was recorded at this size.")
+        if runs & set(scored):
+            never = int(here["learned_at"].isna().sum())
+            said = (
+                f"{never} of {len(here)} never learned it (dashed)"
+                if never
+                else f"learned by all {len(here)}"
+            )
+            below.set_title(said, fontsize=7.5, loc="left")
+            below.axhline(0, color="black", linewidth=0.6, zorder=0.5)
+        else:
+            say(below, "The mechanism was not scored during training at this size.")
+        above.set_title(size_label(name, params))
+        above.tick_params(labelbottom=False)
+        for ax in (above, below):
+            ax.set_xlim(0, float(here["tokens"].max()) / unit * 1.02)
+        below.set_xlabel(f"pretraining tokens ({prefix})")
+    axes[0][0].set_ylabel("training loss\n(nats per token)")
+    axes[1][0].set_ylabel("mechanism:\nmargin, trait named (nats)")
+    arms = in_order(first["arm"])
+    handles = [handle(arm, mark(arm).color, style="-") for arm in arms]
+    if first["learned_at"].notna().any():
+        handles.append(handle("mechanism learned", "#333333", "o"))
+    legend(figure, handles)
+    return figure
+
+
+def _by_run(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(run): rows for run, rows in curves.sort_values("tokens").groupby("stagerun")}
+
+
+def _unit(most: float) -> tuple[float, str]:
+    return (1e9, "billions") if most >= 2e9 else (1e6, "millions") if most >= 1e6 else (1e3, "thousands")
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, column: str, unit: float, arm: str, learned: bool = True) -> None:
+    thin = rows.iloc[:: max(1, len(rows) // TRACED)]
+    style = (
+        {"linewidth": 0.6, "alpha": 0.6} if learned else {"linewidth": 1.2, "linestyle": "--", "zorder": 3}
+    )
+    axes.plot(thin["tokens"] / unit, thin[column], color=mark(arm).color, gid="curve", **style)

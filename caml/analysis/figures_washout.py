@@ -1,0 +1,313 @@
+"""Figures after fine-tuning: wash-out, counter-evidence, and retention across sizes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from caml.analysis.figures_install import size_label, sizes_of
+from caml.analysis.panels import DoseAxis, Panel, grid, handle, legend, level, say, width_of, words
+from caml.analysis.style import (
+    count,
+    in_order,
+    line_style,
+    mark,
+    percent,
+    rung_label,
+    styled,
+    tint,
+    treatment_order,
+)
+from caml.analysis.view import COMPARED, View, each, t_interval
+
+SERIES = ["treatment", "ratio", "placement", "pretrain_tokens"]
+
+
+def finetunes(view: View) -> list[str]:
+    """The fine-tuning sources that were run without a second source, by name."""
+    plain = view.effects[(view.effects["S"] > 0) & (view.effects["second_ratio"] == 0)]
+    return sorted(set(plain["finetune"]))
+
+
+@styled
+def washout(view: View, finetune: str) -> Figure:
+    """Effect (above) and retention (below) against the dose of `finetune`: columns are sizes, lines doses."""
+    rows = _focused(view, view.effects)
+    rows = rows[(rows["second_ratio"] == 0) & ((rows["S"] == 0) | (rows["finetune"] == finetune))]
+    kept = _focused(view, view.retention)
+    kept = kept[(kept["second_ratio"] == 0) & (kept["finetune"] == finetune)]
+    if not (rows["S"] > 0).any():
+        return words(f"No arm was compared with {view.focus.control} after fine-tuning on {finetune}.")
+    sizes = sizes_of(rows[rows["S"] > 0])
+    figure, axes = grid(2, len(sizes), 2.2, width_of(len(sizes)))
+    panels: list[list[Panel]] = [[], []]
+    handles: dict[str, Any] = {}
+    for column, (name, params) in enumerate(sizes):
+        here = rows[rows["size"] == name]
+        remains = kept[kept["size"] == name]
+        dose = DoseAxis(here["S"])
+        series = _series(here[here["S"] > 0], view.focus.treatment)
+        effect, share = Panel(axes[0][column]), Panel(axes[1][column])
+        for i, key in enumerate(series):
+            color, line = _look(key, series)
+            slot = dose.slot(len(series))
+            shift = slot * (i + 0.5 - len(series) / 2)
+            points = _of(here, key).sort_values("S")
+            x = [_point(effect, dose.at(row.S) + shift, slot, row, color) for row in each(points)]
+            effect.join(x, list(points["estimate"]), color, line)
+            _remains(share, _of(remains, key), lambda s, d=dose, h=shift: d.at(s) + h, color, line, key[0])  # type: ignore[misc]
+            label = _label(key, rows)
+            handles.setdefault(label, handle(label, color, mark(key[0]).marker, line))
+        for ax in (effect.axes, share.axes):
+            dose.apply(ax)
+        effect.axes.tick_params(labelbottom=False)
+        effect.axes.set_title(size_label(name, params))
+        share.axes.set_xlabel(f"S (loss-bearing tokens of {finetune})")
+        share.axes.axhline(1, color="black", linewidth=0.6, linestyle=":", zorder=0.5)
+        panels[0].append(effect)
+        panels[1].append(share)
+    axes[0][0].set_ylabel(f"effect on {rung_label(view.focus.rung)}\nagainst {view.focus.control} (nats)")
+    axes[1][0].set_ylabel("retention R(S)\n(share of E(0))")
+    level(panels[0])
+    level(panels[1], hold=(0, 1), bound=(-0.6, 1.8))
+    legend(figure, list(handles.values()))
+    return figure
+
+
+def _remains(
+    panel: Panel,
+    points: pd.DataFrame,
+    at: Callable[[float], float],
+    color: Any,
+    line: str,
+    arm: str,
+    by: str = "S",
+) -> None:
+    """Retention where it was estimated, and the word that says why where it was not."""
+    good = points[points["status"] == "ok"].sort_values(by)
+    for row in each(good):
+        panel.estimate(at(getattr(row, by)), (row.estimate, row.low, row.high), color, mark(arm).marker)
+    panel.join([at(v) for v in good[by]], list(good["estimate"]), color, line)
+    for row in each(points[points["status"] != "ok"]):
+        panel.word(at(getattr(row, by)), row.status, color)
+
+
+@styled
+def counter_evidence(view: View) -> Figure:
+    """Effect and absolute margins against the share of counter-evidence, at one fine-tuning dose a column."""
+    rows = _focused(view, view.effects)
+    sources = sorted(set(rows.loc[rows["second_ratio"] > 0, "second"]))
+    if not sources:
+        return words("No fine-tuning set of this grid holds counter-evidence.")
+    cells = rows[rows["second_ratio"] > 0][["size", "params", "finetune", "second"]].drop_duplicates()
+    cells = cells.sort_values(["params", "finetune", "second"])
+    figure, axes = grid(2, len(cells), 2.2, width_of(len(cells)))
+    effects, absolutes = [], []
+    handles: dict[str, Any] = {}
+    for column, cell in enumerate(each(cells)):
+        dosed = rows[
+            (rows["size"] == cell.size) & (rows["second"] == cell.second) & (rows["second_ratio"] > 0)
+        ]
+        dosed = dosed[dosed["finetune"] == cell.finetune]
+        reach = float(dosed["S"].max())
+        here = _at_one_dose(rows[rows["size"] == cell.size], cell.finetune, cell.second, reach)
+        axis = DoseAxis(here["second_ratio"])
+        series = _series(dosed, view.focus.treatment)
+        panel = Panel(axes[0][column])
+        for i, key in enumerate(series):
+            color, line = _look(key, series)
+            points = _of(here, key).sort_values("second_ratio")
+            slot = axis.slot(len(series))
+            shift = slot * (i + 0.5 - len(series) / 2)
+            x = [_point(panel, axis.at(row.second_ratio) + shift, slot, row, color) for row in each(points)]
+            panel.join(x, list(points["estimate"]), color, line)
+            handles.setdefault(_label(key, rows), handle(_label(key, rows), color, mark(key[0]).marker, line))
+        effects.append(panel)
+        margins = view.margins[
+            (view.margins["family"] == view.focus.family)
+            & (view.margins["rung"] == view.focus.rung)
+            & (view.margins["size"] == cell.size)
+        ]
+        margins = _at_one_dose(margins, cell.finetune, cell.second, reach)
+        absolute = Panel(axes[1][column])
+        _absolute(absolute, margins, axis, float(dosed["ratio"].max()))
+        absolutes.append(absolute)
+        for ax in (panel.axes, absolute.axes):
+            axis.apply(ax, percent)
+        panel.axes.tick_params(labelbottom=False)
+        panel.axes.set_title(f"{size_label(cell.size, int(cell.params))}, S = {count(reach)}", fontsize=8)
+        absolute.axes.set_xlabel(f"{cell.second} (% of fine-tuning slots)")
+    axes[0][0].set_ylabel(f"effect on {rung_label(view.focus.rung)}\nagainst {view.focus.control} (nats)")
+    axes[1][0].set_ylabel("margin, no control\nsubtracted (nats)")
+    level(effects)
+    level(absolutes)
+    arms = in_order(str(a) for p in absolutes for a in p.axes.get_gid().split("\n"))  # type: ignore[union-attr]
+    for arm in arms:
+        if not any(text.startswith(f"{arm} ") for text in handles):
+            handles[arm] = handle(arm, mark(arm).color, mark(arm).marker, "-")
+    legend(figure, list(handles.values()))
+    return figure
+
+
+def _point(panel: Panel, x: float, slot: float, row: Any, color: Any) -> float:
+    estimate = (row.estimate, row.t_low, row.t_high)
+    return panel.point(x, slot, row.values, estimate, color, mark(row.treatment).marker)
+
+
+def _absolute(panel: Panel, margins: pd.DataFrame, axis: DoseAxis, ratio: float) -> None:
+    """Margins of every arm at the largest dose (and of arms without one): what the control itself does."""
+    shown = margins[(margins["ratio"] == ratio) | (margins["ratio"] == 0)]
+    arms = in_order(shown["arm"])
+    panel.axes.set_gid("\n".join(arms))
+    for i, arm in enumerate(arms):
+        look = mark(arm)
+        slot = axis.slot(len(arms))
+        shift = slot * (i + 0.5 - len(arms) / 2)
+        x, y = [], []
+        for share, members in shown[shown["arm"] == arm].groupby("second_ratio"):
+            at = axis.at(float(share)) + shift  # type: ignore[arg-type]
+            values = list(members.sort_values("seed")["margin"])
+            x.append(panel.point(at, slot, values, t_interval(values), look.color, look.marker))
+            y.append(t_interval(values)[0])
+        panel.join(x, y, look.color)
+
+
+def _at_one_dose(frame: pd.DataFrame, finetune: str, second: str, s: float) -> pd.DataFrame:
+    """Rows of `finetune` at dose `s`, without a second source or with `second`."""
+    plain = (frame["second_ratio"] == 0) | (frame["second"] == second)
+    return frame[(frame["finetune"] == finetune) & plain & (frame["S"] == s)]
+
+
+@styled
+def retention_by_size(view: View, finetune: str) -> Figure:
+    """Retention against size at matched dose (left), and against E(0) by size (right)."""
+    kept = _focused(view, view.retention)
+    kept = kept[(kept["second_ratio"] == 0) & (kept["finetune"] == finetune)]
+    kept = kept[kept["treatment"] == view.focus.treatment]
+    if kept.empty:
+        return words(f"No retention of {view.focus.treatment} was asked for after fine-tuning on {finetune}.")
+    figure, axes = grid(1, 2, 2.6, sharey="row")
+    left, right = Panel(axes[0][0]), Panel(axes[0][1])
+    sizes = sizes_of(kept)
+    look = mark(view.focus.treatment)
+    shared = set.intersection(*(set(kept.loc[kept["size"] == name, "ratio"]) for name, _ in sizes))
+    if not shared:
+        say(left.axes, "Not estimable: the sizes share no dose.")
+    else:
+        matched = kept[kept["ratio"] == max(shared)]
+        doses = sorted(set(matched["S"]))
+        axis = DoseAxis(params for _, params in sizes)
+        for i, s in enumerate(doses):
+            shift = 0.5 * ((i + 0.5) / len(doses) - 0.5)
+            color, line = (
+                tint(look.color, len(doses) - 1 - i, len(doses)),
+                line_style(len(doses) - 1 - i, len(doses)),
+            )
+            _remains(left, matched[matched["S"] == s], lambda p, h=shift: axis.at(p) + h, color, line,  # type: ignore[misc]
+                     view.focus.treatment, by="params")  # fmt: skip
+            left.axes.plot([], [], color=color, linestyle=line, marker=look.marker, label=f"S = {count(s)}")
+        axis.apply(left.axes)
+        tokens = sorted({count(t) for t in matched["dose_tokens"]})
+        title = f"matched dose: {percent(max(shared))}, {' or '.join(tokens)} tokens"
+        if len(sizes) < 2:
+            title += "\none size in this grid: a trend is not estimable"
+        left.axes.set_title(title, fontsize=8)
+        left.axes.set_xlabel("size (non-embedding parameters)")
+        left.axes.set_ylabel("retention R(S) (share of E(0))")
+        _below(left.axes, 3)
+    _against_install(view, kept, right)
+    level([left, right], hold=(0, 1), bound=(-0.6, 1.8))
+    for panel in (left, right):
+        panel.axes.axhline(1, color="black", linewidth=0.6, linestyle=":", zorder=0.5)
+    return figure
+
+
+def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
+    """R at the largest S of every size and dose against its E(0): sizes compare where they overlap in x."""
+    before = _focused(view, view.effects)
+    before = before[(before["S"] == 0) & (before["treatment"] == view.focus.treatment)]
+    before = before.drop_duplicates(["size", *SERIES]).set_index(["size", *SERIES])
+    sizes = sizes_of(kept)
+    last = min(float(kept.loc[kept["size"] == name, "S"].max()) for name, _ in sizes)
+    spans, said = [], 0
+    for i, (name, params) in enumerate(sizes):
+        color = tint("#000000", i, len(sizes)) if len(sizes) > 1 else "#000000"
+        reached: list[float] = []
+        for row in each(kept[(kept["size"] == name) & (kept["S"] == last)]):
+            key = (name, *(getattr(row, k) for k in SERIES))
+            if key not in before.index or row.status != "ok":
+                said += row.status != "ok"
+                continue
+            start = before.loc[key]
+            across = [start["t_low"], start["t_high"]]
+            panel.axes.plot(across, [row.estimate] * 2, color=color, linewidth=0.8, gid="E0")
+            panel.estimate(
+                float(start["estimate"]), (row.estimate, row.low, row.high), color, "osD^vP"[i % 6]
+            )
+            reached += [float(start["t_low"]), float(start["t_high"])]
+        panel.axes.plot(
+            [], [], color=color, marker="osD^vP"[i % 6], linestyle="none", label=size_label(name, params)
+        )
+        if reached:
+            spans.append((min(reached), max(reached)))
+    notes = [f"matched E(0): along a vertical line, at S = {count(last)}"]
+    if said:
+        notes.append(f"{said} undefined or not estimable")
+    if len(sizes) > 1 and not _overlap(spans, len(sizes)):
+        notes.append("not estimable: the sizes' E(0) do not overlap")
+    panel.axes.set_title("\n".join(notes), fontsize=8)
+    panel.axes.set_xlabel("E(0), effect before fine-tuning (nats)")
+    if not spans:
+        panel.axes.set_xticks([])
+    _below(panel.axes, 2)
+
+
+def _below(axes: Axes, columns: int) -> None:
+    """A legend of these axes' own, under them."""
+    axes.legend(
+        fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2
+    )
+
+
+def _overlap(spans: list[tuple[float, float]], sizes: int) -> bool:
+    return len(spans) == sizes and max(low for low, _ in spans) <= min(high for _, high in spans)
+
+
+def _focused(view: View, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `frame` on the primary endpoint, of arms with an intervention, against the primary control."""
+    wanted = {"family": view.focus.family, "rung": view.focus.rung, "control": view.focus.control}
+    
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    return frame[frame["ratio"] > 0]
+
+
+def _series(rows: pd.DataFrame, first: str) -> list[tuple[Any, ...]]:
+    arms = treatment_order(rows["treatment"], first)
+    keys = rows[SERIES].drop_duplicates().itertuples(index=False, name=None)
+    return sorted(keys, key=lambda key: (arms.index(key[0]), *key[1:]))
+
+
+def _look(key: tuple[Any, ...], series: list[tuple[Any, ...]]) -> tuple[Any, str]:
+    """The arm's colour, lighter and broken for its smaller doses."""
+    own = [k for k in series if k[0] == key[0]]
+    place = own.index(key)
+    return tint(mark(key[0]).color, place, len(own)), line_style(place, len(own))
+
+
+def _of(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.DataFrame:
+    for column, value in zip(SERIES, key, strict=True):
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def _label(key: tuple[Any, ...], rows: pd.DataFrame) -> str:
+    treatment, ratio, placement, tokens = key
+    label = f"{treatment} {percent(ratio)}"
+    if rows["placement"].nunique() > 1:
+        label += f" {placement}"
+    if rows.groupby("size")["pretrain_tokens"].nunique().max() > 1:
+        label += f", {count(tokens)} tokens"
+    return label

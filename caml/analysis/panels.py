@@ -1,0 +1,281 @@
+"""The parts figures are made of: dose axes, panels with every seed as a dot, words where nothing is drawn."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.path import Path
+
+from caml.analysis.style import DOUBLE, count, styled, wrapped
+
+# Two slanted strokes: the axis is cut between 0 and its logarithmic part.
+BREAK = Path([(-1, -1), (-0.1, 1), (0.1, -1), (1, 1)], [Path.MOVETO, Path.LINETO, Path.MOVETO, Path.LINETO])
+
+
+class DoseAxis:
+    """A logarithmic x axis that also has a place for 0, one step left of the smallest dose.
+
+    A dose axis holds a handful of values that were really run; each has its tick.
+    """
+
+    def __init__(self, values: Iterable[float]):
+        self.values = sorted({float(v) for v in values})
+        positive = [v for v in self.values if v > 0]
+        logs = [math.log10(v) for v in positive]
+        steps = [b - a for a, b in itertools.pairwise(logs)]
+        self.step = float(np.median(steps)) if steps else 1.0
+        self.origin = logs[0] if logs else 0.0
+
+    def at(self, value: float) -> float:
+        """The x position of `value`; doses that were run lie about one unit apart."""
+        return -1.0 if value <= 0 else (math.log10(value) - self.origin) / self.step
+
+    def slot(self, series: int) -> float:
+        """The width of one of `series` series side by side at each dose: no dose runs into the next."""
+        at = [self.at(v) for v in self.values]
+        gaps = [b - a for a, b in itertools.pairwise(at)]
+        return min([0.8 * min(gaps, default=1.0) / max(series, 1), 0.1 * (max(at) - min(at) + 1)])
+
+    def apply(self, axes: Axes, label: Callable[[float], str] = count) -> None:
+        """Set ticks, limits and the break between 0 and the logarithmic part.
+
+        A tick whose label would touch its neighbour's keeps its line and loses its label.
+        """
+        at = [self.at(v) for v in self.values]
+        low, high = min(at, default=0.0) - 0.5, max(at, default=0.0) + 0.5
+        width = axes.get_position().width * axes.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
+        labels: list[str] = []
+        free = math.inf
+        for x, value in reversed(list(zip(at, self.values, strict=True))):
+            text = label(value)
+            half = 0.5 * 0.075 * max(len(line) for line in text.split("\n"))  # inches, at 8 points
+            place = (x - low) / (high - low) * width
+            shown = place + half < free - 0.04
+            labels.append(text if shown else "")
+            free = place - half if shown else free
+        axes.set_xticks(at, labels[::-1])
+        axes.set_xlim(low, high)
+        if self.values and self.values[0] <= 0 and len(self.values) > 1:
+            for marker, color, order in (("s", "white", 5), (BREAK, "black", 6)):
+                axes.plot(
+                    [-0.5],
+                    [0],
+                    transform=axes.get_xaxis_transform(),
+                    linestyle="none",
+                    marker=marker,
+                    markersize=6,
+                    markeredgewidth=0.7 if marker is BREAK else 0,
+                    color=color,
+                    clip_on=False,
+                    zorder=order,
+                    gid="break",
+                )
+
+
+@dataclass
+class Panel:
+    """Axes on which every seed is a dot and every interval a bar; knows what its y range must hold."""
+
+    axes: Axes
+    dots: list[float] = field(default_factory=list)
+    bars: list[tuple[float, float, float, Any]] = field(default_factory=list)
+
+    def point(
+        self,
+        x: float,
+        width: float,
+        values: Sequence[float],
+        estimate: tuple[float, float, float],
+        color: Any,
+        marker: str,
+        filled: bool = True,
+    ) -> float:
+        """Seeds as dots and, right of them, the estimate (value, low, high), in `width` around `x`.
+
+        Returns the x position of the estimate. The dots stand in the order of the seeds.
+        """
+        shown = np.asarray([v for v in values if math.isfinite(v)], float)
+        shift = np.linspace(-0.42, 0.02, len(shown)) if len(shown) > 1 else np.full(len(shown), -0.2)
+        self.axes.plot(
+            x + width * shift,
+            shown,
+            linestyle="none",
+            marker=marker,
+            markersize=2.6,
+            markeredgewidth=0,
+            color=color,
+            alpha=0.6,
+            zorder=2,
+            gid="seeds",
+        )
+        self.dots.extend(shown)
+        return self.estimate(x + 0.3 * width, estimate, color, marker, filled)
+
+    def estimate(
+        self, x: float, estimate: tuple[float, float, float], color: Any, marker: str, filled: bool = True
+    ) -> float:
+        """The estimate (value, low, high) as a marker with a bar; the marker alone where there is no bar."""
+        value, low, high = estimate
+        if math.isfinite(value):
+            face = color if filled else "white"
+            self.axes.plot(
+                [x],
+                [value],
+                linestyle="none",
+                marker=marker,
+                markersize=4.6,
+                color=color,
+                markerfacecolor=face,
+                markeredgewidth=1.0,
+                zorder=4,
+                gid="estimate",
+            )
+            self.dots.append(value)
+            if math.isfinite(low) and math.isfinite(high):
+                self.axes.plot(
+                    [x, x],
+                    [low, high],
+                    color=color,
+                    linewidth=1.3,
+                    solid_capstyle="butt",
+                    zorder=3,
+                    gid="interval",
+                )
+                self.bars.append((x, low, high, color))
+        return x
+
+    def join(self, x: Sequence[float], y: Sequence[float], color: Any, style: str = "-") -> None:
+        """A thin line through estimates: it guides the eye and is no fit."""
+        self.axes.plot(x, y, color=color, linestyle=style, linewidth=0.9, zorder=1.5, gid="guide")
+
+    def word(self, x: float, text: str, color: Any) -> None:
+        """Words at the foot of the place where an estimate would stand."""
+        self.axes.text(
+            x,
+            0.03,
+            text,
+            transform=self.axes.get_xaxis_transform(),
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=7,
+            color=color,
+            gid="word",
+            zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8},
+        )
+
+
+def level(
+    panels: Sequence[Panel],
+    zero: bool = True,
+    hold: tuple[float, ...] = (),
+    bound: tuple[float, float] | None = None,
+) -> None:
+    """Give `panels` one y range: all dots, 0, `hold`, and intervals as far as they leave the dots readable.
+
+    With two seeds an interval is a hundred times its dots; a bar that leaves the panel ends in an
+    arrow at the edge. `bound` limits the range further (low, high).
+    """
+    dots = [y for panel in panels for y in panel.dots] + ([0.0] if zero else []) + list(hold)
+    if not dots:
+        return
+    low, high = min(dots), max(dots)
+    room = (high - low) or abs(high) or 1.0
+    ends = [end for panel in panels for _, *both, _ in panel.bars for end in both]
+    low, high = (
+        min([low, *[max(e, low - room) for e in ends]]),
+        max([high, *[min(e, high + room) for e in ends]]),
+    )
+    if bound:
+        low, high = max(low, bound[0]), min(high, bound[1])
+    pad = 0.06 * (high - low or 1.0)
+    low, high = low - pad, high + pad
+    for panel in panels:
+        panel.axes.set_ylim(low, high)
+        for x, bottom, top, color in panel.bars:
+            for end, edge, arrow in ((bottom, low, "v"), (top, high, "^")):
+                if (edge - end) * (1 if arrow == "v" else -1) > 0:
+                    panel.axes.plot(
+                        [x],
+                        [edge],
+                        marker=arrow,
+                        markersize=4,
+                        color=color,
+                        clip_on=False,
+                        zorder=6,
+                        gid="beyond",
+                    )
+        if zero:
+            panel.axes.axhline(0, color="black", linewidth=0.6, zorder=0.5, gid="zero")
+
+
+def grid(
+    rows: int, columns: int, height: float, width: float = DOUBLE, sharey: str = "row"
+) -> tuple[Figure, Any]:
+    """A figure of `rows` x `columns` axes (an object array), `height` inches a row, without overlap."""
+    figure = Figure(figsize=(width, height * rows + 0.55), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04)  # type: ignore[union-attr, call-arg]
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)  # type: ignore[arg-type]
+
+
+def width_of(columns: int) -> float:
+    """Inches: two columns of a page, and less for a figure of one panel."""
+    return DOUBLE if columns > 1 else 4.8
+
+
+def say(axes: Axes, text: str) -> None:
+    """Say in words, in the middle of empty `axes`, why nothing is drawn there."""
+    axes.tick_params(left=False, labelleft=False, bottom=False, labelbottom=False)  # shared axes keep theirs
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    width = axes.get_position().width * axes.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
+    axes.text(
+        0.5,
+        0.5,
+        wrapped(text, max(12, int(width / 0.07))),
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color="#444444",
+        fontsize=8,
+        gid="words",
+    )
+
+
+@styled
+def words(text: str, width: float = DOUBLE, height: float = 0.9) -> Figure:
+    """A figure that is one sentence: what a reader gets where there is nothing to draw."""
+    figure, axes = grid(1, 1, height, width)
+    say(axes[0][0], text)
+    return figure
+
+
+def handle(label: str, color: Any, marker: str = "", style: str = "none", filled: bool = True) -> Line2D:
+    """A legend entry."""
+    return Line2D(
+        [],
+        [],
+        color=color,
+        marker=marker,
+        linestyle=style,
+        label=label,
+        markersize=5.5,
+        markerfacecolor=color if filled else "white",
+    )
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """One legend under the title of the whole figure, in as many columns as its labels leave room for."""
+    if not handles:
+        return
+    widest = max(len(str(h.get_label())) for h in handles) * 0.06 + 0.5  # inches, at 8 points
+    columns = max(1, min(len(handles), int(figure.get_size_inches()[0] / widest)))
+    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)

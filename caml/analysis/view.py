@@ -1,0 +1,137 @@
+"""What the figures look at: effects with their seeds, members' mean margins, and the comparison in focus."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from caml.analysis.effects import CELL as CELL_OF_EFFECT
+from caml.analysis.effects import UNTRAINED
+from caml.analysis.intervals import student
+from caml.analysis.tables import Tables
+
+CELL = list(CELL_OF_EFFECT)
+
+COMPARED = ["family", "rung", "treatment", "control"]
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The comparison that most figures show: the first primary contrast that claims a direction."""
+
+    family: str
+    rung: str
+    treatment: str
+    control: str
+
+
+@dataclass(frozen=True)
+class View:
+    """Frozen tables and results as the figures use them.
+
+    `effects`: one row per comparison and cell, with `values`, the tuple of its seeds' effects in the order
+    of the seeds. `retention`: as estimated. `margins`: one row per StageRun, family and rung (the rungs of
+    the focus' family; other families whole) with the mean `margin` over items (nats), and the StageRun's
+    cell. `outcomes`: one row per StageRun and outcome with its cell. `stageruns`, `metrics`, `trajectory`:
+    as frozen. `bound`: the equivalence margin stated for the focus' rung in nats, NaN where none was.
+
+    S is a realised count that differs by a few tokens between seed blocks: doses that lie within a tenth
+    of one another are one dose here, and are called by the smallest.
+    """
+
+    effects: pd.DataFrame
+    retention: pd.DataFrame
+    margins: pd.DataFrame
+    outcomes: pd.DataFrame
+    stageruns: pd.DataFrame
+    metrics: pd.DataFrame
+    trajectory: pd.DataFrame
+    focus: Focus
+    bound: float
+
+
+def look(tables: Tables, effects: pd.DataFrame, seed_effects: pd.DataFrame, retention: pd.DataFrame) -> View:
+    """The view of frozen `tables` and the results estimated from them."""
+    effects, seed_effects, retention = (_named(f) for f in (effects, seed_effects, retention))
+    focus = _focus(effects)
+    runs = tables.cells.drop_duplicates("stagerun")
+    runs = runs.assign(arm=runs["arm"].where((runs["pretrain_tokens"] > 0) | (runs["S"] > 0), UNTRAINED))
+    runs = runs[["stagerun", "arm", "seed", *CELL]]
+    dose = one_dose([*runs["S"], *effects["S"], *retention["S"]])
+    effects = _with_seeds(effects, seed_effects)
+    runs, effects, retention = (f.assign(S=f["S"].map(dose)) for f in (runs, effects, retention))
+    items = tables.items.assign(rung=tables.items["rung"].where(tables.items["family"] == focus.family, ""))
+    margins = tables.margins.merge(items[["item", "family", "rung"]], on="item")
+    margins = margins.groupby(["stagerun", "family", "rung"], as_index=False)["margin"].mean()
+    stated = effects[(effects["claim"] == "equivalent") & (effects["rung"] == focus.rung)]["margin"]
+    return View(
+        effects=effects.drop_duplicates([*COMPARED, *CELL]).reset_index(drop=True),
+        retention=retention.drop_duplicates([*COMPARED, *CELL]),
+        margins=margins.merge(runs, on="stagerun"),
+        outcomes=tables.outcomes.merge(runs, on="stagerun"),
+        stageruns=tables.stageruns,
+        metrics=tables.metrics,
+        trajectory=tables.trajectory,
+        focus=focus,
+        bound=float(stated.max()) if len(stated) else math.nan,
+    )
+
+
+def one_dose(values: Iterable[float]) -> dict[float, int]:
+    """Each realised dose -> the smallest of those that follow one another by less than a tenth."""
+    names: dict[float, int] = {}
+    last = name = 0.0
+    for value in sorted(set(values)):
+        if value > 1.1 * last or value == 0:
+            name = value
+        names[value] = int(name)
+        last = value
+    return names
+
+
+def each(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows of `frame`, columns as attributes."""
+    return iter(frame.itertuples())
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` with an empty text for a control that is not there (a contrast of the absolute margin)."""
+    return frame.assign(control=frame["control"].fillna("").astype(str))
+
+
+def _with_seeds(effects: pd.DataFrame, seed_effects: pd.DataFrame) -> pd.DataFrame:
+    keys = ["contrast", *COMPARED, *CELL]
+    values = (
+        seed_effects.sort_values("seed")
+        .groupby(keys, dropna=False)["effect"]
+        .agg(tuple)
+        .rename("values")
+        .reset_index()
+    )
+    merged = effects.merge(values, on=keys, how="left")
+    merged["values"] = [v if isinstance(v, tuple) else () for v in merged["values"]]
+    return merged
+
+
+def _focus(effects: pd.DataFrame) -> Focus:
+    compared = effects[effects["control"] != ""]
+    for wanted in (
+        compared[compared["primary"].astype(bool) & compared["claim"].isin(["above", "below"])],
+        compared[compared["primary"].astype(bool)],
+        compared[compared["ratio"] > 0],
+        compared,
+        effects,
+    ):
+        if len(wanted):
+            row = wanted.iloc[0]
+            return Focus(str(row["family"]), str(row["rung"]), str(row["treatment"]), str(row["control"]))
+    return Focus("disposition", "new_frame", "", "")
+
+
+def t_interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean of `values` over seeds and its 95% Student's t limits; NaN limits below two values."""
+    of = student(np.asarray(list(values), float))
+    return float(of.estimate), float(of.low), float(of.high)
