@@ -47,11 +47,23 @@ class Source(Protocol):
         """Cap in epochs on how often a stage may go through the store."""
         ...
 
-    def recipe(self, seed: int) -> dict[str, Any]:
-        """Identity of the text that `documents(seed)` makes, as JSON data; does not depend on paths.
+    @property
+    def origin(self) -> str:
+        """Where the text is from, for the manifest of the store."""
+        ...
 
-        The keys `origin`, `revision` and `licence`, where it has them, also head the store's manifest.
-        """
+    @property
+    def revision(self) -> str:
+        """Which version of its origin it is."""
+        ...
+
+    @property
+    def licence(self) -> str:
+        """Under which licence the text may be used."""
+        ...
+
+    def recipe(self, seed: int) -> dict[str, Any]:
+        """Identity of the text that `documents(seed)` makes, as JSON data; does not depend on paths."""
         ...
 
     def documents(self, seed: int) -> Iterator[Document]:
@@ -75,8 +87,9 @@ class TextFile:
     repetition: float = 1.0
     unit: str = "line"
     column: str = "text"
-    origin: str = ""
-    licence: str = ""
+    origin: str = runtime("")
+    revision: str = runtime("")
+    licence: str = runtime("")
 
     seeded: ClassVar[bool] = False
     units: ClassVar[tuple[str, ...]] = ("line", "paragraph", "row")
@@ -93,8 +106,6 @@ class TextFile:
             "files": [digest_file(path) for path in self._files()],
             "unit": self.unit,
             "column": self.column if self.unit == "row" else "",
-            "origin": self.origin,
-            "licence": self.licence,
         }
 
     def documents(self, seed: int) -> Iterator[Document]:

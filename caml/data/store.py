@@ -252,7 +252,6 @@ def _write_files(
         raise UserError(f"{source.name} has no documents")
     files = {name: _digests(folder / name) for name in ("tokens.bin", "loss.bin", "bounds.npy")}
     recipe = store_recipe(source, seed, trained, template)
-    text = recipe["source"]
     manifest = Manifest(
         name=source.name,
         recipe=recipe,
@@ -264,9 +263,9 @@ def _write_files(
         tokens=tokens,
         loss_tokens=loss_tokens,
         unknown_tokens=unknown_tokens,
-        origin=text.get("origin", ""),
-        revision=text.get("revision", ""),
-        licence=text.get("licence", ""),
+        origin=source.origin,
+        revision=source.revision,
+        licence=source.licence,
         files=files,
     )
     value = dataclasses.asdict(manifest)
