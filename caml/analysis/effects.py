@@ -79,13 +79,12 @@ def score_matrix(tables: Tables) -> Scores:
 
 
 def differences(
-    scores: Scores, treated: Sequence[str], controls: Sequence[str] | None, group: tuple[str, str]
+    scores: Scores, treated: Sequence[str], controls: Sequence[str] | None, columns: np.ndarray
 ) -> np.ndarray:
-    """m(treated) - m(control), or m(treated) without controls: nats, [seeds, items of the group].
+    """m(treated) - m(control), or m(treated) without controls, in nats: [seeds, columns].
 
-    Raises Failure, by name, where a StageRun was not scored on an item of the group.
+    Raises Failure, by name, where a StageRun was not scored on an item of `columns`.
     """
-    columns = scores.groups[group]
     values = _margins(scores, treated, columns)
     return values if controls is None else values - _margins(scores, controls, columns)
 
@@ -191,10 +190,9 @@ def _comparison(
         names = (_label(first), _label(paired.iloc[0]))
         if names[0] == names[1]:
             names = (_text(treatment_named), _text(control_named or {}))
-    # Doses are realised counts and may differ by a few tokens between seed blocks: the mean is shown.
-    cell = {c: first[c] for c in CELL} | {
-        c: round(float(treated[c].mean())) for c in ("dose_tokens", "pretrain_tokens", "S")
-    }
+    # Realised counts may differ by a few tokens between seed blocks: the first block's are shown, so that a
+    # dose has one name in every row that shares it.
+    cell = {c: first[c] for c in CELL}
     return Comparison(
         contrast, *names, cell, seeds, tuple(treated["stagerun"]), runs, tuple(treated["root"]), roots
     )

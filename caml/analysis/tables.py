@@ -196,9 +196,9 @@ def write_frames(frames: dict[str, pd.DataFrame], folder: Path) -> dict[str, str
         parquet = io.BytesIO()
         frame.to_parquet(parquet, index=False)
         for suffix, data in (("parquet", parquet.getvalue()), ("csv", frame.to_csv(index=False).encode())):
-            _replace(folder / f"{name}.{suffix}", data)
+            replace_file(folder / f"{name}.{suffix}", data)
             digests[f"{name}.{suffix}"] = hashlib.sha256(data).hexdigest()
-    _replace(folder / DIGESTS, (json.dumps(digests, indent=1) + "\n").encode())
+    replace_file(folder / DIGESTS, (json.dumps(digests, indent=1) + "\n").encode())
     return digests
 
 
@@ -221,7 +221,8 @@ def verify(folder: Path) -> dict[str, str]:
     return digests
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` in one step: a reader sees the old content or all of the new."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         partial.write_bytes(data)

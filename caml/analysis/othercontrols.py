@@ -1,0 +1,80 @@
+"""The named contrasts against the other controls: a conclusion that depends on its control is shown so."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from caml.analysis.effects import Comparison, Scores, differences
+from caml.analysis.intervals import student
+from caml.analysis.tables import Tables
+
+# Arms that can stand for 'no disposition'. Base has no intervention, so it has no ratio to match.
+CONTROLS = ("neutral", "offtopic", "base")
+MATCHED = ("size", "placement", "pretrain_tokens", "finetune", "second", "second_ratio", "seed")
+COLUMNS = ["contrast", "family", "rung", "treatment", "control", "stated", "seeds", "estimate", "t_low",
+           "t_high", "stated_estimate", "agrees"]  # fmt: skip
+
+
+def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison]) -> pd.DataFrame:
+    """One row (COLUMNS) per paired contrast and other control that the grid holds for all of its seeds.
+
+    `agrees`: the estimate has the sign of the stated one, and its t interval holds 0 where that one's does.
+    """
+    cells = tables.cells.drop_duplicates("stagerun")
+    place = {row["stagerun"]: row for row in cells.to_dict("records")}
+    found = {
+        (*_key(row), row["arm"], float(row["ratio"]), _dose(row)): row["stagerun"] for row in place.values()
+    }
+    rows = []
+    for c in compared:
+        if c.contrast is None or c.controls is None:
+            continue
+        columns = scores.groups[c.contrast.family, c.contrast.rung]
+        stated = differences(scores, c.treated, c.controls, columns).mean(1)
+        for arm in CONTROLS:
+            if arm in (c.treatment, c.control):
+                continue
+            others = []
+            for run in c.treated:
+                row = place[run]
+                ratio = 0.0 if arm == "base" else float(row["ratio"])
+                others.append(found.get((*_key(row), arm, ratio, _dose(row))))
+            if all(other is not None for other in others):
+                runs = [str(other) for other in others]
+                over = differences(scores, c.treated, runs, columns).mean(1)
+                rows.append(_row(c, arm, over, stated))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _row(c: Comparison, arm: str, over: np.ndarray, stated: np.ndarray) -> dict[str, object]:
+    assert c.contrast is not None
+    here, there = student(over), student(stated)
+    same = np.sign(here.estimate) == np.sign(there.estimate) and _holds_0(here) == _holds_0(there)
+    return {
+        "contrast": c.contrast.name,
+        "family": c.contrast.family,
+        "rung": c.contrast.rung,
+        "treatment": c.treatment,
+        "control": arm,
+        "stated": c.control,
+        "seeds": len(over),
+        "estimate": float(here.estimate),
+        "t_low": float(here.low),
+        "t_high": float(here.high),
+        "stated_estimate": float(there.estimate),
+        "agrees": bool(same),
+    }
+
+
+def _holds_0(t) -> bool:
+    return not (t.low > 0 or t.high < 0)
+
+
+def _key(row: dict) -> tuple[object, ...]:
+    return tuple(row[part] for part in MATCHED)
+
+
+def _dose(row: dict) -> int:
+    """Fine-tuning rows are the same in all arms of a seed block, and so is their count."""
+    return int(row["S"])

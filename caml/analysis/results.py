@@ -1,0 +1,244 @@
+"""The one entry of the statistics: frozen tables and stated contrasts in, result tables out."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from caml.analysis.contrasts import Contrast
+from caml.analysis.doseresponse import Point, doseresponse_table
+from caml.analysis.effects import Comparison, Scores, comparisons, differences, score_matrix
+from caml.analysis.equivalence import ALPHA, holm, tost
+from caml.analysis.gates import flagged
+from caml.analysis.intervals import block_weights, bootstrap, item_weights, student
+from caml.analysis.othercontrols import other_controls
+from caml.analysis.retention import across_sizes, kept_effects, retention_table
+from caml.analysis.tables import Tables
+from caml.analysis.washout import washout_table
+from caml.config.seeds import generator
+
+FEWEST_SEEDS = 5
+DRAWS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What `analyse` found. Columns: `caml.analysis.dictionary.RESULTS_DICTIONARY`.
+
+    **Attributes**: `effects`, one row per comparison and rung (named contrasts first); `seed_effects`, the
+    same per seed; `retention` and `sizes` (its differences between sizes); `washout` and `doseresponse`, fits or
+    why there is none; `controls`, the named contrasts against the other controls; `flagged` members.
+    """
+
+    effects: pd.DataFrame
+    seed_effects: pd.DataFrame
+    retention: pd.DataFrame
+    sizes: pd.DataFrame
+    washout: pd.DataFrame
+    doseresponse: pd.DataFrame
+    controls: pd.DataFrame
+    flagged: pd.DataFrame
+
+    @property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Name -> table, in the order of the attributes."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The paired differences of one comparison on one rung: `values` [seeds, items] in nats."""
+
+    comparison: Comparison
+    family: str
+    rung: str
+    values: np.ndarray
+
+
+def analyse(
+    tables: Tables,
+    contrasts: Sequence[Contrast],
+    control: dict[str, Any],
+    *,
+    gate: float,
+    locked: Mapping[str, bool] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Results:
+    """Estimate the named `contrasts`, every arm against `control` at equal everything, and every arm alone.
+
+    **Arguments**: `control` axis values such as {'ARM': 'neutral'}; `gate` nats of mechanism below which a
+    member is flagged; `locked` contrast name -> whether it was locked before results; `draws` of the
+    bootstrap and its `seed`.
+
+    **Raises**: UserError where a contrast or a control does not fit the grid, Failure where a StageRun lacks
+    a score: each by name.
+    """
+    scores = score_matrix(tables)
+    compared = comparisons(tables, contrasts, control)
+    flags = flagged(tables.stageruns, gate)
+    members = set(flags["stagerun"])
+    estimates = _estimates(scores, compared)
+    kept = kept_effects(scores, compared)
+    return Results(
+        effects=_effects(scores, estimates, members, locked or {}, draws, seed),
+        seed_effects=_seed_effects(scores, estimates, members),
+        retention=retention_table(kept),
+        sizes=across_sizes(kept),
+        washout=washout_table(kept),
+        doseresponse=doseresponse_table(_points(estimates)),
+        controls=other_controls(tables, scores, compared),
+        flagged=flags,
+    )
+
+
+def verdict(contrast: Contrast | None, seeds: int, mean: float, low: float, high: float, p: float) -> str:
+    """What a contrast's data say of its claim; p after Holm. Only primary contrasts claim anything."""
+    if seeds < FEWEST_SEEDS:
+        return "too few seeds"
+    if contrast is None or not contrast.primary:
+        return "exploratory"
+    if contrast.claim == "equivalent":
+        outside = low > contrast.margin or high < -contrast.margin
+        return "supported" if p < ALPHA else "contradicted" if outside else "not supported"
+    sign = 1 if contrast.claim == "above" else -1
+    if sign * mean > 0:
+        return "supported" if p < ALPHA else "not supported"
+    return "contradicted" if low > 0 or high < 0 else "not supported"
+
+
+def _estimates(scores: Scores, compared: Sequence[Comparison]) -> list[Estimate]:
+    out = []
+    for comparison in compared:
+        contrast = comparison.contrast
+        groups = [(contrast.family, contrast.rung)] if contrast else list(scores.groups)
+        for family, rung in groups:
+            values = differences(scores, comparison.treated, comparison.controls, scores.groups[family, rung])
+            out.append(Estimate(comparison, family, rung, values))
+    return out
+
+
+def _effects(
+    scores: Scores,
+    estimates: Sequence[Estimate],
+    members: set[str],
+    locked: Mapping[str, bool],
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    items = {
+        (family, rung): item_weights(
+            scores.items.iloc[columns], draws, generator(seed, "items", family, rung)
+        )
+        for (family, rung), columns in scores.groups.items()
+    }
+    # The same draw of seed blocks in every row: blocks resample together over arms, doses and rungs.
+    blocks = {
+        seeds: block_weights(len(seeds), draws, generator(seed, "blocks", *seeds))
+        for seeds in {e.comparison.seeds for e in estimates}
+    }
+    rows = []
+    for e in estimates:
+        contrast = e.comparison.contrast
+        over = e.values.mean(1)
+        t = student(over)
+        fixed_low, fixed_high, new_low, new_high = bootstrap(
+            e.values, blocks[e.comparison.seeds], items[e.family, e.rung]
+        )
+        margin = contrast.margin if contrast and contrast.margin > 0 else np.nan
+        rows.append(
+            {
+                **e.comparison.label,
+                "family": e.family,
+                "rung": e.rung,
+                "seeds": len(over),
+                "items": e.values.shape[1],
+                "estimate": float(t.estimate),
+                "sd": float(t.sd),
+                "t_low": float(t.low),
+                "t_high": float(t.high),
+                "boot_fixed_low": fixed_low,
+                "boot_fixed_high": fixed_high,
+                "boot_new_low": new_low,
+                "boot_new_high": new_high,
+                "share": float((e.values > 0).mean()),
+                "p": float(t.p),
+                "tost_p": float(tost(over, margin)),
+                "margin": margin,
+                "claim": contrast.claim if contrast else "explore",
+                "locked": bool(contrast and locked.get(contrast.name, False)),
+                "primary": bool(contrast and contrast.primary),
+                "flagged": sum(flag for flag in _flags(e.comparison, members)),
+            }
+        )
+    table = pd.DataFrame(rows)
+    claims = table["primary"] & (table["seeds"] >= FEWEST_SEEDS)
+    tested = table["p"].where(table["claim"] != "equivalent", table["tost_p"])
+    table["p_holm"] = holm(tested.where(claims).to_numpy())
+    table["verdict"] = [
+        verdict(e.comparison.contrast, row.seeds, row.estimate, row.t_low, row.t_high, row.p_holm)  # type: ignore[arg-type]
+        for e, row in zip(estimates, table.itertuples(), strict=True)
+    ]
+    return table
+
+
+def _flags(comparison: Comparison, members: set[str]) -> list[bool]:
+    """For each seed, whether its treated or its control member is flagged."""
+    controls = comparison.controls or comparison.treated
+    return [a in members or b in members for a, b in zip(comparison.treated, controls, strict=True)]
+
+
+def _seed_effects(scores: Scores, estimates: Sequence[Estimate], members: set[str]) -> pd.DataFrame:
+    frames = []
+    for e in estimates:
+        c = e.comparison
+        columns = scores.groups[e.family, e.rung]
+        treated = differences(scores, c.treated, None, columns).mean(1)
+        over = e.values.mean(1)
+        frames.append(
+            {
+                "label": {**c.label, "family": e.family, "rung": e.rung},
+                "seed": c.seeds,
+                "effect": over,
+                "treated_margin": treated,
+                "control_margin": treated - over if c.controls is not None else np.full(len(over), np.nan),
+                "share": (e.values > 0).mean(1),
+                "flagged": _flags(c, members),
+            }
+        )
+    rows = [
+        {**frame["label"], **{k: frame[k][i] for k in frame if k != "label"}}
+        for frame in frames
+        for i in range(len(frame["seed"]))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _points(estimates: Sequence[Estimate]) -> list[Point]:
+    out = []
+    for e in estimates:
+        c = e.comparison
+        if c.contrast is not None or c.controls is None:
+            continue
+        constant = ("size", "params", "placement", "finetune", "S", "second", "second_ratio")
+        label: dict[str, object] = {
+            "family": e.family,
+            "rung": e.rung,
+            "treatment": c.treatment,
+            "control": c.control,
+        }
+        label |= {part: c.cell[part] for part in constant}
+        out.append(
+            Point(
+                group=tuple(label.values()),
+                label=label,
+                seeds=c.seeds,
+                tokens=float(c.cell["dose_tokens"]),
+                ratio=float(c.cell["ratio"]),
+                budget=float(c.cell["pretrain_tokens"]),
+                effect=e.values.mean(1),
+            )
+        )
+    return out
