@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +113,13 @@ class Ledger:
         """Write `config.gin` and `manifest.json` of a StageRun that is about to train, or to go on.
 
         `manifest` says what it is (at least `fingerprint`); `provenance` what code and machine train it.
-        Each launch that worked on it is kept, under `launches`. Raises Failure where another StageRun, or
-        a finished one, has the name.
+        Each launch that worked on it is kept, under `launches`; `started` (milliseconds since 1970) is
+        added. Raises Failure where another StageRun, or a finished one, has the name.
         """
         folder = self.folder(name)
         state = self.state(name)
         launches: list[Any] = []
+        started = _milliseconds()
         if state is State.STARTED:
             before = self.manifest(name)
             if before["fingerprint"] != manifest["fingerprint"]:
@@ -125,14 +127,15 @@ class Ledger:
                     f"{folder} holds the StageRun {before['fingerprint'][:12]}, not "
                     f"{manifest['fingerprint'][:12]}; move it away"
                 )
-            launches = before["launches"]
+            launches, started = before["launches"], before["started"]
         elif state is not State.MISSING:
             raise Failure(f"{folder} is {state} and cannot be started; move it away to train it again")
         files.write_text(folder / "config.gin", config, durable=False)
         # A relaunch of the same code on the same machine says nothing new.
         if not launches or launches[-1] != provenance:
             launches = [*launches, dict(provenance)]
-        files.write_json(folder / "manifest.json", {**manifest, "launches": launches}, durable=False)
+        kept = {**manifest, "started": started, "launches": launches}
+        files.write_json(folder / "manifest.json", kept, durable=False)
 
     def write_segment(self, name: str, kind: Kind, begin: int, end: int, columns: Columns) -> None:
         """Close one segment: the rows measured from step `begin` (updates done before) to step `end`.
@@ -162,12 +165,14 @@ class Ledger:
     def complete(self, name: str, step: int, facts: Mapping[str, Any]) -> None:
         """Finish the StageRun at `step`: add `facts` to its manifest, write the marker with all digests.
 
-        Needs the parameters at `params_path(name)`, and metrics from step 0 to `step`, no further. A fact
-        that is not a finite number is kept as null. Raises Damaged where a segment is not what was written.
+        Needs the parameters at `params_path(name)`, and metrics from step 0 to `step`, no further. `steps`
+        and `finished` (milliseconds since 1970) are added; a number that is not finite is kept as null.
+        Raises Damaged where a segment is not what was written.
         """
         folder = self.folder(name)
         self._verify_segments(name, step)
         facts = {key: None if _unbounded(value) else value for key, value in facts.items()}
+        facts |= {"steps": step, "finished": _milliseconds()}
         files.write_json(folder / "manifest.json", {**self.manifest(name), **facts}, durable=False)
         listed = []
         for parent, folders, names in os.walk(folder):
@@ -312,6 +317,10 @@ class Ledger:
         lost = segments.gap(segments.find(folder / "metrics"), step)
         if lost:
             raise Damaged(folder / "metrics" / lost, "is missing", name)
+
+
+def _milliseconds() -> int:
+    return int(time.time() * 1000)
 
 
 def _unbounded(value: Any) -> bool:
