@@ -141,9 +141,18 @@ class StageRun:
 
     @property
     def arm(self) -> str:
-        """What the intervention slots of the first stage hold; 'base' where it has none."""
+        """What the intervention slots of the first stage hold; 'base' where it has none or takes no step."""
         mixture = self.root.stage.mixture
-        return mixture.intervention.name if mixture.intervention and mixture.ratio > 0 else "base"
+        return (
+            mixture.intervention.name
+            if mixture.intervention and mixture.ratio and self.root.steps
+            else "base"
+        )
+
+    @property
+    def ratio(self) -> float:
+        """The intervention's share of the first stage's slots; 0 where it has none."""
+        return 0.0 if self.arm == "base" else self.root.stage.mixture.ratio
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -179,8 +188,7 @@ class StageRun:
     @property
     def name(self) -> str:
         """Stage, arm, ratio, size, seed and the first digits of the fingerprint: the name of the ledger."""
-        ratio = self.root.stage.mixture.ratio if self.arm != "base" else 0.0
-        parts = (self.stage.name, self.arm, f"r{ratio:g}", f"s{self.model.name}", f"seed{self.seed}")
+        parts = (self.stage.name, self.arm, f"r{self.ratio:g}", f"s{self.model.name}", f"seed{self.seed}")
         return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts)) + f"-{self.fingerprint[:12]}"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from caml.config import checks, files
+from caml.config.errors import UserError
 from caml.config.files import Binding, Macro, suggest
 
 Node = tuple[str, str]  # (scope, class name); a macro is (its name, '')
@@ -101,17 +102,15 @@ class Bindings:
                 near = suggest(binding.parameter, used)
                 raise binding.error(f"nothing refers to %{binding.parameter}{near}; use it or delete it")
 
-    def refuse_unread(self, built: Collection[Node]) -> None:
-        """Raise UserError for a binding of the file's own, or a setting, that `built` did not read."""
+    def unread(self, built: Collection[Node]) -> Iterator[tuple[Binding, UserError]]:
+        """Bindings of the file's own, and settings, that building `built` never read, each with its error."""
         read = self._read_by(built)
-        for binding in (*self.written, *self.settings):
+        for binding in (*self.settings, *self.written):
             last = self.bound[_key(binding)]
             if binding.own and last is not binding and last not in self.settings:
-                raise binding.error(
-                    f"no cell reads it, for {last.place} binds it again; delete one of the two"
-                )
-            if binding.own and _key(binding) not in read:
-                raise binding.error(f"no cell reads it{self._why_unread(binding, built)}")
+                yield binding, binding.error(f"{last.place} binds it again later; delete one of the two")
+            elif binding.own and _key(binding) not in read:
+                yield binding, binding.error(f"no cell reads it{self._why_unread(binding, built)}")
 
     def _why_unread(self, binding: Binding, built: Collection[Node]) -> str:
         name = binding.configurable

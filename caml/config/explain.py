@@ -72,7 +72,7 @@ def _explain_place(loaded: Loaded, key: str) -> list[str]:
         elif isinstance(value, dict) and step in value:
             value = value[step]
         else:
-            names = [*_fields(value), *(loaded.macros if i == 0 else ())]
+            names = [*_fields(value), *((*loaded.classes, *loaded.macros) if i == 0 else ())]
             raise UserError(f"{loaded.path} has no {'.'.join(steps[: i + 1])}{suggest(step, names)}")
     if owner is None:
         raise UserError("name a macro, a parameter such as Optimizer.rate, or a place such as run.seed")

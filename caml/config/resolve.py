@@ -154,9 +154,13 @@ class Loaded:
         """Where a dataclass that was injected here came from."""
         return self._origins[id(instance)]
 
-    def refuse_unread(self) -> None:
-        """Raise UserError for a binding of the file's own, or a setting, that no injection so far read."""
-        self.text.refuse_unread(self._built)
+    def forget(self) -> None:
+        """Begin anew to note which lines injections read."""
+        self._built.clear()
+
+    def unread(self) -> Iterator[tuple[Binding, UserError]]:
+        """Settings, and bindings of the file's own, that no injection since `forget` read; with the error."""
+        return self.text.unread(self._built)
 
     # Injection
 

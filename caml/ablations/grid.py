@@ -1,0 +1,202 @@
+"""From an ablation's axes to its cells, and from these to the StageRuns that they share."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from caml.ablations import pairing
+from caml.ablations.runs import Ablation, Run, StageRun, stageruns
+from caml.config import checks
+from caml.config.errors import Invalid, UserError
+from caml.config.files import show, suggest
+from caml.config.resolve import Loaded
+from caml.config.write import write
+from caml.data.slots import slot_counts
+
+AXES = "axes"  # the field of Ablation that varies macros; `caml.config.resolve.load` is told its name
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One point of the grid: a value for each axis macro, the run that they give, and its StageRuns."""
+
+    id: str
+    macros: dict[str, Any]
+    run: Run
+    stageruns: tuple[StageRun, ...]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The axis values as tables hold them: an object by its name."""
+        return {name: plain(value) for name, value in self.macros.items()}
+
+    def text(self, ablation: Ablation) -> str:
+        """Gin text of this cell as an ablation of its own, without axes and contrasts: it runs alone."""
+        return write(dataclasses.replace(ablation, run=self.run, axes={}, contrasts=(), control={}))
+
+
+def cells(loaded: Loaded) -> list[Cell]:
+    """The cells of a loaded ablation, in the order of its axes, without duplicates.
+
+    StageRuns of the same fingerprint are one object. A setting of an axis macro keeps only the cells with
+    that value; everything is checked on the whole grid first. Raises UserError, with file, line and value,
+    for whatever makes a cell, an axis or a contrast impossible, and for a line that no cell reads.
+    """
+    ablation: Ablation = loaded.tree
+    products = _products(loaded, ablation)
+    names = list(dict.fromkeys(name for product in products for name in product))
+    defaults = {name: loaded.macro(name) for name in names}
+    loaded.forget()  # From here on it counts what the cells read, and not what the file's own values did.
+    shared: dict[str, StageRun] = {}
+    found: dict[tuple[Any, ...], Cell] = {}
+    for product in products:
+        for values in itertools.product(*product.values()):
+            bound = dict(zip(product, values, strict=True))
+            macros = {name: bound.get(name, defaults[name]) for name in names}
+            key = tuple(plain(value) for value in macros.values())
+            if key not in found:
+                run = loaded.at(bound, "run") if found else loaded.at(bound).run
+                _refuse_impossible_stages(loaded, run)
+                chain = tuple(shared.setdefault(s.fingerprint, s) for s in stageruns(run))
+                name = ",".join(f"{n.lower()}={v}" for n, v in zip(names, key, strict=True)) or ablation.name
+                found[key] = Cell(name, macros, run, chain)
+    whole = list(found.values())
+    pairing.refuse_unpaired(loaded, ablation, [(cell.values, cell.stageruns[-1]) for cell in whole])
+    _refuse_unread(loaded)
+    return _restricted(loaded, whole)
+
+
+def plain(value: Any) -> Any:
+    """An axis value as tables and cell ids hold it: an object by its name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return getattr(value, "name", None) or type(value).__name__
+    return value if isinstance(value, (str, int, float)) else str(value)
+
+
+def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
+    """The table `cells`, one row a cell, without what only the data know: `dose_tokens` and `S`."""
+    return pd.DataFrame([_row(cell) for cell in found])
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    first, last = cell.stageruns[0], cell.stageruns[-1]
+    tuned = last.stage.mixture if len(cell.stageruns) > 1 else None
+    second = tuned.second if tuned and tuned.second_ratio > 0 else None
+    return {
+        "cell": cell.id,
+        "stagerun": last.fingerprint,
+        "root": first.fingerprint,
+        "stage": last.stage.name,
+        "size": cell.run.model.name,
+        "params": cell.run.model.parameters(cell.run.tokenizer.vocabulary)[0],
+        "arm": first.arm,
+        "ratio": first.ratio,
+        "placement": cell.run.stages[0].mixture.placement,
+        "pretrain_tokens": first.slots * first.stage.length,
+        "seed": cell.run.seed,
+        "finetune": tuned.base.name if tuned else "none",
+        "second": second.name if second else "none",
+        "second_ratio": tuned.second_ratio if tuned and second else 0.0,
+        **cell.values,
+    }
+
+
+def _products(loaded: Loaded, ablation: Ablation) -> list[dict[str, list[Any]]]:
+    """The axes as products whose macros, values and types are right."""
+    axes = ablation.axes if isinstance(ablation.axes, list) else [ablation.axes]
+    return [{name: _axis(loaded, name, values) for name, values in product.items()} for product in axes] or [
+        {}
+    ]
+
+
+def _axis(loaded: Loaded, name: str, values: list[Any]) -> list[Any]:
+    """The values of one axis, whole numbers made decimal where the macro's own value is."""
+    place = loaded.axes_binding().place
+
+    def wrong(message: str) -> UserError:
+        return UserError(f"{place}: {name} = {show(values)}: {message}")
+
+    if name not in loaded.macros:
+        raise wrong(
+            f"there is no macro {name}{suggest(name, loaded.macros)}; an axis varies a macro of the file"
+        )
+    if not values:
+        raise wrong("an axis needs at least one value")
+    default = loaded.macro(name)
+    if isinstance(default, float):
+        values = [float(v) if type(v) is int else v for v in values]
+    for i, value in enumerate(values):
+        if not _alike(value, default):
+            raise wrong(
+                f"{show(plain(value))} is of another type than {name} = {show(plain(default))} "
+                f"in {loaded.where(name)}; make them alike"
+            )
+        if plain(value) in [plain(v) for v in values[:i]]:
+            raise wrong(f"{show(plain(value))} stands there twice; keep one")
+    return values
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether an axis value is of the type of the macro's own value; None and an open value are like all."""
+    if default is None or default is checks.REQUIRED or value is None:
+        return True
+    numbers = [type(v) in (int, float) for v in (value, default)]
+    objects = [dataclasses.is_dataclass(v) for v in (value, default)]
+    return all(numbers) or all(objects) or type(value) is type(default)
+
+
+def _refuse_impossible_stages(loaded: Loaded, run: Run) -> None:
+    """Raise UserError for a stage whose sources cannot fill its slots."""
+    for stage in run.stages:
+        mixture = stage.mixture
+        if mixture.ratio > 0 and mixture.intervention and mixture.intervention.name == "base":
+            raise loaded.fault(mixture, "ratio", "the arm 'base' has no documents; give it ratio 0.0")
+        if not stage.steps:
+            continue
+        try:
+            n, m = slot_counts(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement)
+        except Invalid as invalid:
+            raise loaded.fault(mixture, invalid.field, invalid.message) from None
+        slots = {"base": stage.slots, "intervention": n, "second": m}
+        for role, source in mixture.sources().items():
+            needed = slots[role] * stage.length
+            if needed > source.tokens * source.repetition:
+                enough = math.ceil(needed / source.repetition)
+                message = (
+                    f"the stage {stage.name} takes {needed} tokens of {source.name!r}, at most "
+                    f"{source.repetition:g} times over; that needs tokens of {enough} or more, "
+                    f"or a repetition of {needed / source.tokens:.4g} or more"
+                )
+                raise loaded.fault(source, "tokens", message)
+
+
+def _restricted(loaded: Loaded, whole: list[Cell]) -> list[Cell]:
+    """The cells that the settings of axis macros leave."""
+    kept = whole
+    for name, asked in loaded.restrictions.items():
+        held = list(dict.fromkeys(cell.values[name] for cell in whole))
+        wanted = [plain(value) for value in (asked if isinstance(asked, (list, tuple)) else [asked])]
+        for value in wanted or [asked]:
+            if value not in held:
+                raise UserError(
+                    f"--set {name}={show(asked)}: {name} is an axis; choose among its values "
+                    f"{', '.join(str(v) for v in held)}"
+                )
+        kept = [cell for cell in kept if cell.values[name] in wanted]
+    if not kept:
+        named = " ".join(f"--set {name}={show(value)}" for name, value in loaded.restrictions.items())
+        raise UserError(f"{named}: no cell has these values together; leave one out")
+    return kept
+
+
+def _refuse_unread(loaded: Loaded) -> None:
+    """Raise UserError for a line that no cell reads: a setting, or a line of the file as it is written."""
+    for binding, problem in loaded.unread():
+        if not loaded.text.settings or binding in loaded.text.settings:
+            raise problem
+        cells(loaded.as_written())  # A setting may have cut off what the file alone would read.
+        return
