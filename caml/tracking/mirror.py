@@ -12,7 +12,8 @@ from caml.tracking.ledger import Ledger, State
 from caml.tracking.store import Store, database_of
 from caml.tracking.sync import EXPERIMENT, Uploader, unreachable
 
-ATTEMPTS = 4  # tries of one StageRun, with 1, 2, 4 seconds between them
+ATTEMPTS = 4  # failures in a row after which the store counts as gone
+PAUSE = 1.0  # seconds after the first failure, twice as many after each that follows
 NICE = 10  # how far below training the thread is scheduled
 
 
@@ -118,7 +119,7 @@ class Mirror:
                 failed += 1
                 if failed == ATTEMPTS:
                     return error
-                time.sleep(2 ** (failed - 1))
+                time.sleep(PAUSE * 2 ** (failed - 1))
 
     def _bring(self, name: str) -> None:
         assert self._uploader

@@ -84,7 +84,7 @@ def write(folder: Path, begin: int, end: int, columns: Mapping[str, Sequence | n
 def parquet(table: pa.Table) -> bytes:
     """`table` as a Parquet file."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="snappy", use_dictionary=False)
+    pq.write_table(table, buffer, compression="snappy", use_dictionary=False, write_statistics=False)
     return buffer.getvalue()
 
 
