@@ -76,7 +76,7 @@ def build(model: Model, name: str, layout: str, mesh: Mesh) -> Any:
     `state` (donated), `hyper` and `batches` have a member axis in front that the mesh's `member` axis
     divides; batches are `[members, steps, B, T]`; metrics are `[members, steps]`.
     """
-    members, everywhere = PartitionSpec("member"), PartitionSpec()
+    spread, everywhere = PartitionSpec("member"), PartitionSpec()
 
     def on_device(state: State, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array) -> Any:
         def one(args: tuple) -> Any:
@@ -89,8 +89,8 @@ def build(model: Model, name: str, layout: str, mesh: Mesh) -> Any:
     mapped = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(members, members, members, everywhere, everywhere),
-        out_specs=(members, members),
+        in_specs=(spread, spread, spread, everywhere, everywhere),
+        out_specs=(spread, spread),
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)

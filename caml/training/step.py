@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from caml.models.products import multiply
 from caml.models.sizes import Model
-from caml.models.transformer import Parameters, hidden_states, output_matrix
+from caml.models.transformer import Parameters, output_matrix, stream
 from caml.training import optimizer as optimizers
 from caml.training.optimizer import Hyper
 
@@ -27,29 +28,30 @@ class Batch(NamedTuple):
     weights: Any
 
 
-def cross_entropy(x_NxD: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
+def cross_entropy(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
     """Nats `[N]` of each target. The one-hot comparison keeps scatters out of the backward pass."""
-    logits_NxV = jnp.einsum("nd,vd->nv", x_NxD, head_VxD, preferred_element_type=jnp.float32)
-    peak_N = jax.lax.stop_gradient(jnp.max(logits_NxV, axis=-1))
-    total_N = jnp.log(jnp.sum(jnp.exp(logits_NxV - peak_N[:, None]), axis=-1)) + peak_N
-    is_target_NxV = targets_N[:, None] == jnp.arange(head_VxD.shape[0])
-    return total_N - jnp.sum(jnp.where(is_target_NxV, logits_NxV, 0.0), axis=-1)
+    logits_VxN = multiply(head_VxD, x_DxN).astype(jnp.float32)
+    peak_N = jax.lax.stop_gradient(jnp.max(logits_VxN, axis=0))
+    total_N = jnp.log(jnp.sum(jnp.exp(logits_VxN - peak_N), axis=0)) + peak_N
+    is_target_VxN = jnp.arange(head_VxD.shape[0])[:, None] == targets_N
+    return total_N - jnp.sum(jnp.where(is_target_VxN, logits_VxN, 0.0), axis=0)
 
 
 def loss_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
     """Mean nats over the loss-bearing targets of the batch; 0 where it has none."""
-    x_BxTxD = hidden_states(params, model, batch.tokens, batch.segments, batch.positions)
+    x_DxN = stream(params, model, batch.tokens, batch.segments, batch.positions)
+    head_VxD = output_matrix(params)
     targets_N = jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
-    x_NxD, head_VxD = x_BxTxD.reshape(targets_N.shape[0], -1), output_matrix(params)
-    pieces = -(-targets_N.shape[0] * head_VxD.shape[0] * 4 // LOGITS_BYTES)
-    while targets_N.shape[0] % pieces:
+    tokens = targets_N.shape[0]
+    pieces = -(-tokens * head_VxD.shape[0] * 4 // LOGITS_BYTES)
+    while tokens % pieces:
         pieces += 1
     if pieces == 1:
-        nats_N = cross_entropy(x_NxD, head_VxD, targets_N)
+        nats_N = cross_entropy(x_DxN, head_VxD, targets_N)
     else:
-        one_piece = jax.checkpoint(lambda args: cross_entropy(args[0], head_VxD, args[1]))
-        split = (x_NxD.reshape(pieces, -1, x_NxD.shape[-1]), targets_N.reshape(pieces, -1))
-        nats_N = jax.lax.map(one_piece, split).reshape(-1)
+        one_piece = jax.checkpoint(lambda piece: cross_entropy(piece[0], head_VxD, piece[1]))
+        x_PxDxN = x_DxN.reshape(-1, pieces, tokens // pieces).swapaxes(0, 1)
+        nats_N = jax.lax.map(one_piece, (x_PxDxN, targets_N.reshape(pieces, -1))).reshape(-1)
     weights_N = batch.weights.reshape(-1)
     return jnp.sum(nats_N * weights_N) / jnp.maximum(jnp.sum(weights_N), 1.0)
 
