@@ -1,7 +1,6 @@
 """The bindings of a gin file and its includes as one whole: which one wins, and which should not be there."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from caml.config import checks, files
 from caml.config.errors import UserError
@@ -40,13 +39,13 @@ class Bindings:
         outer = [b for b in same if f"{winner.scope}/".startswith(f"{b.scope}/") or not b.scope]
         return sorted((b for b in outer if b is not winner), key=lambda b: len(b.scope))
 
-    def refuse_unknown_names(self, path: Path) -> None:
+    def refuse_unknown_names(self, file: str) -> None:
         """Raise UserError for a class, parameter or macro that does not exist, with the nearest that does."""
         macros = {b.parameter for b in self.written if not b.configurable}
         for binding in self.settings:
             if binding.parameter not in macros:
                 near = suggest(binding.parameter, macros)
-                raise binding.error(f"{path} has no macro {binding.parameter}{near}")
+                raise binding.error(f"{file} has no macro {binding.parameter}{near}")
         for binding in (*self.written, *self.settings):
             if binding.configurable:
                 self._refuse_unknown_class(binding.configurable, binding)

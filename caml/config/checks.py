@@ -99,7 +99,7 @@ def describe(kind: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(repr(a) for a in arguments)
     if (origin or kind) in (tuple, list, Sequence):
-        items = [describe(a) for a in arguments if a is not Ellipsis]
+        items = [describe(a) for a in arguments if a not in (Ellipsis, Any)]
         return f"a list ({', '.join(items)}{', ...' if Ellipsis in arguments else ''})" if items else "a list"
     if (origin or kind) in (dict, Mapping):
         return "a dictionary"
@@ -130,7 +130,7 @@ def _fit_union(value: Any, kind: Any, arguments: tuple[Any, ...], path: tuple[An
 def _fit_items(value: Any, kind: Any, origin: Any, arguments: tuple[Any, ...], path: tuple[Any, ...]) -> Any:
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
-            raise Misfit(path, f"{len(value)} items; {describe(kind)} belongs here")
+            raise Misfit(path, f"a list of {len(value)}; {describe(kind)} belongs here")
         kinds = list(arguments)
     else:
         kinds = [arguments[0] if arguments else Any] * len(value)
@@ -166,4 +166,4 @@ def _named(value: Any) -> str:
         return "this is a list"
     if isinstance(value, dict):
         return "this is a dictionary"
-    return f"@{type(value).__name__}() is something else"
+    return f"@{type(value).__name__}() does not fit"

@@ -7,7 +7,7 @@ from typing import Any
 
 from caml.config import checks
 from caml.config.errors import UserError
-from caml.config.files import REQUIRED, Binding, Macro, show, suggest
+from caml.config.files import REQUIRED, Binding, Macro, show, shown, suggest
 from caml.config.resolve import Loaded
 
 _MISSING = object()
@@ -54,7 +54,7 @@ def _explain_parameter(loaded: Loaded, scope: str, name: str, field: str) -> Ite
     scopes = [s for s in loaded.scopes(name) if not scope or f"{s}/".startswith(f"{scope}/")]
     if not scopes:
         where = f"in scope {scope}" if scope else "at all"
-        raise UserError(f"{loaded.path} builds no {name} {where}")
+        raise UserError(f"{shown(loaded.path)} builds no {name} {where}")
     for found in scopes:
         yield from _explain_field(
             loaded, f"{found}/{name}.{field}" if found else f"{name}.{field}", found, name, field
@@ -73,7 +73,7 @@ def _explain_place(loaded: Loaded, key: str) -> list[str]:
             value = value[step]
         else:
             names = [*_fields(value), *((*loaded.classes, *loaded.macros) if i == 0 else ())]
-            raise UserError(f"{loaded.path} has no {'.'.join(steps[: i + 1])}{suggest(step, names)}")
+            raise UserError(f"{shown(loaded.path)} has no {'.'.join(steps[: i + 1])}{suggest(step, names)}")
     if owner is None:
         raise UserError("name a macro, a parameter such as Optimizer.rate, or a place such as run.seed")
     instance, field = owner
@@ -84,15 +84,15 @@ def _fields(value: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
 
 
-def _explain_field(loaded: Loaded, shown: str, scope: str, name: str, field: str) -> list[str]:
+def _explain_field(loaded: Loaded, key: str, scope: str, name: str, field: str) -> list[str]:
     binding = loaded.text.winner(scope, name, field)
     if binding is None:
         return [
-            f"{shown} = {_shown(checks.default(loaded.classes[name], field))}",
+            f"{key} = {_shown(checks.default(loaded.classes[name], field))}",
             f"  the default of {name}",
         ]
     value = loaded.macro(binding.value.name) if _is_macro(binding) else binding.value
-    return [f"{shown} = {_shown(value)}", *_trail(loaded, binding)]
+    return [f"{key} = {_shown(value)}", *_trail(loaded, binding)]
 
 
 def _trail(loaded: Loaded, binding: Binding) -> Iterator[str]:

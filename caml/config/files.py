@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 def _statements(path: Path, outer: list[Path], seen: set[Path]) -> Iterator[Binding]:
     """The bindings of one file, with those of its includes in place."""
-    text, name = path.read_text(encoding="utf-8"), _shown(path)
+    text, name = path.read_text(encoding="utf-8"), shown(path)
     seen.add(path.resolve())
     first: dict[str, str] = {}
     for statement in _parse(text, name):
@@ -239,7 +239,7 @@ def _included(name: str, including: Path, place: str, outer: list[Path]) -> Path
             raise UserError(
                 f"{place}: include '{name}': this file includes itself, by way of {including.name}"
             )
-        if candidate.is_file():
+        if candidate.exists():
             problem = _unreadable(candidate)
             if problem:
                 raise UserError(f"{place}: include '{name}': {problem}")
@@ -247,7 +247,7 @@ def _included(name: str, including: Path, place: str, outer: list[Path]) -> Path
     here = {path.name for path in including.parent.glob("*.gin")}
     there = {str(path.relative_to(LIBRARY)) for path in (LIBRARY / name).parent.glob("*.gin")}
     raise UserError(
-        f"{place}: include '{name}': no such file beside {including.name} or in {_shown(LIBRARY)}"
+        f"{place}: include '{name}': no such file beside {including.name} or in {shown(LIBRARY)}"
         f"{suggest(name, here | there)}"
     )
 
@@ -268,7 +268,7 @@ def _unreadable(path: Path) -> str:
     return ""
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """`path` relative to the working directory where it lies below it."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

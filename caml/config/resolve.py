@@ -74,7 +74,7 @@ class Loaded:
         self.restrictions: Mapping[str, Any] = restrictions or {}
         self._axes = axes
         self.text = Bindings(bindings, settings, self.classes)
-        self.text.refuse_unknown_names(path)
+        self.text.refuse_unknown_names(files.shown(path))
         self.text.refuse_circles(root.__name__)
         self.text.refuse_dead_macros()
         self._built: set[Node] = set()
@@ -225,7 +225,7 @@ class Loaded:
 
     def _asking(self, cls: str, scope: str, field: str, value: Any) -> Binding:
         """A binding for a value that no line sets, placed where the object is referred to."""
-        place = f"{self.path}:1"
+        place = f"{files.shown(self.path)}:1"
         for wanted in ("", scope):
             for binding in self.text.bound.values():
                 if Reference(wanted, cls, True) in files.references(binding.value):
