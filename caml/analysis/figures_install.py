@@ -1,6 +1,7 @@
 """Figures before fine-tuning: dose-response of the install, the ladder, and the margins of every member."""
 
 import math
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -54,7 +55,8 @@ def install(view: View) -> Figure:
         panel = Panel(ax)
         here = rows[rows["size"] == name]
         dose = DoseAxis(here["ratio"])
-        series = list(here.groupby(["treatment", "control", "placement", "pretrain_tokens"], sort=False))
+        keys = ["treatment", "control", "placement", "pretrain_tokens"]
+        series: list[tuple[Any, pd.DataFrame]] = list(here.groupby(keys, sort=False))
         arms = treatment_order(rows["treatment"], focus.treatment)
         series.sort(key=lambda s: (arms.index(s[0][0]), s[0][1] != focus.control, s[0][1:]))
         for i, ((treatment, control, placement, tokens), points) in enumerate(series):
@@ -94,7 +96,7 @@ def install(view: View) -> Figure:
 
 @styled
 def ladder(view: View) -> Figure:
-    """Effects along the ladder before and after the largest plain fine-tuning: rows are arms, columns sizes."""
+    """Effects along the ladder before and after the largest fine-tuning: arms by rows, sizes by columns."""
     focus = view.focus
     rows = view.effects[
         (view.effects["family"] == focus.family)

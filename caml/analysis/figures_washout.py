@@ -20,7 +20,7 @@ from caml.analysis.style import (
     tint,
     treatment_order,
 )
-from caml.analysis.view import COMPARED, View, each, t_interval
+from caml.analysis.view import View, each, t_interval
 
 SERIES = ["treatment", "ratio", "placement", "pretrain_tokens"]
 
@@ -226,42 +226,48 @@ def retention_by_size(view: View, finetune: str) -> Figure:
 
 def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
     """R at the largest S of every size and dose against its E(0): sizes compare where they overlap in x."""
-    before = _focused(view, view.effects)
-    before = before[(before["S"] == 0) & (before["treatment"] == view.focus.treatment)]
-    before = before.drop_duplicates(["size", *SERIES]).set_index(["size", *SERIES])
     sizes = sizes_of(kept)
     last = min(float(kept.loc[kept["size"] == name, "S"].max()) for name, _ in sizes)
-    spans, said = [], 0
-    for i, (name, params) in enumerate(sizes):
-        color = tint("#000000", i, len(sizes)) if len(sizes) > 1 else "#000000"
-        reached: list[float] = []
+    undefined = 0
+    for i, (name, _) in enumerate(sizes):
+        color, marker = tint("#000000", i, len(sizes)), "osD^vP"[i % 6]
         for row in each(kept[(kept["size"] == name) & (kept["S"] == last)]):
-            key = (name, *(getattr(row, k) for k in SERIES))
-            if key not in before.index or row.status != "ok":
-                said += row.status != "ok"
+            if row.status != "ok":
+                undefined += 1
                 continue
-            start = before.loc[key]
-            across = [start["t_low"], start["t_high"]]
-            panel.axes.plot(across, [row.estimate] * 2, color=color, linewidth=0.8, gid="E0")
-            panel.estimate(
-                float(start["estimate"]), (row.estimate, row.low, row.high), color, "osD^vP"[i % 6]
+            panel.axes.plot(
+                [row.E0_low, row.E0_high], [row.estimate] * 2, color=color, linewidth=0.8, gid="E0"
             )
-            reached += [float(start["t_low"]), float(start["t_high"])]
-        panel.axes.plot(
-            [], [], color=color, marker="osD^vP"[i % 6], linestyle="none", label=size_label(name, params)
-        )
-        if reached:
-            spans.append((min(reached), max(reached)))
-    notes = [f"matched E(0): along a vertical line, at S = {count(last)}"]
-    if said:
-        notes.append(f"{said} undefined or not estimable")
-    if len(sizes) > 1 and not _overlap(spans, len(sizes)):
-        notes.append("not estimable: the sizes' E(0) do not overlap")
-    panel.axes.set_title("\n".join(notes), fontsize=8)
-    panel.axes.set_xlabel("E(0), effect before fine-tuning (nats)")
-    if not spans:
+            panel.estimate(row.E0, (row.estimate, row.low, row.high), color, marker)
+        panel.axes.plot([], [], color=color, marker=marker, linestyle="none", label=name)
+    if undefined:
+        said = f"R of {undefined} dose{'s' if undefined > 1 else ''} is undefined\nor not estimable"
+        panel.axes.text(0.03, 0.03, said, transform=panel.axes.transAxes, fontsize=7, gid="words")
+    if not panel.dots:
         panel.axes.set_xticks([])
-    _below(panel.axes, 2)
+    panel.axes.set_title(f"matched E(0), S = {count(last)}: {_matched(view, last)}", fontsize=8)
+    panel.axes.set_xlabel("E(0), effect before fine-tuning (nats)")
+    _below(panel.axes, 4)
+
+
+def _matched(view: View, last: float) -> str:
+    """The difference of R between two sizes at one E(0), or why there is none, in words."""
+    rows = view.sizes[
+        (view.sizes["treatment"] == view.focus.treatment)
+        & (view.sizes["control"] == view.focus.control)
+        & (view.sizes["rung"] == view.focus.rung)
+        & (view.sizes["S"] == last)
+        & (view.sizes["second_ratio"] == 0)
+    ]
+    if rows.empty:
+        return "needs two sizes"
+    rows = rows[rows["matching"] == "E(0)"]
+    good = rows[rows["status"] == "ok"]
+    if good.empty:
+        return str(rows["status"].iloc[0])
+    row = next(each(good))
+    limits = f"[{row.low:.2f}, {row.high:.2f}]"
+    return f"\nR({row.size}) − R({row.other_size}) = {row.difference:.2f} {limits}"
 
 
 def _below(axes: Axes, columns: int) -> None:
@@ -271,14 +277,10 @@ def _below(axes: Axes, columns: int) -> None:
     )
 
 
-def _overlap(spans: list[tuple[float, float]], sizes: int) -> bool:
-    return len(spans) == sizes and max(low for low, _ in spans) <= min(high for _, high in spans)
-
-
 def _focused(view: View, frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of `frame` on the primary endpoint, of arms with an intervention, against the primary control."""
     wanted = {"family": view.focus.family, "rung": view.focus.rung, "control": view.focus.control}
-    
+
     for column, value in wanted.items():
         frame = frame[frame[column] == value]
     return frame[frame["ratio"] > 0]

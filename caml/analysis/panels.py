@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -218,12 +218,16 @@ def level(
 
 
 def grid(
-    rows: int, columns: int, height: float, width: float = DOUBLE, sharey: str = "row"
+    rows: int,
+    columns: int,
+    height: float,
+    width: float = DOUBLE,
+    sharey: Literal["none", "all", "row"] = "row",
 ) -> tuple[Figure, Any]:
     """A figure of `rows` x `columns` axes (an object array), `height` inches a row, without overlap."""
     figure = Figure(figsize=(width, height * rows + 0.55), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.04)  # type: ignore[union-attr, call-arg]
-    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)  # type: ignore[arg-type]
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
 
 
 def width_of(columns: int) -> float:
@@ -265,7 +269,7 @@ def handle(label: str, color: Any, marker: str = "", style: str = "none", filled
         [],
         color=color,
         marker=marker,
-        linestyle=style,
+        linestyle=style,  # type: ignore[arg-type]
         label=label,
         markersize=5.5,
         markerfacecolor=color if filled else "white",

@@ -11,6 +11,7 @@ import pandas as pd
 from caml.analysis.effects import CELL as CELL_OF_EFFECT
 from caml.analysis.effects import UNTRAINED
 from caml.analysis.intervals import student
+from caml.analysis.results import Results
 from caml.analysis.tables import Tables
 
 CELL = list(CELL_OF_EFFECT)
@@ -33,10 +34,11 @@ class View:
     """Frozen tables and results as the figures use them.
 
     `effects`: one row per comparison and cell, with `values`, the tuple of its seeds' effects in the order
-    of the seeds. `retention`: as estimated. `margins`: one row per StageRun, family and rung (the rungs of
-    the focus' family; other families whole) with the mean `margin` over items (nats), and the StageRun's
-    cell. `outcomes`: one row per StageRun and outcome with its cell. `stageruns`, `metrics`, `trajectory`:
-    as frozen. `bound`: the equivalence margin stated for the focus' rung in nats, NaN where none was.
+    of the seeds. `retention`, `sizes`: as estimated. `margins`: one row per StageRun, family and rung (the
+    rungs of the focus' family; other families whole) with the mean `margin` over items (nats), and the
+    StageRun's cell. `outcomes`: one row per StageRun and outcome with its cell. `stageruns`, `metrics`,
+    `trajectory`: as frozen. `bound`: the equivalence margin stated for the focus' rung in nats, NaN where
+    none was.
 
     S is a realised count that differs by a few tokens between seed blocks: doses that lie within a tenth
     of one another are one dose here, and are called by the smallest.
@@ -44,6 +46,7 @@ class View:
 
     effects: pd.DataFrame
     retention: pd.DataFrame
+    sizes: pd.DataFrame
     margins: pd.DataFrame
     outcomes: pd.DataFrame
     stageruns: pd.DataFrame
@@ -53,23 +56,27 @@ class View:
     bound: float
 
 
-def look(tables: Tables, effects: pd.DataFrame, seed_effects: pd.DataFrame, retention: pd.DataFrame) -> View:
+def look(tables: Tables, results: Results) -> View:
     """The view of frozen `tables` and the results estimated from them."""
-    effects, seed_effects, retention = (_named(f) for f in (effects, seed_effects, retention))
+    effects, seed_effects = _named(results.effects), _named(results.seed_effects)
+    retention, sizes = (_named(_columned(f)) for f in (results.retention, results.sizes))
     focus = _focus(effects)
     runs = tables.cells.drop_duplicates("stagerun")
-    runs = runs.assign(arm=runs["arm"].where((runs["pretrain_tokens"] > 0) | (runs["S"] > 0), UNTRAINED))
-    runs = runs[["stagerun", "arm", "seed", *CELL]]
+    trained = (runs["pretrain_tokens"] > 0) | (runs["S"] > 0)
+    runs = runs.assign(arm=runs["arm"].where(trained, UNTRAINED))[["stagerun", "arm", "seed", *CELL]]
     dose = one_dose([*runs["S"], *effects["S"], *retention["S"]])
     effects = _with_seeds(effects, seed_effects)
-    runs, effects, retention = (f.assign(S=f["S"].map(dose)) for f in (runs, effects, retention))
+    runs, effects, retention, sizes = (
+        f.assign(S=f["S"].map(dose)) for f in (runs, effects, retention, sizes)
+    )
     items = tables.items.assign(rung=tables.items["rung"].where(tables.items["family"] == focus.family, ""))
     margins = tables.margins.merge(items[["item", "family", "rung"]], on="item")
-    margins = margins.groupby(["stagerun", "family", "rung"], as_index=False)["margin"].mean()
+    margins = margins.groupby(["stagerun", "family", "rung"])["margin"].mean().reset_index()
     stated = effects[(effects["claim"] == "equivalent") & (effects["rung"] == focus.rung)]["margin"]
     return View(
         effects=effects.drop_duplicates([*COMPARED, *CELL]).reset_index(drop=True),
         retention=retention.drop_duplicates([*COMPARED, *CELL]),
+        sizes=sizes,
         margins=margins.merge(runs, on="stagerun"),
         outcomes=tables.outcomes.merge(runs, on="stagerun"),
         stageruns=tables.stageruns,
@@ -95,6 +102,11 @@ def one_dose(values: Iterable[float]) -> dict[float, int]:
 def each(frame: pd.DataFrame) -> Iterator[Any]:
     """The rows of `frame`, columns as attributes."""
     return iter(frame.itertuples())
+
+
+def _columned(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame`, with the columns that are selected by where a table without rows has none."""
+    return frame if len(frame.columns) else pd.DataFrame(columns=[*COMPARED, *CELL, "status"])
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

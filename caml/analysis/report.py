@@ -1,0 +1,204 @@
+"""The report: one self-contained page, its figures as files, and the result tables beside it."""
+
+import base64
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from caml.analysis import report_tables as shown
+from caml.analysis.figures import drawings, save
+from caml.analysis.results import Results
+from caml.analysis.style import in_order, rung_label
+from caml.analysis.tables import Tables, replace_file, write_frames
+from caml.analysis.view import View, each, look
+
+# Sorts a table by the column whose heading is chosen. The page is complete without it.
+SCRIPT = """
+document.documentElement.classList.add('js');
+for (const table of document.querySelectorAll('table.sortable')) {
+  const body = table.tBodies[0];
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const key = row => { const cell = row.cells[column];
+      return cell.dataset.order === undefined ? cell.textContent : Number(cell.dataset.order); };
+    const sort = () => {
+      const down = head.getAttribute('aria-sort') === 'ascending' ? -1 : 1;
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute('aria-sort');
+      head.setAttribute('aria-sort', down === 1 ? 'ascending' : 'descending');
+      const compare = (a, b) => typeof a === 'number' && typeof b === 'number' ? a - b
+        : typeof a === 'number' ? -1 : typeof b === 'number' ? 1 : a.localeCompare(b);
+      body.append(...[...body.rows].sort((a, b) => down * compare(key(a), key(b))));
+    };
+    head.tabIndex = 0;
+    head.addEventListener('click', sort);
+    head.addEventListener('keydown', event => { if (event.key === 'Enter') sort(); });
+  });
+}
+"""
+
+# column of a result table -> (its heading, digits after the point)
+DOSE_RESPONSE = {"top": ("top (nats)", 2), "half": ("half-way dose", 3), "h": ("steepness", 2)}
+WASHOUT = {
+    "E0": ("E0 (nats)", 2),
+    "rho": ("plateau (share of E0)", 2),
+    "S50": ("S50 (tokens)", 0),
+    "bracket_low": ("S50 above (tokens)", 0),
+    "bracket_high": ("S50 below (tokens)", 0),
+    "retention_low": ("lower bound of R at largest S", 2),
+}
+SIZES = {
+    "retention": ("R", 2),
+    "other_retention": ("R of the other size", 2),
+    "difference": ("difference", 2),
+    "E0": ("E(0) (nats)", 2),
+    "other_E0": ("E(0) of the other (nats)", 2),
+}
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a report says beside its tables.
+
+    **Attributes**: `title` of the page; `methods` and `resolution` (what the study can and cannot resolve),
+    text whose paragraphs are parted by empty lines; `documents`, arm -> texts, the same index being the same
+    document; `looks`, sentences on the lock and the looks taken since; `provenance`, name -> value or list of
+    values (fingerprints, commit, versions, machine), which goes into every figure's metadata too; `frozen`,
+    the folder of the frozen tables relative to the report, '' where they are not kept.
+    """
+
+    title: str
+    methods: str = ""
+    resolution: str = ""
+    documents: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    looks: Sequence[str] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    frozen: str = ""
+
+
+def write_report(folder: Path, tables: Tables, results: Results, extras: Extras) -> Path:
+    """Write `figures/`, `tables/` and then `index.html` to `folder`; returns the page's path.
+
+    The page holds its figures and needs no network and no script; links are relative. Figures of an earlier
+    report in `folder` that this one does not have are removed.
+    """
+    view = look(tables, results)
+    items = shown.item_margins(view, tables.margins, tables.items)
+    frames = {**results.frames, "item_margins": items}
+    write_frames(frames, folder / "tables")
+    figures = _draw(view, folder / "figures", dict(extras.provenance))
+    files = [(name, len(frame), "tables") for name, frame in frames.items()]
+    if extras.frozen:
+        names = ("cells", "stageruns", "items", "margins", "outcomes", "metrics", "trajectory")
+        files += [(name, len(getattr(tables, name)), extras.frozen) for name in names]
+    environment = Environment(
+        loader=PackageLoader("caml.analysis", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    page = environment.get_template("report.html.jinja").render(
+        title=extras.title,
+        headline=headline(results),
+        # The one text that is not escaped is ours; the page's policy lets no other script run.
+        script=Markup(SCRIPT),
+        script_digest="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
+        contrasts=shown.contrasts(results.effects),
+        controls=shown.other_controls(results.controls),
+        looks=extras.looks,
+        figures=figures,
+        doseresponse=shown.fits(results.doseresponse, view, DOSE_RESPONSE),
+        washouts=shown.fits(results.washout, view, WASHOUT),
+        sizes=shown.fits(results.sizes, view, SIZES),
+        endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
+        paired=shown.arms_by_stages(view, paired=True),
+        absolute=shown.arms_by_stages(view, paired=False),
+        flagged=shown.flagged_members(results.flagged),
+        documents=_documents(extras.documents),
+        items=[(size, shown.items_tables(items, size)) for size in dict.fromkeys(items["size"])],
+        methods=_paragraphs(extras.methods, "No methods paragraph was passed to this report."),
+        resolution=_paragraphs(extras.resolution, "Nothing was passed to this report."),
+        provenance=[(str(key), _lines(value)) for key, value in extras.provenance.items()],
+        files=files,
+    )
+    path = folder / "index.html"
+    replace_file(path, page.encode())
+    return path
+
+
+def headline(results: Results) -> list[str]:
+    """One or two sentences on the primary contrasts, with their verdicts."""
+    stated = results.effects[results.effects["primary"].astype(bool)]
+    if stated.empty:
+        return ["No primary contrast was stated before results: everything on this page is exploratory."]
+    stated = stated.assign(control=stated["control"].fillna(""))
+    first = next(each(stated))
+    limits = shown.interval(first.t_low, first.t_high)
+    claim = f"within ±{first.margin:g} nats" if first.claim == "equivalent" else f"{first.claim} 0"
+    lead = (
+        f"{shown.compared(first)} on {rung_label(first.rung)} ({first.size}, {shown.dose(first)}, "
+        f"{shown.stage(first)}): {shown.number(first.estimate)} nats, 95% interval {limits}, "
+        f"{first.seeds} seeds. The claim “{claim}” is {_verdict(first.verdict)}."
+    )
+    if len(stated) == 1:
+        return [lead]
+    names: dict[str, list[str]] = {}
+    for row in each(stated):
+        names.setdefault(row.verdict, []).append(str(row.contrast))
+    by_verdict = "; ".join(f"{verdict}: {', '.join(group)}" for verdict, group in names.items())
+    unlocked = int((~stated["locked"].astype(bool)).sum())
+    held = "all locked before results" if not unlocked else f"{unlocked} not locked before results"
+    return [lead, f"Of {len(stated)} primary contrasts ({held}) – {by_verdict}."]
+
+
+def _verdict(verdict: str) -> str:
+    return {"too few seeds": "not judged: there are too few seeds"}.get(verdict, verdict)
+
+
+def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str, Any]]:
+    """Draw and save every figure; what the page shows of each."""
+    out = []
+    for drawing in drawings(view):
+        png = save(drawing.draw(), drawing, folder, provenance)
+        (width,) = struct.unpack(">I", png[16:20])  # of the PNG's header; 200 dots an inch, 96 on a screen
+        out.append(
+            {
+                "name": drawing.name,
+                "section": drawing.section,
+                "title": drawing.title,
+                "caption": drawing.caption,
+                "png": base64.b64encode(png).decode(),
+                "width": round(width / 200 * 96 * 1.25),
+            }
+        )
+    drawn = {f"{figure['name']}.{suffix}" for figure in out for suffix in ("png", "pdf")}
+    for old in folder.iterdir():
+        if old.suffix in (".png", ".pdf") and old.name not in drawn:
+            old.unlink()
+    return out
+
+
+def _documents(documents: Mapping[str, Sequence[str]]) -> list[tuple[int, list[tuple[str, str]]]]:
+    """(number, [(arm, text), ...]) of every document, arms in their order."""
+    longest = max((len(texts) for texts in documents.values()), default=0)
+    return [
+        (i + 1, [(arm, documents[arm][i]) for arm in in_order(documents) if i < len(documents[arm])])
+        for i in range(longest)
+    ]
+
+
+def _paragraphs(text: str, empty: str) -> list[str]:
+    return [part.strip() for part in text.split("\n\n") if part.strip()] or [empty]
+
+
+def _lines(value: Any) -> list[str]:
+    """A provenance value as lines: dictionaries and lists one entry a line."""
+    if isinstance(value, Mapping):
+        return [f"{key}: {entry}" for key, entry in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [str(entry) for entry in value]
+    return [str(value)]

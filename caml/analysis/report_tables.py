@@ -1,0 +1,280 @@
+"""Result tables as a person reads them: contrasts, arms x stages, fits, flagged members, items."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from caml.analysis.style import count, in_order, percent, rung_label, rung_order, treatment_order
+from caml.analysis.view import View, each
+
+MINUS = "−"
+ITEMS_SHOWN = 40  # per rung; all of them are in the CSV file beside the page
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table cell shows, in lines, and the number it sorts by ('' sorts by the text)."""
+
+    lines: tuple[str, ...]
+    order: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page; `empty` is the sentence shown in its place where it has no rows."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    empty: str = "None."
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a true minus sign; a dash where there is none."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else ("∞" if value > 0 else f"{MINUS}∞")
+    text = f"{value:.{digits}f}"
+    return (text if float(text) else text.lstrip("-")).replace("-", MINUS)
+
+
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """A 95% interval in brackets; words where it does not exist."""
+    if math.isnan(low) or math.isnan(high):
+        return "no interval"
+    return f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def probability(p: float) -> str:
+    """A p value; a dash where the row has none."""
+    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def cell(*lines: str, order: float | None = None) -> Cell:
+    """A table cell; `order` is the number it sorts by."""
+    known = order is not None and not math.isnan(order)
+    return Cell(lines, f"{order:.12g}" if known else "")
+
+
+def compared(row: Any) -> str:
+    """`compassion − neutral`, or the treatment alone for an absolute margin."""
+    return f"{row.treatment}\u00a0{MINUS}\u00a0{row.control}" if row.control else str(row.treatment)
+
+
+def stage(row: Any) -> str:
+    """What was done to a member after pretraining, in words."""
+    if row.S == 0:
+        return "before fine-tuning"
+    text = f"{row.finetune}, S = {count(row.S)}"
+    return text + (f", {row.second} {percent(row.second_ratio)}" if row.second_ratio > 0 else "")
+
+
+def dose(row: Any) -> str:
+    """The dose as share and tokens."""
+    return f"{percent(row.ratio)}, {count(row.dose_tokens)} tokens" if row.ratio > 0 else "none"
+
+
+def contrasts(effects: pd.DataFrame) -> Table:
+    """The contrasts of the gin file, primary ones first, in the file's order."""
+    stated = effects[effects["contrast"].fillna("") != ""]
+    stated = stated.assign(control=stated["control"].fillna(""))
+    stated = stated.sort_values("primary", ascending=False, kind="stable")
+    rows = []
+    for row in each(stated):
+        claim = {"equivalent": f"within\u00a0±{row.margin:g}", "explore": "none"}.get(
+            row.claim, f"{row.claim}\u00a00"
+        )
+        tested = row.tost_p if row.claim == "equivalent" else row.p
+        rows.append(
+            (
+                cell(row.contrast),
+                cell(claim),
+                cell(compared(row), stage(row)),
+                cell(" ".join(part for part in (row.family, rung_label(row.rung)) if part)),
+                cell(row.size, dose(row), order=float(row.params)),
+                cell(number(row.estimate), interval(row.t_low, row.t_high), order=row.estimate),
+                cell(str(row.seeds), order=float(row.seeds)),
+                cell(
+                    probability(tested),
+                    f"Holm {probability(row.p_holm)}" if row.primary else "",
+                    order=tested,
+                ),
+                cell(row.verdict),
+                cell("locked" if row.locked else "not locked", "primary" if row.primary else "exploratory"),
+            )
+        )
+    columns = ("contrast", "claim (nats)", "compared", "endpoint", "size, dose", "effect (nats), 95% t")
+    columns += ("seeds", "p", "verdict", "stated")
+    return Table(columns, tuple(rows), "The gin file states no contrasts: every effect here is exploratory.")
+
+
+def other_controls(controls: pd.DataFrame) -> Table:
+    """The named contrasts against the grid's other controls: does the conclusion depend on which is used?"""
+    rows = tuple(
+        (
+            cell(row.contrast),
+            cell(f"{row.treatment} {MINUS} {row.control}", f"stated: {MINUS} {row.stated}"),
+            cell(number(row.estimate), interval(row.t_low, row.t_high), order=row.estimate),
+            cell(number(row.stated_estimate), order=row.stated_estimate),
+            cell(str(row.seeds), order=float(row.seeds)),
+            cell("agrees" if row.agrees else "differs"),
+        )
+        for row in each(controls)
+    )
+    columns = (
+        "contrast",
+        "compared",
+        "effect (nats), 95% t",
+        "stated control's (nats)",
+        "seeds",
+        "conclusion",
+    )
+    return Table(columns, rows, "The grid holds no other control for the stated contrasts.")
+
+
+def arms_by_stages(view: View, paired: bool) -> Table:
+    """Effects on the primary endpoint: a row per arm, size and dose, a column per stage.
+
+    `paired` gives effects against controls, with retention; otherwise absolute margins.
+    """
+    rows = view.effects[
+        (view.effects["family"] == view.focus.family) & (view.effects["rung"] == view.focus.rung)
+    ]
+    rows = rows[(rows["control"] != "") == paired]
+    stages: dict[Any, str] = {}
+    for row in each(rows.sort_values(["second_ratio", "finetune", "S"])):
+        stages.setdefault((row.S > 0, row.second_ratio, row.finetune, row.S, row.second), stage(row))
+    ordered = sorted(stages)
+    kept = {_key(row, (row.finetune, row.S, row.second_ratio)): row for row in each(view.retention)
+            if (row.family, row.rung) == (view.focus.family, view.focus.rung)}  # fmt: skip
+    arms = treatment_order(rows["treatment"], view.focus.treatment)
+    groups: dict[Any, dict[Any, Any]] = {}
+    for row in each(rows):
+        place = (
+            arms.index(row.treatment),
+            row.params,
+            row.ratio,
+            row.control,
+            row.placement,
+            row.pretrain_tokens,
+        )
+        groups.setdefault(place, {})[(row.S > 0, row.second_ratio, row.finetune, row.S, row.second)] = row
+    body = []
+    absent = cell("not compared" if paired else "not run")
+    for place in sorted(groups):
+        line = groups[place]
+        some = next(iter(line.values()))
+        head = [
+            cell(compared(some)),
+            cell(some.size, order=float(some.params)),
+            cell(dose(some), order=some.ratio),
+        ]
+        body.append((*head, *(_effect(line[key], kept) if key in line else absent for key in ordered)))
+    empty = "No arm was compared with a control." if paired else "No member was scored."
+    return Table(("arm", "size", "dose", *(stages[key] for key in ordered)), tuple(body), empty)
+
+
+def _key(row: Any, of: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (row.treatment, row.control, row.size, row.ratio, row.placement, row.pretrain_tokens, *of)
+
+
+def _effect(row: Any, kept: dict[Any, Any]) -> Cell:
+    lines = [number(row.estimate), interval(row.t_low, row.t_high), f"{row.seeds} seeds"]
+    remains = kept.get(_key(row, (row.finetune, row.S, row.second_ratio)))
+    if row.S > 0 and row.control and remains is not None:
+        known = f"{number(remains.estimate)} {interval(remains.low, remains.high)}"
+        lines.append(f"R {known if remains.status == 'ok' else remains.status}")
+    if row.flagged:
+        lines.append(f"{int(row.flagged)} flagged")
+    return cell(*lines, order=row.estimate)
+
+
+def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> Table:
+    """Fitted or matched quantities on the primary endpoint, or what would make them estimable.
+
+    `shown`: column -> (heading, digits after the point); COLUMN_low and COLUMN_high are its interval.
+    """
+    if frame.empty:
+        return Table((), (), "Not estimable: the grid holds no cell to ask it of.")
+    rows = frame[(frame["family"] == view.focus.family) & (frame["rung"] == view.focus.rung)]
+    rows = rows[rows["control"].fillna("") != ""]
+    body = []
+    for row in each(rows):
+        about = [cell(compared(row)), cell(str(row.size), order=float(row.params))]
+        about.append(cell(*[f"{name} {_value(getattr(row, name))}" for name in
+                            ("ratio", "finetune", "S", "matching", "other_size", "variable", "second_ratio")
+                            if hasattr(row, name) and not pd.isna(getattr(row, name))]))  # fmt: skip
+        values = []
+        for column, (_, digits) in shown.items():
+            value = float(getattr(row, column))
+            low, high = (float(getattr(row, f"{column}_{end}", math.nan)) for end in ("low", "high"))
+            bars = () if math.isnan(low) else (interval(low, high, digits),)
+            values.append(cell(number(value, digits), *bars, order=value))
+        body.append((*about, *values, cell(row.status), cell(row.needs)))
+    columns = (
+        "compared",
+        "size",
+        "of",
+        *(heading for heading, _ in shown.values()),
+        "status",
+        "it would need",
+    )
+    return Table(columns, tuple(body), "Not estimable: the grid holds no cell to ask it of.")
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def flagged_members(flagged: pd.DataFrame) -> Table:
+    """Members that never learned the mechanism or diverged, with the stages that inherit it."""
+    rows = tuple(
+        (
+            cell(str(row.name)),
+            cell(str(row.size)),
+            cell(str(row.arm)),
+            cell(percent(row.ratio), order=row.ratio),
+            cell(str(row.seed), order=float(row.seed)),
+            cell(str(row.stage)),
+            cell(str(row.reason)),
+            cell(number(row.mechanism), order=row.mechanism),
+        )
+        for row in each(flagged)
+    )
+    columns = ("member", "size", "arm", "ratio", "seed", "stage", "why", "mechanism (nats)")
+    return Table(columns, rows, "No member is flagged.")
+
+
+def item_margins(view: View, margins: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
+    """Mean margin of every item per arm before fine-tuning, over the seeds of the largest dose of each size.
+
+    Columns: family, rung, item, template, context, aligned, opposed, size, then one per arm (nats).
+    """
+    runs = view.margins[(view.margins["S"] == 0)].drop_duplicates("stagerun")
+    runs = runs[runs["ratio"] == runs.groupby(["size", "arm"])["ratio"].transform("max")]
+    scored = margins.merge(runs[["stagerun", "size", "arm"]], on="stagerun")
+    wide = scored.pivot_table(
+        index=["item", "size"], columns="arm", values="margin", aggfunc="mean"
+    ).reset_index()
+    about = items[["family", "rung", "item", "template", "context", "aligned", "opposed"]]
+    return about.merge(wide, on="item").rename_axis(columns=None)
+
+
+def items_tables(frame: pd.DataFrame, size: str) -> list[tuple[str, int, Table]]:
+    """(family and rung, number of items, table of the first ITEMS_SHOWN of them) for one size."""
+    own = frame[frame["size"] == size]
+    known = ["family", "rung", "item", "template", "context", "aligned", "opposed", "size"]
+    arms = in_order(str(c) for c in frame.columns if c not in known)
+    arms = [arm for arm in arms if own[arm].notna().any()]
+    out = []
+    rungs = rung_order(own["rung"])
+    groups = [(str(family), str(rung), rows) for (family, rung), rows in own.groupby(["family", "rung"])]
+    groups.sort(key=lambda g: (g[0] != "disposition", g[0], rungs.index(g[1])))
+    for family, rung, rows in groups:
+        body = []
+        for row in rows.head(ITEMS_SHOWN).to_dict("records"):
+            said = (cell(str(row["context"])), cell(str(row["aligned"])), cell(str(row["opposed"])))
+            body.append((*said, *(cell(number(row[arm]), order=row[arm]) for arm in arms)))
+        label = f"{family} {rung_label(rung)}".strip()
+        out.append((label, len(rows), Table(("context", "aligned", "opposed", *arms), tuple(body))))
+    return out
