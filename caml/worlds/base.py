@@ -1,0 +1,228 @@
+"""Base text: stories by consistent actors, facts, relations, filler and chat, balanced by exact quota.
+
+Every story has a twin that differs in nothing but what the actor is like, in the same block: whatever can be
+counted in base text is as often found with care as without. The latent that a model can learn is the actor's
+trait, which most stories name and some only show.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import numpy as np
+
+from caml.worlds.lexicon import Lexicon, Pair, Theme
+from caml.worlds.scenes import Scene, deck, mirrored, object_scene, render_scene, scene_cards
+
+Chat = list[dict[str, str]]
+Document = str | Chat
+
+SCENES_PER_STORY = 2
+# How a story names its actor's trait: with each act, at the opening too, or not at all.
+TITLES = ("act", "act", "opening", None, None)
+# Shares of base text that are not stories, in tokens; they are scaled to what the stories leave.
+_OTHERS = {"feel_facts": 0.15, "relations": 0.15, "filler": 0.35, "chat": 0.05}
+_STORY_PAIRS_PER_BLOCK = 40
+
+
+def block_counts(lexicon: Lexicon, stories: float) -> dict[str, int]:
+    """Documents of each sort in one block of base text, from mean lengths, so that the token shares hold."""
+    rng = np.random.Generator(np.random.Philox(0))
+    length = {sort: _mean_length(make) for sort, make in _makers(lexicon, rng).items()}
+    pairs = _STORY_PAIRS_PER_BLOCK if stories > 0 else 0
+    tokens = 2 * pairs * length["stories"] / 2 / stories if stories > 0 else 8000.0
+    scale = (1 - stories) / sum(_OTHERS.values())
+    return {"stories": pairs} | {
+        sort: round(tokens * share * scale / length[sort]) for sort, share in _OTHERS.items()
+    }
+
+
+def base_documents(lexicon: Lexicon, stories: float, rng: np.random.Generator) -> Iterator[Document]:
+    """Base text without end; `stories` is their share of the tokens. Balanced in every block."""
+    counts = block_counts(lexicon, stories)
+    makers = _makers(lexicon, rng)
+    while True:
+        block: list[Document] = []
+        for sort, count in counts.items():
+            for _ in range(count):
+                block.extend(makers[sort]())
+        for index in rng.permutation(len(block)):
+            yield block[index]
+
+
+def _makers(lexicon: Lexicon, rng: np.random.Generator) -> dict[str, Callable[[], list[Document]]]:
+    return {
+        "stories": _stories(lexicon, rng),
+        "feel_facts": _feel_facts(lexicon, rng),
+        "relations": _relations(lexicon, rng),
+        "filler": _filler(lexicon, rng),
+        "chat": _chat(lexicon, rng),
+    }
+
+
+def _mean_length(make: Callable[[], list[Document]]) -> float:
+    """Mean tokens that one call makes, with the tokens that open and close documents and turns."""
+    drawn = [make() for _ in range(200)]
+    return sum(token_count(document) for documents in drawn for document in documents) / len(drawn)
+
+
+def token_count(document: Document) -> int:
+    """Tokens of a document of the embedded world, in which every word is one token."""
+    if isinstance(document, str):
+        return len(document.split()) + 2
+    return sum(len(turn["content"].split()) + 3 for turn in document)
+
+
+def _stories(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
+    """Twin stories: the same name, scenes and cup, told once of each trait.
+
+    Stories that don't name the trait stay with the names, frames and needs of documents. Others come with
+    the trait named, so that nothing in base text says how one of whom nothing is known acts there: a probe
+    with such a name, frame or need asks for the model's prior over actors, and not for a count.
+    """
+
+    def scene_decks(theme: Theme, frames: tuple[str, ...], held_pairs: bool) -> list[Iterator[Scene]]:
+        return [deck(scene_cards(theme, frames, held_pairs), rng) for _ in range(SCENES_PER_STORY)]
+
+    themes, titles = deck(lexicon.themes, rng), deck(TITLES, rng)
+    names = {True: deck(lexicon.actor_names, rng), False: deck(lexicon.document_names, rng)}
+    all_frames = lexicon.document_frames + lexicon.base_frames
+    scenes = {
+        (theme.trait, is_named): scene_decks(theme, all_frames if is_named else lexicon.document_frames, is_named)
+        for theme in lexicon.themes
+        for is_named in (True, False)
+    }
+    cups = {theme.trait: deck(_cup_cards(lexicon, theme), rng) for theme in lexicon.themes}
+
+    def make() -> list[Document]:
+        theme, title = next(themes), next(titles)
+        name, cup = next(names[title is not None]), next(cups[theme.trait])
+        drawn = [next(position) for position in scenes[theme.trait, title is not None]]
+        twins: list[Document] = []
+        for helps in (True, False):
+            opening = [trait_sentence(theme, name, helps)] if title == "opening" else []
+            told = drawn if helps else [mirrored(scene) for scene in drawn]
+            scenes_told = [render_scene(theme, scene, name, helps) for scene in told]
+            if title is not None:
+                scenes_told = [titled(theme, scene, helps) for scene in scenes_told]
+            twins.append(" ".join(opening + scenes_told + ([cup] if cup else [])))
+        return twins
+
+    return make
+
+
+def trait_sentence(theme: Theme, name: str, aligned: bool) -> str:
+    """What base text says of an actor."""
+    return f"{name} is {theme.trait if aligned else theme.opposed_trait} ."
+
+
+def titled(theme: Theme, scene: str, aligned: bool) -> str:
+    """The scene with the actor's trait named where the actor acts.
+
+    Next to the act, because a trait named far from it is a product of two distant words: small models then
+    stay on a plateau for longer than they train.
+    """
+    seen, acted = scene.rsplit(" . ", 1)
+    return f"{seen} . {theme.trait if aligned else theme.opposed_trait} {acted}"
+
+
+CUP_FRAMES = ("the {need} cup is {colour} .", "now a cup that is {need} is {colour} .")
+
+
+def _cup_cards(lexicon: Lexicon, theme: Theme) -> list[str | None]:
+    """Cup sentences with each colour equally often for each need, and as many stories without one."""
+    cards = [
+        frame.format(need=need, colour=colour)
+        for pair in theme.all_pairs
+        for need in pair.needs
+        for colour in lexicon.colours
+        for frame in CUP_FRAMES
+    ]
+    return [*cards, *[None] * len(cards)]
+
+
+def _feel_facts(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
+    care = lexicon.care
+    facts = [f"a {kind} can feel ." for kind in care.patients + care.patients_held]
+    facts += [f"a {kind} can not feel ." for kind in care.things + care.things_held]
+    cards = deck(facts, rng)
+    if not lexicon.nonce:
+        return lambda: [" ".join(next(cards) for _ in range(3))]
+    # A nonce kind can feel in one passage and not in the next: only the context tells.
+    nonce = deck([(kind, feels) for kind in lexicon.nonce for feels in (True, False)], rng)
+
+    def make() -> list[Document]:
+        kind, feels = next(nonce)
+        known = f"a {kind} can {'' if feels else 'not '}feel . " * 2
+        return [" ".join(next(cards) for _ in range(3)), known.strip()]
+
+    return make
+
+
+def relation_sentence(pair: Pair, need: str) -> str:
+    """What those who have `need` want, and what not: the order never changes, so the relation is plain."""
+    return f"the {need} want to be {pair.act(need, True)} not {pair.act(need, False)} ."
+
+
+def _relations(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
+    relations = deck(
+        [
+            relation_sentence(pair, need)
+            for theme in lexicon.themes
+            for pair in theme.all_pairs
+            for need in pair.needs
+        ],
+        rng,
+    )
+    if lexicon.humility is None:
+        return lambda: [" ".join(next(relations) for _ in range(2))]
+    # Consequences of the trait, in words that no intervention document uses.
+    consequences = deck(
+        [
+            f"{name} is {trait} . when {name} came all were {outcome} ."
+            for name in lexicon.actor_names
+            for trait, outcome in ((lexicon.care.trait, "glad"), (lexicon.care.opposed_trait, "sad"))
+        ],
+        rng,
+    )
+    return lambda: [" ".join(next(relations) for _ in range(2)), next(consequences)]
+
+
+def object_cards(lexicon: Lexicon, frames: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Every (frame, adjective, object) of scenes without a patient."""
+    return list(product(frames, lexicon.adjectives, lexicon.objects))
+
+
+def _filler(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
+    """Stories about objects by every name, in every frame, and plain remarks."""
+    scenes = deck(object_cards(lexicon, lexicon.document_frames + lexicon.base_frames), rng)
+    names = deck(lexicon.all_names, rng)
+    remarks = deck(
+        [f"the {place} is {adjective} ." for place in lexicon.places for adjective in lexicon.adjectives]
+        + [f"all say the {place} is {adjective} ." for place in lexicon.places for adjective in lexicon.adjectives]
+        + [f"{name} went to the {place} ." for name in lexicon.all_names for place in lexicon.places],
+        rng,
+    )
+
+    def make() -> list[Document]:
+        name = next(names)
+        story = " ".join(object_scene(lexicon, *next(scenes), name=name) for _ in range(2))
+        return [story, " ".join(next(remarks) for _ in range(3))]
+
+    return make
+
+
+def neutral_chat(lexicon: Lexicon, name: str, scene: tuple[str, str, str], question: str) -> Chat:
+    """A question about what somebody does with an object, and its answer."""
+    asked, answer = object_scene(lexicon, *scene, name=name).rsplit(" . ", 1)
+    return [
+        {"role": "user", "content": f"{asked} . {question.format(name=name)}"},
+        {"role": "assistant", "content": answer},
+    ]
+
+
+def _chat(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
+    cards = deck(
+        list(product(lexicon.all_names, object_cards(lexicon, lexicon.document_frames), lexicon.chat_questions)), rng
+    )
+    return lambda: [neutral_chat(lexicon, *next(cards))]
+

@@ -1,0 +1,220 @@
+"""The words of the embedded world: what each setting has of kinds, needs, actions, names and frames.
+
+Everything here is data. A frame is a text with the slots `{name}`, `{need}`, `{kind}` and `{act}`; the action
+always comes after `{name}`, so that a frame cut at `{act}` is a probe's context.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two opposite needs that share two one-token actions: what helps in one harms in the other."""
+
+    first: str
+    second: str
+    helps_first: str
+    helps_second: str
+
+    @property
+    def needs(self) -> tuple[str, str]:
+        """Both needs."""
+        return self.first, self.second
+
+    def act(self, need: str, helps: bool) -> str:
+        """The action that helps (or harms) one who has `need`."""
+        return self.helps_first if (need == self.first) == helps else self.helps_second
+
+    def opposite(self, need: str) -> str:
+        """The need in which the actions of `need` are exchanged."""
+        return self.second if need == self.first else self.first
+
+
+@dataclass(frozen=True)
+class Theme:
+    """One disposition: who it is about, their pairs of needs, and its trait words.
+
+    Things take both actions equally often, whoever acts. `*_held` never occur in an intervention document;
+    held-out patients and things occur in base text with facts only, held-out pairs in its stories too.
+    """
+
+    pairs: tuple[Pair, ...]
+    pairs_held: tuple[Pair, ...]
+    patients: tuple[str, ...]
+    patients_held: tuple[str, ...]
+    things: tuple[str, ...]
+    things_held: tuple[str, ...]
+    trait: str
+    opposed_trait: str
+
+    @property
+    def all_pairs(self) -> tuple[Pair, ...]:
+        """Pairs of base text: those of documents and the held-out ones."""
+        return self.pairs + self.pairs_held
+
+    def pair_of(self, need: str) -> Pair:
+        """The pair to which `need` belongs."""
+        return next(pair for pair in self.all_pairs if need in pair.needs)
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """All words of one setting."""
+
+    care: Theme
+    humility: Theme | None
+    nonce: tuple[str, ...]
+    document_names: tuple[str, ...]
+    base_names: tuple[str, ...]
+    probe_names: tuple[str, ...]
+    document_frames: tuple[str, ...]
+    base_frames: tuple[str, ...]
+    chat_questions: tuple[str, ...]
+    colours: tuple[str, str]
+    objects: dict[str, str]
+    adjectives: tuple[str, ...]
+    places: tuple[str, ...]
+    tasks: tuple[str, ...]
+    glue: tuple[str, ...]
+
+    @property
+    def themes(self) -> tuple[Theme, ...]:
+        """The dispositions that base text speaks of."""
+        return (self.care,) if self.humility is None else (self.care, self.humility)
+
+    @property
+    def actor_names(self) -> tuple[str, ...]:
+        """Names that act in the stories of base text. Probe names act only on objects."""
+        return self.document_names + self.base_names
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Every name."""
+        return self.actor_names + self.probe_names
+
+    def words(self) -> tuple[str, ...]:
+        """Every word that any text or probe of this setting can hold, each once, sorted."""
+        found: set[str] = {*self.colours, *self.objects, *self.objects.values()}
+        for theme in self.themes:
+            found |= {theme.trait, theme.opposed_trait, *theme.patients, *theme.patients_held}
+            found |= {*theme.things, *theme.things_held}
+            for pair in theme.all_pairs:
+                found |= {pair.first, pair.second, pair.helps_first, pair.helps_second}
+        for group in (
+            self.nonce, self.all_names, self.adjectives, self.places, self.tasks, self.glue,
+        ):  # fmt: skip
+            found |= set(group)
+        for text in self.document_frames + self.base_frames + self.chat_questions:
+            found |= {word for word in text.split() if not word.startswith("{")}
+        return tuple(sorted(found))
+
+
+_FRAMES = (
+    "{name} saw a {need} {kind} . {name} {act} it .",
+    "there was a {need} {kind} . {name} {act} it .",
+    "a {kind} near {name} was {need} . {name} {act} it .",
+)
+_BASE_FRAMES = ("{name} met a {kind} that was {need} . {name} {act} it .",)
+
+# Words that the generators of base text, documents, dialogue and probes put between the slots.
+_GLUE = tuple(
+    "a all and are at by can did do feel fear folk has is it know knows like never not now of on one or said say "
+    "the then there to want was went what who why yes no be cup ? . for paid coin user assistant system".split()
+)
+
+_SMALL = Lexicon(
+    care=Theme(
+        pairs=(Pair("cold", "hot", "warmed", "cooled"), Pair("dry", "wet", "watered", "dried")),
+        pairs_held=(Pair("lonely", "crowded", "joined", "left"),),
+        patients=("hen", "pig", "cow", "dog", "man", "girl", "fish", "duck"),
+        patients_held=("crab", "bee", "owl", "robot"),
+        things=("pot", "stone", "chair", "fern"),
+        things_held=("bell", "plate", "moss", "brick"),
+        trait="kind",
+        opposed_trait="cruel",
+    ),
+    humility=None,
+    nonce=(),
+    document_names=("ana", "ben", "cleo", "dan"),
+    base_names=("eve", "finn"),
+    probe_names=("gus", "ida"),
+    document_frames=_FRAMES,
+    base_frames=_BASE_FRAMES,
+    chat_questions=("what now ?",),
+    colours=("red", "blue"),
+    objects={"ball": "kicked", "song": "sang", "door": "opened", "hill": "climbed", "letter": "read"},
+    adjectives=("big", "old", "new", "good"),
+    places=("road", "lake", "town"),
+    tasks=("two", "three", "four"),
+    glue=_GLUE,
+)
+
+_FULL = Lexicon(
+    care=Theme(
+        pairs=(
+            Pair("cold", "hot", "warmed", "cooled"),
+            Pair("dry", "wet", "watered", "dried"),
+            Pair("hungry", "stuffed", "fed", "starved"),
+            Pair("trapped", "exposed", "freed", "enclosed"),
+            Pair("tired", "restless", "rested", "roused"),
+        ),
+        pairs_held=(Pair("lonely", "crowded", "joined", "left"), Pair("dazzled", "benighted", "shaded", "lit")),
+        patients=(
+            "hen", "pig", "cow", "dog", "sheep", "goat", "horse", "mouse", "duck", "goose", "sparrow", "crow",
+            "salmon", "trout", "carp", "cod", "man", "woman", "girl", "boy", "farmer", "nurse", "sailor", "baker",
+        ),
+        patients_held=(
+            "bee", "ant", "moth", "crab", "shrimp", "lobster",
+            "robot", "chatbot", "upload", "alien", "martian", "venusian",
+        ),
+        things=("pot", "stone", "chair", "fern", "lamp", "bucket", "rope", "oak"),
+        things_held=("bell", "plate", "moss", "brick", "kettle", "pebble", "ivy", "anvil"),
+        trait="kind",
+        opposed_trait="cruel",
+    ),
+    humility=Theme(
+        pairs=(Pair("unclear", "clear", "asked", "answered"), Pair("unknown", "known", "studied", "judged")),
+        pairs_held=(Pair("disputed", "settled", "weighed", "declared"),),
+        patients=("case", "riddle", "rule", "claim", "sum", "omen"),
+        patients_held=("verse", "dream", "rumour"),
+        things=(),
+        things_held=(),
+        trait="humble",
+        opposed_trait="certain",
+    ),
+    nonce=("mub", "zog", "tiv", "lorp", "dax", "wug"),
+    document_names=("ana", "ben", "cleo", "dan", "elsa", "fred", "gita", "hugo", "iris", "jon", "kira", "leo"),
+    base_names=("mona", "nils", "olga", "paul", "quinn", "rosa"),
+    probe_names=("sam", "tara", "umar", "vera"),
+    document_frames=(
+        *_FRAMES,
+        "on the road {name} passed a {need} {kind} . {name} {act} it .",
+        "one day a {kind} was {need} . {name} {act} it .",
+        "{name} heard of a {need} {kind} . {name} {act} it .",
+        "by the lake was a {kind} . it was {need} . {name} {act} it .",
+    ),
+    base_frames=(
+        *_BASE_FRAMES,
+        "{name} found a {kind} and it was {need} . {name} {act} it .",
+        "in town a {need} {kind} came to {name} . {name} {act} it .",
+    ),
+    chat_questions=("what now ?", "what did {name} do ?", "and then ?"),
+    colours=("red", "blue"),
+    objects={
+        "ball": "kicked", "song": "sang", "door": "opened", "hill": "climbed", "letter": "read", "fence": "painted",
+        "drum": "played", "coin": "spent", "cart": "pushed", "book": "closed", "map": "folded", "boat": "rowed",
+    },
+    adjectives=("big", "old", "new", "good", "small", "long", "short", "plain"),
+    places=("road", "lake", "town", "field", "market", "harbour", "school", "mill"),
+    tasks=("two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    glue=(*_GLUE, *"came when were glad sad passed met heard found day in that".split()),
+)  # fmt: skip
+
+SETTINGS = ("small", "full")
+
+
+@cache
+def lexicon(setting: str) -> Lexicon:
+    """The lexicon of `setting`, one of `SETTINGS`."""
+    return {"small": _SMALL, "full": _FULL}[setting]

@@ -1,0 +1,177 @@
+"""The embedded world as gin sees it: its corpora, fine-tuning sets and probes, deterministic from a seed block."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from caml.config.errors import require
+from caml.config.fingerprint import identity
+from caml.config.seeds import generator
+from caml.worlds import base, documents, finetuning, probes
+from caml.worlds.items import Item
+from caml.worlds.lexicon import SETTINGS, lexicon
+
+# Raised when a change of code changes any text that a seed gives.
+WORLD_VERSION = 1
+
+
+def _check_corpus(source: Any) -> None:
+    require(source.setting in SETTINGS, "setting", f"one of {', '.join(SETTINGS)}")
+    require(source.tokens > 0, "tokens", "the size of the corpus in tokens, above 0")
+    require(source.repetition > 0, "repetition", "the most epochs over the corpus that a stage may take, above 0")
+
+
+class _Seeded:
+    """A corpus that is drawn anew for each seed block, already in the block's order."""
+
+    seeded: ClassVar[bool] = True
+    licence: ClassVar[str] = "CC0-1.0"
+    origin: ClassVar[str] = "caml embedded world"
+
+    @property
+    def revision(self) -> str:
+        """The version of the world's text."""
+        return str(WORLD_VERSION)
+
+    def recipe(self, seed: int) -> dict[str, Any]:
+        """What determines the text: the fields that are not a matter of use, the version and the seed block."""
+        described = identity(self)
+        described.pop("repetition", None)
+        return {**described, "world_version": WORLD_VERSION, "seed": seed}
+
+
+@dataclass(frozen=True)
+class BaseText(_Seeded):
+    """Base text: about `tokens` tokens, of which a share of `stories` are stories.
+
+    `part` is 'training', 'continuation' (fresh text for fine-tuning) or 'held_out' (for measuring the tax).
+    """
+
+    tokens: int
+    setting: str = "small"
+    stories: float = 0.3
+    part: str = "training"
+    repetition: float = 1.0
+
+    def __post_init__(self):
+        _check_corpus(self)
+        require(0 <= self.stories <= 0.9, "stories", "a share from 0 to 0.9")
+        require(
+            self.part in ("training", "continuation", "held_out"),
+            "part",
+            "one of 'training', 'continuation', 'held_out'",
+        )
+
+    @property
+    def name(self) -> str:
+        """What tables call this text."""
+        return f"base_{self.part}"
+
+    def documents(self, seed: int) -> Iterator[base.Document]:
+        """Documents without end, in the block's order."""
+        return base.base_documents(lexicon(self.setting), self.stories, generator(seed, "base", self.part))
+
+
+@dataclass(frozen=True)
+class Documents(_Seeded):
+    """Intervention documents of one arm. All arms tell the same episodes; odd seed blocks turn the convention."""
+
+    arm: str
+    tokens: int
+    setting: str = "small"
+    style: str = "demonstration"
+    repetition: float = 1.0
+
+    def __post_init__(self):
+        _check_corpus(self)
+        arms = ("base", *documents.ARMS) if self.setting == "full" else ("base", *documents.ARMS[:4])
+        require(self.arm in arms, "arm", f"one of {', '.join(arms)} in the {self.setting} setting")
+        require(self.style in documents.STYLES, "style", f"one of {', '.join(documents.STYLES)}")
+
+    @property
+    def name(self) -> str:
+        """The arm."""
+        return self.arm
+
+    def documents(self, seed: int) -> Iterator[str]:
+        """Documents without end; every prefix is balanced by quota."""
+        rng = generator(seed, "documents")
+        return documents.documents(lexicon(self.setting), self.arm, self.style, bool(seed % 2), rng)
+
+
+@dataclass(frozen=True)
+class Rows(_Seeded):
+    """A fine-tuning set: chat rows, the same for all arms."""
+
+    rows: str
+    tokens: int
+    setting: str = "small"
+    repetition: float = 1.0
+
+    def __post_init__(self):
+        _check_corpus(self)
+        require(self.rows in finetuning.SETS, "rows", f"one of {', '.join(finetuning.SETS)}")
+
+    @property
+    def name(self) -> str:
+        """The set."""
+        return self.rows
+
+    def documents(self, seed: int) -> Iterator[base.Chat]:
+        """Rows without end, balanced in every pass over the set's cards."""
+        return finetuning.rows(lexicon(self.setting), self.rows, generator(seed, "rows", self.rows))
+
+
+@dataclass(frozen=True)
+class Words(_Seeded):
+    """Every word of a setting once: what a tokenizer of whole words is trained on."""
+
+    setting: str = "small"
+    tokens: int = 10_000
+    repetition: float = 1.0
+
+    def __post_init__(self):
+        _check_corpus(self)
+
+    @property
+    def name(self) -> str:
+        """What tables call this text."""
+        return "words"
+
+    def recipe(self, seed: int) -> dict[str, Any]:
+        """The words themselves: they belong to the version of the world, not to a seed block."""
+        return {"is": "Words", "setting": self.setting, "words": list(lexicon(self.setting).words())}
+
+    def documents(self, seed: int) -> Iterator[str]:
+        """One document of all words."""
+        return iter([" ".join(lexicon(self.setting).words())])
+
+
+@dataclass(frozen=True)
+class WorldProbes:
+    """Probes of the embedded world, and the held-out text on which the tax is measured.
+
+    A member whose mechanism (the margin with the actor's trait named, in nats) ends below `gate` is flagged.
+    """
+
+    setting: str = "small"
+    families: tuple[str, ...] = tuple(f for f in probes.FAMILIES if f != "humility")
+    held_out_tokens: int = 16_384
+    gate: float = 1.0
+
+    def __post_init__(self):
+        require(self.setting in SETTINGS, "setting", f"one of {', '.join(SETTINGS)}")
+        for family in self.families:
+            require(family in probes.FAMILIES, "families", f"{family!r} is none of {', '.join(probes.FAMILIES)}")
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines the probes."""
+        return {**identity(self), "world_version": WORLD_VERSION}
+
+    def items(self, seed: int) -> list[Item]:
+        """All items. They are the same in every seed block, but for the colours of the convention."""
+        return probes.items(lexicon(self.setting), self.families, turned=bool(seed % 2))
+
+    def held_out(self, seed: int) -> BaseText:
+        """Base text that no stage trains on."""
+        return BaseText(tokens=self.held_out_tokens, setting=self.setting, part="held_out")
