@@ -4,19 +4,14 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol
 
 from caml.config.errors import UserError, require
 from caml.config.fingerprint import runtime
 from caml.data.files import digest_file
 
-
-class Message(TypedDict):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
+Message = dict[str, str]
+"""One turn of a conversation: its `role` (system, user or assistant) and its `content`."""
 
 Document = str | list[Message]
 """Plain text, or a conversation that the tokenizer puts through the chat template."""
