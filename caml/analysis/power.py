@@ -1,6 +1,9 @@
 """Seeds that an effect needs, and effects that the seeds resolve: power of the paired t test and of TOST."""
 
+from collections.abc import Callable
+
 import numpy as np
+import pandas as pd
 from scipy import optimize, stats
 
 from caml.analysis.equivalence import ALPHA
@@ -61,7 +64,31 @@ def smallest_effect(sd: float, seeds: int, power: float = POWER, alpha: float = 
     return float(root) * sd
 
 
-def _fewest(power_of, wanted: float, what: str) -> int:
+def power_table(effects: pd.DataFrame, effect: float | None = None, power: float = POWER) -> pd.DataFrame:
+    """For each named contrast of `effects`: what its seeds resolve, and the seeds that it would need.
+
+    Columns: contrast, claim, seeds, sd (nats), smallest_effect (nats, that these seeds find with `power`),
+    wanted (nats: `effect`, or the contrast's own margin) and seeds_needed for it: by TOST for a claim of
+    equivalence, by the two-sided t test otherwise. A primary contrast is tested at alpha over the size of the
+    primary family, the strictest step of Holm. NaN where nothing is wanted, or with fewer than two seeds.
+    """
+    named = effects[effects["contrast"] != ""]
+    family = max(int(named["primary"].sum()), 1)
+    rows = []
+    for row in named.to_dict("records"):
+        alpha = ALPHA / family if row["primary"] else ALPHA
+        wanted = float(row["margin"]) if effect is None else effect
+        sd, seeds, needed = float(row["sd"]), int(row["seeds"]), np.nan
+        if np.isfinite(wanted) and sd > 0:
+            fewest = seeds_equivalent if row["claim"] == "equivalent" else seeds_above
+            needed = float(fewest(wanted, sd, power, alpha))
+        smallest = smallest_effect(sd, seeds, power, alpha) if sd >= 0 else np.nan
+        rows.append((row["contrast"], row["claim"], seeds, sd, smallest, wanted, needed))
+    columns = ["contrast", "claim", "seeds", "sd", "smallest_effect", "wanted", "seeds_needed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _fewest(power_of: Callable[[int], float], wanted: float, what: str) -> int:
     """The fewest seeds of at least 2 whose power reaches `wanted`; power grows with seeds."""
     high = 2
     while power_of(high) < wanted:

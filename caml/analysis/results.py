@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from caml.analysis.contrasts import Contrast
+from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.doseresponse import Point, doseresponse_table
 from caml.analysis.effects import Comparison, Scores, comparisons, differences, score_matrix
 from caml.analysis.equivalence import ALPHA, holm, tost
@@ -15,7 +17,7 @@ from caml.analysis.gates import flagged
 from caml.analysis.intervals import block_weights, bootstrap, item_weights, student
 from caml.analysis.othercontrols import other_controls
 from caml.analysis.retention import across_sizes, kept_effects, retention_table
-from caml.analysis.tables import Tables
+from caml.analysis.tables import Tables, write_frames
 from caml.analysis.washout import washout_table
 from caml.config.seeds import generator
 
@@ -25,11 +27,11 @@ DRAWS = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What `analyse` found. Columns: `caml.analysis.dictionary.RESULTS_DICTIONARY`.
+    """What `analyse` found. Columns: `RESULTS_DICTIONARY`.
 
     **Attributes**: `effects`, one row per comparison and rung (named contrasts first); `seed_effects`, the
-    same per seed; `retention` and `sizes` (its differences between sizes); `washout` and `doseresponse`, fits or
-    why there is none; `controls`, the named contrasts against the other controls; `flagged` members.
+    same per seed; `retention` and `sizes` (its differences between sizes); `washout` and `doseresponse`, fits
+    or why there is none; `controls`, the named contrasts against the other controls; `flagged` members.
     """
 
     effects: pd.DataFrame
@@ -82,16 +84,27 @@ def analyse(
     members = set(flags["stagerun"])
     estimates = _estimates(scores, compared)
     kept = kept_effects(scores, compared)
+    frames = {
+        "effects": _effects(scores, estimates, members, locked or {}, draws, seed),
+        "seed_effects": _seed_effects(scores, estimates, members),
+        "retention": retention_table(kept),
+        "sizes": across_sizes(kept),
+        "washout": washout_table(kept),
+        "doseresponse": doseresponse_table(_points(estimates)),
+        "controls": other_controls(tables, scores, compared),
+        "flagged": flags,
+    }
+    # A table without rows has its columns all the same.
     return Results(
-        effects=_effects(scores, estimates, members, locked or {}, draws, seed),
-        seed_effects=_seed_effects(scores, estimates, members),
-        retention=retention_table(kept),
-        sizes=across_sizes(kept),
-        washout=washout_table(kept),
-        doseresponse=doseresponse_table(_points(estimates)),
-        controls=other_controls(tables, scores, compared),
-        flagged=flags,
+        **{name: frame.reindex(columns=list(RESULTS_DICTIONARY[name])) for name, frame in frames.items()}
     )
+
+
+def freeze_results(results: Results, folder: Path) -> dict[str, str]:
+    """Write the result tables and their data dictionary to `folder`; returns file name -> SHA-256."""
+    rows = [(t, c, *text) for t, columns in RESULTS_DICTIONARY.items() for c, text in columns.items()]
+    dictionary = pd.DataFrame(rows, columns=["table", "column", "meaning", "unit"])
+    return write_frames(results.frames | {"dictionary": dictionary}, folder)
 
 
 def verdict(contrast: Contrast | None, seeds: int, mean: float, low: float, high: float, p: float) -> str:

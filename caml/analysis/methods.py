@@ -1,0 +1,157 @@
+"""The methods paragraph, generated from the tables, and what the seeds can and cannot resolve."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from caml.analysis.lock import Look
+from caml.analysis.power import POWER, power_table
+from caml.analysis.results import DRAWS, FEWEST_SEEDS
+from caml.analysis.tables import Tables
+
+
+def methods_paragraph(
+    tables: Tables, control: Mapping[str, object], gate: float, facts: Mapping[str, str]
+) -> str:
+    """What was done, in sentences drawn from `tables`.
+
+    **Arguments**: `control` axis values of the primary control; `gate` nats of the mechanism; `facts`, what
+    no table holds: subject -> text, one sentence each (world, tokenizer, schedules, versions ...).
+    """
+    parts = [
+        _models(tables),
+        _arms(tables, control),
+        _fine_tuning(tables),
+        _probes(tables),
+        _statistics(gate),
+    ]
+    parts += [f"{subject[:1].upper()}{subject[1:]}: {text.rstrip('.')}." for subject, text in facts.items()]
+    return " ".join([part for part in parts if part] + [_origin(tables)])
+
+
+def resolution(effects: pd.DataFrame) -> list[str]:
+    """One sentence per named contrast: the smallest effect that its seeds find with 80% power."""
+    sentences = []
+    for row in power_table(effects).to_dict("records"):
+        seeds, smallest, needed = int(row["seeds"]), float(row["smallest_effect"]), float(row["seeds_needed"])
+        if not np.isfinite(smallest):
+            sentences.append(f"{row['contrast']}: {seeds} seed block resolves nothing.")
+            continue
+        text = (
+            f"{row['contrast']}: {seeds} seed blocks with a standard deviation of {row['sd']:.2g} nats find "
+            f"an effect of {smallest:.2g} nats or more with {POWER:.0%} power, and smaller ones less often"
+        )
+        if np.isfinite(needed):
+            aim = "equivalence within" if row["claim"] == "equivalent" else "an effect of"
+            text += f"; {aim} {row['wanted']:g} nats needs {needed:.0f} seed blocks"
+        if seeds < FEWEST_SEEDS:
+            text += f"; with fewer than {FEWEST_SEEDS} seed blocks nothing is claimed"
+        sentences.append(text + ".")
+    return sentences
+
+
+def looks_sentence(looks: Sequence[Look], locked: Mapping[str, bool]) -> str:
+    """Which contrasts were locked before results existed, and how often results were looked at since."""
+    yes = [name for name, state in locked.items() if state]
+    no = [name for name, state in locked.items() if not state]
+    text = f"Locked before results existed: {_listed(yes) if yes else 'no contrast'}."
+    if no:
+        text += f" Not locked: {_listed(no)}."
+    for number, look in enumerate(looks, 1):
+        text += f" Look {number}, {look.at}: {len(look.seeds)} seed blocks ({_seeds(look.seeds)})."
+    return text
+
+
+def _models(tables: Tables) -> str:
+    cells = tables.cells
+    sizes = sorted(set(zip(cells["params"], cells["size"], strict=True)))
+    texts = []
+    for params, size in sizes:
+        seeds = _seeds(set(cells.loc[cells["size"] == size, "seed"]))
+        texts.append(f"{size} ({params:,} non-embedding parameters, seed blocks {seeds})")
+    tokens = [f"{t:,}" for t in sorted(set(cells["pretrain_tokens"])) if t]
+    untrained = ", beside an untrained model" if (cells["pretrain_tokens"] == 0).any() else ""
+    return (
+        f"Decoder-only transformers of {len(sizes)} size{'s' if len(sizes) > 1 else ''}, {_listed(texts)}, "
+        f"were trained on {_listed(tokens)} tokens{untrained}."
+    )
+
+
+def _arms(tables: Tables, control: Mapping[str, object]) -> str:
+    dosed = tables.cells[tables.cells["ratio"] > 0]
+    doses = sorted(set(dosed["dose_tokens"]))
+    if not doses:
+        return ""
+    texts = [f"{arm} ({_listed(_percents(rows['ratio']))})" for arm, rows in dosed.groupby("arm", sort=True)]
+    without = sorted(set(tables.cells.loc[tables.cells["ratio"] == 0, "arm"]))
+    span = f"{doses[0]:,} tokens" if len(doses) == 1 else f"{doses[0]:,} to {doses[-1]:,} tokens"
+    placed = _listed(sorted(set(dosed["placement"])))
+    named = ", ".join(f"{axis} = {value}" for axis, value in control.items())
+    return (
+        f"Intervention documents took the place of base text in the arms {_listed(texts)}: {span} without "
+        f"padding, placed {placed}; {_listed(without) or 'no arm'} had none. Within a seed block all arms "
+        f"share initialisation, base text and fine-tuning rows, and an effect is the difference of margins "
+        f"between an arm and the control ({named}) at equal everything else."
+    )
+
+
+def _fine_tuning(tables: Tables) -> str:
+    tuned = tables.cells[tables.cells["S"] > 0]
+    texts = []
+    for source, second in sorted(set(zip(tuned["finetune"], tuned["second"], strict=True))):
+        rows = tuned[(tuned["finetune"] == source) & (tuned["second"] == second)]
+        # Realised counts differ by a few tokens between seed blocks: the first block's are named.
+        doses = sorted(set(rows.loc[rows["seed"] == rows["seed"].min(), "S"]))
+        tokens = f"({_listed([f'{dose:,}' for dose in doses])} loss-bearing tokens)"
+        share = f" with {second} in {_listed(_percents(rows['second_ratio']))} of the slots"
+        texts.append(f"{source}{share if second != 'none' else ''} {tokens}")
+    return (
+        f"Models were then fine-tuned on {_listed(texts)}, each dose a schedule of its own." if texts else ""
+    )
+
+
+def _probes(tables: Tables) -> str:
+    kinds = list(zip(tables.items["family"], tables.items["rung"], strict=True))
+    texts = [f"{' '.join(kind).strip()} {kinds.count(kind)}" for kind in sorted(set(kinds))]
+    return (
+        f"Probes are {len(kinds)} mirror pairs ({', '.join(texts)}); a margin is log P(aligned) - "
+        f"log P(opposed) in nats, mean over the pair."
+    )
+
+
+def _statistics(gate: float) -> str:
+    return (
+        f"The primary interval is Student's t (95%) on paired means of seed blocks; beside it stands a "
+        f"bootstrap of {DRAWS:,} draws in which whole seed blocks are drawn anew, crossed with templates, "
+        f"kinds and items where new items are meant. Claims of the primary family are corrected by Holm's method, "
+        f"claims of nothing there are two one-sided tests within the stated margin, and retention has "
+        f"Fieller's limits. With fewer than {FEWEST_SEEDS} seed blocks nothing is claimed. Members whose "
+        f"mechanism ended below {gate:g} nats, or that diverged, are flagged and kept."
+    )
+
+
+def _origin(tables: Tables) -> str:
+    runs = tables.stageruns
+    commits = [commit[:12] for commit in sorted(set(runs["commit"]))]
+    changed = int(runs["dirty"].sum())
+    dirty = f", {changed} of them from a working tree with changes" if changed else ""
+    return (
+        f"The {len(runs)} StageRuns were trained at commit{'s' if len(commits) > 1 else ''} "
+        f"{_listed(commits)}{dirty}, on {_listed(sorted(set(runs['machine'])))}; "
+        f"numerics: {_listed(sorted(set(map(str, runs['numerics']))))}."
+    )
+
+
+def _percents(shares: Iterable[float]) -> list[str]:
+    return [f"{100 * share:g}%" for share in sorted(set(shares))]
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    ordered = sorted(seeds)
+    whole = len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1))
+    return f"{ordered[0]} to {ordered[-1]}" if whole else _listed([str(seed) for seed in ordered])
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts) if len(texts) < 2 else f"{', '.join(texts[:-1])} and {texts[-1]}"
