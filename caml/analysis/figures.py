@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from caml.analysis.figures_install import install, ladder, members, sizes_of
 from caml.analysis.figures_training import side_by_side, trajectories
 from caml.analysis.figures_washout import counter_evidence, finetunes, retention_by_size, washout
-from caml.analysis.panels import words
 from caml.analysis.style import RC, rung_label
 from caml.analysis.view import View
 
@@ -25,42 +24,54 @@ Student's t interval (an arrow where it leaves the panel).
 """
 # What a reader must know to use a figure: what is drawn, how it is computed, what the marks are.
 CAPTIONS = {
-    "install": """{effect} Before fine-tuning. Below each share stands the dose in intervention tokens without
-        padding. Open markers: another control. Lines join means and are no fit. {dots}""",
-    "members": """Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {dots}""",
-    "ladder": """Effect against {control} on every rung, at each arm's largest dose: filled before fine-tuning,
-        open after the largest dose of plain fine-tuning. Rungs L5 concern things that cannot feel: an effect
-        there is indiscriminate. {dots}""",
-    "washout": """{effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed
-        schedule. Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined”
-        where the interval of E(0) holds 0. Lighter: smaller doses. Lines join means and are no fit. {dots}""",
-    "retention_by_size": """Left: R of {treatment} at the largest dose that all sizes share. Right: R at the
-        largest S that all sizes share against E(0), one marker per dose; sizes with equal E(0) stand on one
-        vertical line. Upright bars: Fieller's 95% limits of R; level bars: 95% t interval of E(0).""",
-    "counter_evidence": """Above, the effect. {effect} Below: the same members' margins with no control
-        subtracted, at the largest dose of each arm. Counter-evidence replaces rows of the fine-tuning set.
-        {dots}""",
-    "side_by_side": """Absolute values, no control subtracted; each arm at its largest dose: filled before, open
-        after the largest dose of plain fine-tuning. Scales differ between panels. {dots}""",
-    "trajectories": """Above: training loss. Below: the mechanism, the mean margin with the actor's trait named in
-        the context, scored during training (for curves only; no estimate uses it). A marker stands where it
-        first passed the gate; members that never did are dashed.""",
+    "install": """
+    {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
+    Open markers: another control. Lines join means and are no fit. {dots}""",
+    "members": """
+    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {dots}""",
+    "ladder": """
+    Effect against {control} on every rung, at each arm's largest dose: filled before fine-tuning, open after
+    the largest dose of plain fine-tuning. Rungs L5 concern things that cannot feel: an effect there is
+    indiscriminate. {dots}""",
+    "washout": """
+    {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
+    Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
+    interval of E(0) holds 0. Lighter: smaller doses. Lines join means and are no fit. {dots}""",
+    "retention_by_size": """
+    Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
+    share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
+    Fieller's 95% limits of R; level bars: 95% t interval of E(0).""",
+    "counter_evidence": """
+    Above, the effect. {effect} Below: the same members' margins with no control subtracted, at the largest
+    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {dots}""",
+    "side_by_side": """
+    Absolute values, no control subtracted; each arm at its largest dose: filled before, open after the
+    largest dose of plain fine-tuning. Scales differ between panels. {dots}""",
+    "trajectories": """
+    Above: training loss. Below: the mechanism, the mean margin with the actor's trait named in the context,
+    scored during training (for curves only; no estimate uses it). A marker stands where it first passed the
+    gate; members that never did are dashed.""",
 }
-EFFECT = """The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
+EFFECT = """
+    The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
     same seed block, size, dose and fine-tuning rows, mean over items, in nats."""
 BAND = "The band is the stated equivalence margin."
-UNTUNED = "No cell of this grid was fine-tuned: wash-out and retention are not estimable."
+UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
+UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evidence."
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure to come: `name` is its file's, `section` the part of the report it stands in."""
+    """A figure to come: `name` is its file's, `section` the part of the report it stands in.
+
+    Where there is nothing to draw, `draw` is None and `caption` says so.
+    """
 
     name: str
     section: str
     title: str
     caption: str
-    draw: Callable[[], Figure]
+    draw: Callable[[], Figure] | None
 
 
 def drawings(view: View) -> list[Drawing]:
@@ -81,13 +92,17 @@ def drawings(view: View) -> list[Drawing]:
     ]
     sources = finetunes(view)
     if not sources:
-        out.append(Drawing("washout", "washout", "Wash-out", UNTUNED, partial(words, UNTUNED)))
+        out += [Drawing(section, section, "", UNTUNED, None) for section in ("washout", "sizes")]
     for source in sources:
         of = source if len(sources) > 1 else ""
         title = f"Retention against size after {source}"
         out.append(drawing("washout", "washout", f"Wash-out by {source}", partial(washout, view, source), of))
         out.append(drawing("retention_by_size", "sizes", title, partial(retention_by_size, view, source), of))
-    out.append(drawing("counter_evidence", "counter", "Counter-evidence", partial(counter_evidence, view)))
+    if (view.effects["second_ratio"] > 0).any():
+        title = "Counter-evidence"
+        out.append(drawing("counter_evidence", "counter", title, partial(counter_evidence, view)))
+    else:
+        out.append(Drawing("counter_evidence", "counter", "", UNCOUNTERED, None))
     for size, _ in sizes_of(view.margins[view.margins["pretrain_tokens"] > 0]):
         title = f"Beside the disposition, size {size}"
         out.append(drawing("side_by_side", "beside", title, partial(side_by_side, view, size), size))

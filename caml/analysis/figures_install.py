@@ -110,7 +110,7 @@ def ladder(view: View) -> Figure:
     rungs = rung_order(rows["rung"])
     sizes = sizes_of(rows)
     arms = treatment_order(rows["treatment"], focus.treatment)
-    figure, axes = grid(len(arms), len(sizes), 1.5, sharey="all")
+    figure, axes = grid(len(arms), len(sizes), max(1.5, 2.6 / len(arms)), sharey="all")
     panels = []
     for arm, line in zip(arms, axes, strict=True):
         for (name, _), ax in zip(sizes, line, strict=True):

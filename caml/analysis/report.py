@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from caml.analysis import report_tables as shown
+from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.figures import drawings, save
+from caml.analysis.figures_install import sizes_of
 from caml.analysis.results import Results
 from caml.analysis.style import in_order, rung_label
 from caml.analysis.tables import Tables, replace_file, write_frames
@@ -41,6 +44,8 @@ for (const table of document.querySelectorAll('table.sortable')) {
 }
 """
 
+SCREEN = 120  # pixels on the page for an inch in print
+
 # column of a result table -> (its heading, digits after the point)
 DOSE_RESPONSE = {"top": ("top (nats)", 2), "half": ("half-way dose", 3), "h": ("steepness", 2)}
 WASHOUT = {
@@ -50,6 +55,12 @@ WASHOUT = {
     "bracket_low": ("S50 above (tokens)", 0),
     "bracket_high": ("S50 below (tokens)", 0),
     "retention_low": ("lower bound of R at largest S", 2),
+}
+RETENTION = {
+    "E0": ("E(0) (nats)", 2),
+    "E": ("E(S) (nats)", 2),
+    "estimate": ("R(S)", 2),
+    "over_convention": ("R over the convention's", 2),
 }
 SIZES = {
     "retention": ("R", 2),
@@ -64,8 +75,8 @@ SIZES = {
 class Extras:
     """What a report says beside its tables.
 
-    **Attributes**: `title` of the page; `methods` and `resolution` (what the study can and cannot resolve),
-    text whose paragraphs are parted by empty lines; `documents`, arm -> texts, the same index being the same
+    **Attributes**: `title` of the page; `methods`, text whose paragraphs are parted by empty lines;
+    `resolution`, sentences on what the study can and cannot resolve; `documents`, arm -> texts, the same index being the same
     document; `looks`, sentences on the lock and the looks taken since; `provenance`, name -> value or list of
     values (fingerprints, commit, versions, machine), which goes into every figure's metadata too; `frozen`,
     the folder of the frozen tables relative to the report, '' where they are not kept.
@@ -73,7 +84,7 @@ class Extras:
 
     title: str
     methods: str = ""
-    resolution: str = ""
+    resolution: Sequence[str] = ()
     documents: Mapping[str, Sequence[str]] = field(default_factory=dict)
     looks: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -88,7 +99,9 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
     """
     view = look(tables, results)
     items = shown.item_margins(view, tables.margins, tables.items)
-    frames = {**results.frames, "item_margins": items}
+    columns = [(t, c, *text) for t, told in RESULTS_DICTIONARY.items() for c, text in told.items()]
+    dictionary = pd.DataFrame(columns, columns=["table", "column", "meaning", "unit"])
+    frames = {**results.frames, "item_margins": items, "dictionary": dictionary}
     write_frames(frames, folder / "tables")
     figures = _draw(view, folder / "figures", dict(extras.provenance))
     files = [(name, len(frame), "tables") for name, frame in frames.items()]
@@ -113,15 +126,16 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         figures=figures,
         doseresponse=shown.fits(results.doseresponse, view, DOSE_RESPONSE),
         washouts=shown.fits(results.washout, view, WASHOUT),
-        sizes=shown.fits(results.sizes, view, SIZES),
+        kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION),
+        sizes=shown.fits(_limits(results.sizes, "difference"), view, SIZES),
         endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),
         absolute=shown.arms_by_stages(view, paired=False),
         flagged=shown.flagged_members(results.flagged),
         documents=_documents(extras.documents),
-        items=[(size, shown.items_tables(items, size)) for size in dict.fromkeys(items["size"])],
-        methods=_paragraphs(extras.methods, "No methods paragraph was passed to this report."),
-        resolution=_paragraphs(extras.resolution, "Nothing was passed to this report."),
+        items=[(size, shown.items_tables(items, size)) for size, _ in sizes_of(tables.cells)],
+        methods=[part.strip() for part in extras.methods.split("\n\n") if part.strip()],
+        resolution=extras.resolution,
         provenance=[(str(key), _lines(value)) for key, value in extras.provenance.items()],
         files=files,
     )
@@ -163,23 +177,26 @@ def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str
     """Draw and save every figure; what the page shows of each."""
     out = []
     for drawing in drawings(view):
-        png = save(drawing.draw(), drawing, folder, provenance)
-        (width,) = struct.unpack(">I", png[16:20])  # of the PNG's header; 200 dots an inch, 96 on a screen
-        out.append(
-            {
-                "name": drawing.name,
-                "section": drawing.section,
-                "title": drawing.title,
-                "caption": drawing.caption,
-                "png": base64.b64encode(png).decode(),
-                "width": round(width / 200 * 96 * 1.25),
-            }
-        )
-    drawn = {f"{figure['name']}.{suffix}" for figure in out for suffix in ("png", "pdf")}
+        shown_here: dict[str, Any] = {
+            part: getattr(drawing, part) for part in ("name", "section", "title", "caption")
+        }
+        if drawing.draw:
+            png = save(drawing.draw(), drawing, folder, provenance)
+            (width,) = struct.unpack(">I", png[16:20])  # the PNG's header says it; 200 dots an inch
+            shown_here |= {"png": base64.b64encode(png).decode(), "width": round(width / 200 * SCREEN)}
+        else:
+            shown_here["png"] = ""
+        out.append(shown_here)
+    drawn = {f"{figure['name']}.{suffix}" for figure in out if figure["png"] for suffix in ("png", "pdf")}
     for old in folder.iterdir():
         if old.suffix in (".png", ".pdf") and old.name not in drawn:
             old.unlink()
     return out
+
+
+def _limits(frame: pd.DataFrame, of: str) -> pd.DataFrame:
+    """`frame` with its limits named after the column that they belong to."""
+    return frame.rename(columns={"low": f"{of}_low", "high": f"{of}_high"})
 
 
 def _documents(documents: Mapping[str, Sequence[str]]) -> list[tuple[int, list[tuple[str, str]]]]:
@@ -189,10 +206,6 @@ def _documents(documents: Mapping[str, Sequence[str]]) -> list[tuple[int, list[t
         (i + 1, [(arm, documents[arm][i]) for arm in in_order(documents) if i < len(documents[arm])])
         for i in range(longest)
     ]
-
-
-def _paragraphs(text: str, empty: str) -> list[str]:
-    return [part.strip() for part in text.split("\n\n") if part.strip()] or [empty]
 
 
 def _lines(value: Any) -> list[str]:

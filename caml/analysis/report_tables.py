@@ -104,8 +104,12 @@ def contrasts(effects: pd.DataFrame) -> Table:
             )
         )
     columns = ("contrast", "claim (nats)", "compared", "endpoint", "size, dose", "effect (nats), 95% t")
-    columns += ("seeds", "p", "verdict", "stated")
-    return Table(columns, tuple(rows), "The gin file states no contrasts: every effect here is exploratory.")
+    judged = ("seeds", "p", "verdict", "stated")
+    return Table(
+        (*columns, *judged),
+        tuple(rows),
+        "The gin file states no contrasts: every effect here is exploratory.",
+    )
 
 
 def other_controls(controls: pd.DataFrame) -> Table:
