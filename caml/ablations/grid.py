@@ -61,7 +61,7 @@ def cells(loaded: Loaded) -> list[Cell]:
             if key not in found:
                 run = loaded.at(bound, "run") if found else loaded.at(bound).run
                 _refuse_impossible_stages(loaded, run)
-                chain = tuple(shared.setdefault(s.fingerprint, s) for s in stageruns(run))
+                chain = _shared_chain(run, shared)
                 name = ",".join(f"{n.lower()}={v}" for n, v in zip(names, key, strict=True)) or ablation.name
                 found[key] = Cell(name, macros, run, chain)
     whole = list(found.values())
@@ -105,6 +105,15 @@ def _row(cell: Cell) -> dict[str, Any]:
     }
 
 
+def _shared_chain(run: Run, shared: dict[str, StageRun]) -> tuple[StageRun, ...]:
+    """The StageRuns of a run, each the one that is in `shared` already where there is one."""
+    chain: list[StageRun] = []
+    for stagerun in stageruns(run):
+        own = dataclasses.replace(stagerun, parent=chain[-1] if chain else None)
+        chain.append(shared.setdefault(own.fingerprint, own))
+    return tuple(chain)
+
+
 def _products(loaded: Loaded, ablation: Ablation) -> list[dict[str, list[Any]]]:
     """The axes as products whose macros, values and types are right."""
     axes = ablation.axes if isinstance(ablation.axes, list) else [ablation.axes]
@@ -118,7 +127,7 @@ def _axis(loaded: Loaded, name: str, values: list[Any]) -> list[Any]:
     place = loaded.axes_binding().place
 
     def wrong(message: str) -> UserError:
-        return UserError(f"{place}: {name} = {show(values)}: {message}")
+        return UserError(f"{place}: {name} = {show([plain(value) for value in values])}: {message}")
 
     if name not in loaded.macros:
         raise wrong(
@@ -132,7 +141,7 @@ def _axis(loaded: Loaded, name: str, values: list[Any]) -> list[Any]:
     for i, value in enumerate(values):
         if not _alike(value, default):
             raise wrong(
-                f"{show(plain(value))} is of another type than {name} = {show(plain(default))} "
+                f"{show(plain(value))} is of another type than {name} = {show(loaded.macros[name].value)} "
                 f"in {loaded.where(name)}; make them alike"
             )
         if plain(value) in [plain(v) for v in values[:i]]:

@@ -88,7 +88,8 @@ def _unknown(named: Mapping[str, Any], grid: Sequence[Point]) -> Iterator[str]:
             continue
         held = list(dict.fromkeys(values[name] for values, _ in grid))
         if value not in held:
-            near = suggest(str(value), map(str, held)) or f"; the grid has {', '.join(map(str, held))}"
+            words = [other for other in held if isinstance(other, str)]
+            near = suggest(str(value), words) or f"; the grid has {', '.join(map(str, held))}"
             yield f"no cell has {name}={value}{near}"
 
 

@@ -82,8 +82,11 @@ def fit(value: Any, kind: Any, path: tuple[Any, ...] = ()) -> Any:
             return None
     elif isinstance(kind, type) and origin is None and not (kind is int and isinstance(value, bool)):
         members = _members(kind)
-        if isinstance(value, kind) if members is None else _offers(value, members):
-            return value
+        if isinstance(value, kind) if members is None else dataclasses.is_dataclass(value):
+            missing = [name for name in sorted(members or ()) if not hasattr(value, name)]
+            if not missing:
+                return value
+            raise Misfit(path, f"@{type(value).__name__}() has no {missing[0]}; {describe(kind)} belongs here")
     raise Misfit(path, f"{_named(value)}; {describe(kind)} belongs here")
 
 
@@ -146,10 +149,6 @@ def _members(kind: type) -> frozenset[str] | None:
     parts = [c for c in kind.__mro__ if getattr(c, "_is_protocol", False) and c is not typing.Protocol]
     names = {name for c in parts for name in (*vars(c), *inspect.get_annotations(c))}
     return frozenset(name for name in names if not name.startswith("_"))
-
-
-def _offers(value: Any, members: frozenset[str]) -> bool:
-    return dataclasses.is_dataclass(value) and all(hasattr(value, name) for name in members)
 
 
 def _named(value: Any) -> str:

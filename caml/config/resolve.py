@@ -47,7 +47,7 @@ def load(
     bindings = files.read(path)
     named = {binding.parameter: binding for binding in map(files.setting, settings)}
     loaded = Loaded(Path(path), classes, root, bindings, list(named.values()), axes)
-    varied = loaded.axes_macros() & named.keys()
+    varied = [name for name in named if name in loaded.axes_macros()]
     if not varied:
         return loaded
     kept = [binding for name, binding in named.items() if name not in varied]

@@ -77,6 +77,7 @@ BAD_LINES = [
     ({14: "Text.arm = None"}, "None is no value here; text in quotes belongs here"),
     ({14: "Study.verbose = 1"}, "1 is a number; True or False belongs here"),
     ({14: "Phase.extra = @OPTIMIZER/Adam()"}, "@Adam() does not fit; a Source or None belongs here"),
+    ({10: "Phase.base = @OPTIMIZER/Adam()"}, "@Adam() has no documents; a Source belongs here"),
     ({14: "Phase.flags = {'a': 'b'}"}, "'b' is text; True or False belongs here"),
     ({14: "Phase.flags = {1: True}"}, "1 is a number; text in quotes belongs here"),
     ({14: "Phase.ratio = 1e999"}, "inf is not a finite number"),
@@ -108,7 +109,7 @@ BAD_LINES = [
 def test_a_bad_line_ends_in_one_line(tmp_path: Path, lines: dict[int, str], message: str) -> None:
     (number, line), *_ = lines.items()
     with pytest.raises(UserError) as caught:
-        study(tmp_path, **{f"line{number}": line}).tree  # noqa: B018
+        study(tmp_path, **{f"line{n}": replaced for n, replaced in lines.items()}).tree  # noqa: B018
     text = str(caught.value)
     assert text.startswith(f"study.gin:{number}: {line.replace('1e999', 'inf')[:60]}")
     assert text.endswith(f": {message}")
