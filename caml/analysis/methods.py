@@ -122,10 +122,10 @@ def _probes(tables: Tables) -> str:
 
 def _statistics(gate: float) -> str:
     return (
-        f"The primary interval is Student's t (95%) on paired means of seed blocks; beside it stands a "
+        "The primary interval is Student's t (95%) on paired means of seed blocks; beside it stands a "
         f"bootstrap of {DRAWS:,} draws in which whole seed blocks are drawn anew, crossed with templates, "
-        f"kinds and items where new items are meant. Claims of the primary family are corrected by Holm's method, "
-        f"claims of nothing there are two one-sided tests within the stated margin, and retention has "
+        "kinds and items where new items are meant. Claims of the primary family are corrected by Holm's "
+        "method, claims of nothing there are two one-sided tests within the stated margin, and retention has "
         f"Fieller's limits. With fewer than {FEWEST_SEEDS} seed blocks nothing is claimed. Members whose "
         f"mechanism ended below {gate:g} nats, or that diverged, are flagged and kept."
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from caml.analysis.gates import flagged
 from caml.analysis.intervals import block_weights, bootstrap, item_weights, student
 from caml.analysis.othercontrols import other_controls
 from caml.analysis.retention import across_sizes, kept_effects, retention_table
-from caml.analysis.tables import Tables, write_frames
+from caml.analysis.tables import Tables
 from caml.analysis.washout import washout_table
 from caml.config.seeds import generator
 
@@ -45,8 +44,10 @@ class Results:
 
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
-        """Name -> table, in the order of the attributes."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Name -> table, and `dictionary`: the meaning and unit of every column."""
+        rows = [(t, c, *text) for t, columns in RESULTS_DICTIONARY.items() for c, text in columns.items()]
+        dictionary = pd.DataFrame(rows, columns=["table", "column", "meaning", "unit"])
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"dictionary": dictionary}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +99,6 @@ def analyse(
     return Results(
         **{name: frame.reindex(columns=list(RESULTS_DICTIONARY[name])) for name, frame in frames.items()}
     )
-
-
-def freeze_results(results: Results, folder: Path) -> dict[str, str]:
-    """Write the result tables and their data dictionary to `folder`; returns file name -> SHA-256."""
-    rows = [(t, c, *text) for t, columns in RESULTS_DICTIONARY.items() for c, text in columns.items()]
-    dictionary = pd.DataFrame(rows, columns=["table", "column", "meaning", "unit"])
-    return write_frames(results.frames | {"dictionary": dictionary}, folder)
 
 
 def verdict(contrast: Contrast | None, seeds: int, mean: float, low: float, high: float, p: float) -> str:
