@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from caml.tracking.sync import EXPERIMENT, Uploader, unreachable
 
 ATTEMPTS = 4  # failures in a row after which the store counts as gone
 PAUSE = 1.0  # seconds after the first failure, twice as many after each that follows
-NICE = 10  # how far below training the thread is scheduled
+NICE = 10  # the scheduling priority of the thread, below that of training
 
 
 class Mirror:
@@ -81,7 +82,9 @@ class Mirror:
         return left
 
     def _work(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            nice = max(NICE, os.getpriority(os.PRIO_PROCESS, 0))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._pending or self._stopping.is_set())

@@ -11,8 +11,21 @@ from caml.tracking.ledger import Ledger, State
 from caml.tracking.store import Point, Store, locked, shorten, where
 
 EXPERIMENT = "caml"
-# Facts of the manifest that become tags under the same name.
-FACTS = ("stage", "arm", "control", "ratio", "dose", "seed", "size", "rung", "parent", "commit", "dirty")
+# Tags of a run, and the facts of the manifest, or of its last launch, that they tell.
+FACTS = {
+    "fingerprint": "fingerprint",
+    "stage": "stage",
+    "arm": "arm",
+    "control": "control",
+    "ratio": "ratio",
+    "dose": "dose_tokens",
+    "seed": "seed",
+    "size": "size",
+    "rung": "rung",
+    "parent": "parent",
+    "commit": "commit",
+    "dirty": "dirty",
+}
 
 STAGERUN = "caml.stagerun"  # fingerprint: how a run is found again
 ABLATION = "caml.ablation"  # name: how the parent run of an ablation is found again
@@ -31,6 +44,7 @@ class Known:
     run: str
     tags: dict[str, str]
     created: bool = False
+    described: bool = False  # its params were sent
     steps: dict[str, set[int]] = field(default_factory=dict)
 
     def listed(self, tag: str) -> list[str]:
@@ -93,10 +107,12 @@ class Uploader:
                     tags[COMPLETE] = "yes"
             if not points and not tags:
                 return None
-            params = _flat(manifest.get("identity", {})) if COMPLETE in tags else {}
+            describe = not known.described and (known.created or COMPLETE in tags)
+            params = _flat(manifest.get("identity", {})) if describe else {}
             # The tags go last, so that what they say is there when they are.
             self._store.write(known.run, points, params, tags)
             known.tags.update(tags)
+            known.described |= describe
             for key, _, _, step in points:
                 known.steps.setdefault(key, set()).add(step)
             return len(points)
@@ -126,8 +142,7 @@ class Uploader:
             STAGERUN: manifest["fingerprint"],
             ABLATIONS: self._ablation,
             "mlflow.parentRunId": self._parent,
-            "fingerprint": manifest["fingerprint"],
-            **{fact: _text(facts[fact]) for fact in FACTS if facts.get(fact) is not None},
+            **{tag: _text(facts[fact]) for tag, fact in FACTS.items() if facts.get(fact) is not None},
         }
         return Known(self._store.create(name, manifest["started"], tags), tags, created=True)
 
