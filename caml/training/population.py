@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from caml.models.sizes import Model
-from caml.training import optimizer as optimizers
+from caml.training import updates
 from caml.training.optimizer import Hyper
 from caml.training.step import Batch, train_step
 
@@ -31,7 +31,7 @@ class State(NamedTuple):
 
 def init_member(name: str, params: dict[str, np.ndarray], h: Hyper) -> State:
     """The state of a member before its first step; `name` is the optimizer's."""
-    return State(params, optimizers.init_state(name, params, h), np.int32(-1))
+    return State(params, updates.init_state(name, params, h), np.int32(-1))
 
 
 def stack(members: list) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from caml.models.products import multiply
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, output_matrix, stream
-from caml.training import optimizer as optimizers
+from caml.training import updates
 from caml.training.optimizer import Hyper
 
 # Float32 logits of one piece of a batch stay below this many bytes.
@@ -64,10 +64,10 @@ def train_step(
     `name` is the optimizer's. Where they were not finite, parameters and state come back as they were.
     """
     loss, gradients = jax.value_and_grad(loss_of)(params, model, batch)
-    new_params, new_state, norm = optimizers.update(name, params, state, gradients, step, h)
+    new_params, new_state, norm = updates.update(name, params, state, gradients, step, h)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     kept = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), (new_params, new_state), (params, state)
     )
-    rate = optimizers.rate_factor(step, h) * h.rate
+    rate = updates.rate_factor(step, h) * h.rate
     return *kept, {"loss": loss, "gradient_norm": norm, "rate": rate}, finite
