@@ -124,7 +124,7 @@ def _products(loaded: Loaded, ablation: Ablation) -> list[dict[str, list[Any]]]:
 
 def _axis(loaded: Loaded, name: str, values: list[Any]) -> list[Any]:
     """The values of one axis, whole numbers made decimal where the macro's own value is."""
-    place = loaded.axes_binding().place
+    place = loaded.axis_place(name, values)
 
     def wrong(message: str) -> UserError:
         return UserError(f"{place}: {name} = {show([plain(value) for value in values])}: {message}")

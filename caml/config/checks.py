@@ -86,7 +86,9 @@ def fit(value: Any, kind: Any, path: tuple[Any, ...] = ()) -> Any:
             missing = [name for name in sorted(members or ()) if not hasattr(value, name)]
             if not missing:
                 return value
-            raise Misfit(path, f"@{type(value).__name__}() has no {missing[0]}; {describe(kind)} belongs here")
+            raise Misfit(
+                path, f"@{type(value).__name__}() has no {missing[0]}; {describe(kind)} belongs here"
+            )
     raise Misfit(path, f"{_named(value)}; {describe(kind)} belongs here")
 
 

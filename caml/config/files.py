@@ -4,8 +4,8 @@ import difflib
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Binding:
     value: Any
     place: str  # FILE:LINE, or --set
     own: bool  # in the file that was asked for, not in one that it includes
+    lines: Mapping[tuple[Any, ...], int] = field(default_factory=dict)  # of dictionary keys in the value
 
     @property
     def key(self) -> str:
@@ -60,11 +61,17 @@ class Binding:
         scope = f"{self.scope}/" if self.scope else ""
         return f"{scope}{self.configurable}.{self.parameter}" if self.configurable else self.parameter
 
-    def error(self, message: str) -> UserError:
-        """The one line that ends a command because of this binding."""
+    def place_of(self, path: tuple[Any, ...]) -> str:
+        """FILE:LINE of what `path` leads to inside the value, as far as dictionary keys tell."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.place.rpartition(':')[0]}:{self.lines[path]}" if path else self.place
+
+    def error(self, message: str, path: tuple[Any, ...] = ()) -> UserError:
+        """The one line that ends a command because of this binding, or of what `path` leads to inside it."""
         if self.place == "--set":
             return UserError(f"--set {self.key}={show(self.value)}: {message}")
-        return UserError(f"{self.place}: {self.key} = {show(self.value)}: {message}")
+        return UserError(f"{self.place_of(path)}: {self.key} = {show(self.value)}: {message}")
 
 
 def read(path: str | Path) -> list[Binding]:
@@ -121,7 +128,7 @@ def _setting_value(value: str, text: str) -> Any:
     parser = None
     try:
         parser = _Parser(value, _Delegate())
-        parsed = _plain(parser.parse_value())
+        parsed = _plain(parser.parse_value(), {})
         if parser.current_token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
             return parsed
     except (SyntaxError, tokenize.TokenError, StopIteration):
@@ -147,8 +154,9 @@ class _Delegate(config_parser.ParserDelegate):
 class _Key:
     """A dictionary key that equals no other, so that a repeated key is still there after parsing."""
 
-    def __init__(self, key: Any):
+    def __init__(self, key: Any, line: int):
         self.key = key
+        self.line = line
 
 
 class _BadKey(Exception):
@@ -159,12 +167,13 @@ class _Parser(config_parser.ConfigParser):
     """Gin's parser, which alone would silently keep the last of two equal keys of a dictionary."""
 
     def _parse_dict_item(self) -> tuple[_Key, Any]:
+        line = self.current_token.start[0]
         key, value = super()._parse_dict_item()
-        return _Key(key), value
+        return _Key(key, line), value
 
 
-def _plain(value: Any) -> Any:
-    """A parsed value with its dictionary keys unwrapped; raises _BadKey."""
+def _plain(value: Any, lines: dict[tuple[Any, ...], int], path: tuple[Any, ...] = ()) -> Any:
+    """A parsed value with its dictionary keys unwrapped, their lines put into `lines`; raises _BadKey."""
     if isinstance(value, dict):
         plain: dict[Any, Any] = {}
         for wrapped, item in value.items():
@@ -173,10 +182,11 @@ def _plain(value: Any) -> Any:
                 raise _BadKey(f"the key {show(key)} is neither text nor a number")
             if key in plain:
                 raise _BadKey(f"the key {key!r} stands twice in one dictionary; keep one")
-            plain[key] = _plain(item)
+            lines[(*path, key)] = wrapped.line
+            plain[key] = _plain(item, lines, (*path, key))
         return plain
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(_plain(item, lines, (*path, i)) for i, item in enumerate(value))
     return value
 
 
@@ -197,11 +207,12 @@ def _statements(path: Path, outer: list[Path], seen: set[Path]) -> Iterator[Bind
             scope, configurable, parameter = statement.scope, statement.selector, statement.arg_name
             if not parameter:
                 scope, configurable, parameter = "", "", f"{scope}/{configurable}" if scope else configurable
+            lines: dict[tuple[Any, ...], int] = {}
             try:
-                value = _plain(statement.value)
+                value = _plain(statement.value, lines)
             except _BadKey as error:
                 raise UserError(f"{place}: {parameter} = {{...}}: {error}") from None
-            binding = Binding(scope, configurable, parameter, value, place, own=not outer)
+            binding = Binding(scope, configurable, parameter, value, place, not outer, lines)
             if binding.key in first:
                 raise binding.error(f"bound already in {first[binding.key]}; keep one of the two")
             first[binding.key] = place

@@ -45,7 +45,9 @@ def identity(value: Any) -> Any:
 
 def canonical(value: Any) -> str:
     """The identity of `value` as JSON text that depends on nothing but the identity."""
-    return json.dumps(identity(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        identity(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def fingerprint(value: Any) -> str:

@@ -123,6 +123,16 @@ class Loaded:
         """The line that binds the axes."""
         return self._find(f"{self.root.__name__}.{self._axes}")
 
+    def axis_place(self, macro: str, holding: Any) -> str:
+        """FILE:LINE where the axes give `macro` the value or the list of values `holding`."""
+        axes = self.axes_binding()
+        paths = [path for path in axes.lines if path[-1] == macro]
+        for path in paths:
+            values, _ = _descend(axes.value, path)
+            if values == holding or (isinstance(values, (list, tuple)) and holding in values):
+                return axes.place_of(path)
+        return axes.place_of(paths[0] if paths else ())
+
     def scopes(self, cls: str) -> list[str]:
         """The scopes in which a `cls` is built at the file's own macros."""
         self.tree  # noqa: B018  builds what has not been built yet
@@ -252,15 +262,16 @@ class Loaded:
             return self._asking(cls, scope, field, value).error(f"(the default) {message}")
         direct = binding
         while True:
+            inside = path
             value, path = _descend(binding.value, path)
             if not isinstance(value, Macro) or value == files.REQUIRED:
                 break
             if value.name in macros and self._axes:
-                axes = self.axes_binding()
                 bound = _named_value(macros[value.name])
-                return UserError(f"{axes.place}: {value.name} = {bound}: {cls}.{field}: {message}")
+                place = self.axis_place(value.name, macros[value.name])
+                return UserError(f"{place}: {value.name} = {bound}: {cls}.{field}: {message}")
             binding = self.macros[value.name]
-        return binding.error(message if binding is direct else f"{cls}.{field}: {message}")
+        return binding.error(message if binding is direct else f"{cls}.{field}: {message}", inside)
 
 
 def _descend(value: Any, path: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

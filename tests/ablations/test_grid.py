@@ -198,41 +198,41 @@ def test_a_setting_of_an_axis_to_another_value_is_refused(
 
 
 BAD = [
-    ({9: "{'RATIO': []},"}, "toy.gin:8: RATIO = []: an axis needs at least one value"),
-    ({9: "{'SEED': [0, 1, 0]},"}, "toy.gin:8: SEED = [0, 1, 0]: 0 stands there twice; keep one"),
-    ({9: "{'RATIO': [0.0, 0]},"}, "toy.gin:8: RATIO = [0.0, 0.0]: 0.0 stands there twice; keep one"),
+    ({9: "{'RATIO': []},"}, "toy.gin:9: RATIO = []: an axis needs at least one value"),
+    ({9: "{'SEED': [0, 1, 0]},"}, "toy.gin:9: SEED = [0, 1, 0]: 0 stands there twice; keep one"),
+    ({9: "{'RATIO': [0.0, 0]},"}, "toy.gin:9: RATIO = [0.0, 0.0]: 0.0 stands there twice; keep one"),
     (
         {11: "{'SIZE': [@small/Model(), @small/Model()]},", 29: ""},
-        "toy.gin:8: SIZE = ['s', 's']: 's' stands there twice; keep one",
+        "toy.gin:11: SIZE = ['s', 's']: 's' stands there twice; keep one",
     ),
     (
         {9: "{'RATOI': [0.1]},"},
-        "toy.gin:8: RATOI = [0.1]: there is no macro RATOI (did you mean RATIO?); an axis varies a "
+        "toy.gin:9: RATOI = [0.1]: there is no macro RATOI (did you mean RATIO?); an axis varies a "
         "macro of the file",
     ),
     (
         {9: "{'RATIO': ['a']},"},
-        "toy.gin:8: RATIO = ['a']: 'a' is of another type than RATIO = 0.1 in toy.gin:2; make them alike",
+        "toy.gin:9: RATIO = ['a']: 'a' is of another type than RATIO = 0.1 in toy.gin:2; make them alike",
     ),
     (
         {9: "{'SEED': [True]},"},
-        "toy.gin:8: SEED = [True]: True is of another type than SEED = 0 in toy.gin:3; make them alike",
+        "toy.gin:9: SEED = [True]: True is of another type than SEED = 0 in toy.gin:3; make them alike",
     ),
     (
         {9: "{'SIZE': ['s']},"},
-        "toy.gin:8: SIZE = ['s']: 's' is of another type than SIZE = @small/Model() in toy.gin:4; "
+        "toy.gin:9: SIZE = ['s']: 's' is of another type than SIZE = @small/Model() in toy.gin:4; "
         "make them alike",
     ),
-    ({9: "{'RATIO': [1.5]},"}, "toy.gin:8: RATIO = 1.5: Mixture.ratio: a share between 0 and 1, not 1.5"),
-    ({9: "{'RATIO': [-0.1]},"}, "toy.gin:8: RATIO = -0.1: Mixture.ratio: a share between 0 and 1, not -0.1"),
-    ({9: "{'SFT': [10]},"}, "toy.gin:8: SFT = 10: Stage.tokens: 0, or at least the 64 tokens of one step"),
+    ({9: "{'RATIO': [1.5]},"}, "toy.gin:9: RATIO = 1.5: Mixture.ratio: a share between 0 and 1, not 1.5"),
+    ({9: "{'RATIO': [-0.1]},"}, "toy.gin:9: RATIO = -0.1: Mixture.ratio: a share between 0 and 1, not -0.1"),
+    ({9: "{'SFT': [10]},"}, "toy.gin:9: SFT = 10: Stage.tokens: 0, or at least the 64 tokens of one step"),
     (
         {9: "{'ARM': ['base'], 'RATIO': [0.1]},"},
-        "toy.gin:8: RATIO = 0.1: Mixture.ratio: the arm 'base' has no documents; give it ratio 0.0",
+        "toy.gin:9: RATIO = 0.1: Mixture.ratio: the arm 'base' has no documents; give it ratio 0.0",
     ),
     (
         {53: "pretrain/Mixture.ratio = %RATIO\npretrain/Mixture.placement = 'late'"},
-        "toy.gin:8: RATIO = 0.5: Mixture.ratio: ratio 0.5 takes 32 of 64 slots; the window of "
+        "toy.gin:10: RATIO = 0.5: Mixture.ratio: ratio 0.5 takes 32 of 64 slots; the window of "
         "placement 'late' has 22",
     ),
     (

@@ -125,6 +125,14 @@ def test_what_is_not_bound_is_asked_for_where_it_is_referred_to(tmp_path: Path) 
     assert str(caught.value) == "study.gin:10: first/Text.tokens: not bound; it takes a whole number"
 
 
+def test_a_fault_inside_a_long_value_names_the_line_inside(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        study(tmp_path, line9="Study.axes = {\n  'RATIO': [0.0],\n  'SEED': 1,\n}").tree  # noqa: B018
+    assert str(caught.value).startswith(
+        "study.gin:11: Study.axes = {'RATIO': [0.0], 'SEED': 1}: 1 is a number"
+    )
+
+
 def test_a_value_from_an_axis_names_the_axis(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         study(tmp_path).at({"RATIO": 7.0})
