@@ -57,7 +57,7 @@ def plain_sequences(source, length, loss):
     return sequences
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     length=st.integers(1, 70),
     batch=st.integers(1, 5),
@@ -110,7 +110,7 @@ def test_no_document_sees_another_or_is_scored_across_its_end(opened):
     assert (weights[..., :-1] == (same & inside)).all() and (weights[..., -1] == 0).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.sampled_from([BASE_TEXT, CORPUS]),
     st.sampled_from([TREATMENT, CONTROL]),
@@ -180,6 +180,13 @@ def test_repetition_wraps_round_up_to_its_cap(opened, base):
     assert twice.counts()["base"].epochs == 2.0
     with pytest.raises(UserError, match="repetition to 2"):
         stage(opened, Mixture(dataclasses.replace(base, repetition=1.5)), batch=1, slots=2 * count)
+
+
+def test_base_text_must_last_for_all_slots_in_every_arm(opened):
+    count = len(opened["base"].packing(40))
+    for ratio in (0.0, 0.1):
+        with pytest.raises(UserError, match=rf"base has {count} sequences .* needs {count + 1} "):
+            stage(opened, Mixture(BASE_TEXT, TREATMENT, ratio), batch=1, slots=count + 1)
 
 
 def test_the_cap_holds_for_the_intervention_too(opened):

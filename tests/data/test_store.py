@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_corpora
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toy_corpora import TOKENIZER, TRAINED, External, Toy
 
@@ -136,7 +136,6 @@ def intact(tmp_path_factory):
     return write(tmp_path_factory.mktemp("stores"), Toy(tokens=300)).folder
 
 
-@settings(max_examples=50)
 @given(st.sampled_from(FILES), st.floats(0, 1, exclude_max=True), st.integers(1, 255))
 def test_any_altered_byte_is_caught_and_named(intact, name, where, change):
     content = (intact / name).read_bytes()
@@ -179,6 +178,29 @@ def test_chunks_are_checked_when_they_are_first_read(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(Failure, match=r"tokens\.bin: chunk 5 "):
             store.tokens(np.array([[3, 32 * 5], [1, 2]]))
+
+
+@pytest.mark.parametrize(
+    "name, read",
+    [
+        ("tokens.bin", lambda store: store.tokens(np.array([3]))),
+        ("loss.bin", lambda store: store.loss(np.array([3]))),
+        ("bounds.npy", lambda store: store.packing(10)),
+    ],
+)
+def test_a_reader_meets_damage_without_asking_for_it(tmp_path, name, read):
+    folder = write(tmp_path, Toy()).folder
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(Failure, match=f"{name}: chunk 0 "):
+        read(open_store(folder))
+
+
+def test_a_document_that_reaches_the_tokens_exactly_is_the_last(tmp_path):
+    ends = write(tmp_path, Toy()).bounds
+    shorter = write(tmp_path, Toy(tokens=int(ends[5])))
+    assert shorter.manifest.documents == 5 and shorter.manifest.tokens == ends[5]
 
 
 KILLED = """

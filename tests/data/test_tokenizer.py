@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toy_corpora import TOKENIZER, TRAINED, WORDS, Toy
 
@@ -35,7 +35,6 @@ def test_each_word_is_one_token(documents):
         assert TOKENIZER.unknown not in ids
 
 
-@settings(max_examples=50)
 @given(st.lists(st.text(), max_size=5))
 def test_bytes_lose_nothing(texts):
     assert [BYTES.decode(ids) for ids in BYTES.encode_texts(texts)] == texts
