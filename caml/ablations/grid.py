@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from caml.ablations import pairing
-from caml.ablations.runs import Ablation, Run, StageRun, stageruns
+from caml.ablations.runs import Ablation, Run, Stage, StageRun, stageruns
 from caml.config import checks
 from caml.config.errors import Invalid, UserError
 from caml.config.files import show, suggest
@@ -37,6 +37,18 @@ class Cell:
     def text(self, ablation: Ablation) -> str:
         """Gin text of this cell as an ablation of its own, without axes and contrasts: it runs alone."""
         return write(dataclasses.replace(ablation, run=self.run, axes={}, contrasts=(), control={}))
+
+
+def stagerun_text(ablation: Ablation, stagerun: StageRun) -> str:
+    """Gin text of an ablation that trains this StageRun and its parents, and nothing else."""
+    stages: list[Stage] = []
+    ancestor: StageRun | None = stagerun
+    while ancestor:
+        stages.insert(0, ancestor.stage)
+        ancestor = ancestor.parent
+    probes = ablation.run.probes
+    run = Run(stagerun.model, stagerun.tokenizer, tuple(stages), probes, stagerun.seed)
+    return write(dataclasses.replace(ablation, run=run, axes={}, contrasts=(), control={}))
 
 
 def cells(loaded: Loaded) -> list[Cell]:

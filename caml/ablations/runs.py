@@ -13,8 +13,8 @@ from caml.data.tokenizer import TrainedTokenizer
 from caml.models.sizes import Model
 from caml.training.optimizer import Optimizer, Schedule
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-NAME_RULE = "letters, digits, '-', '_' and '.', beginning with a letter or a digit"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+NAME_RULE = "up to 100 letters, digits, '-', '_' and '.', beginning with a letter or a digit"
 
 
 class Probes(Protocol):

@@ -66,7 +66,9 @@ def _explain_place(loaded: Loaded, key: str) -> list[str]:
     value, owner = loaded.tree, None
     for i, step in enumerate(steps):
         if step in _fields(value):
-            owner, value = (value, step), getattr(value, step)
+            origin = loaded.origin(value)
+            owner = (origin, step) if origin else owner  # else part of a default
+            value = getattr(value, step)
         elif isinstance(value, (list, tuple)) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]
         elif isinstance(value, dict) and step in value:
@@ -76,8 +78,8 @@ def _explain_place(loaded: Loaded, key: str) -> list[str]:
             raise UserError(f"{shown(loaded.path)} has no {'.'.join(steps[: i + 1])}{suggest(step, names)}")
     if owner is None:
         raise UserError("name a macro, a parameter such as Optimizer.rate, or a place such as run.seed")
-    instance, field = owner
-    return _explain_field(loaded, key, loaded.origin(instance).scope, type(instance).__name__, field)
+    origin, field = owner
+    return _explain_field(loaded, key, origin.scope, type(origin.instance).__name__, field)
 
 
 def _fields(value: Any) -> list[str]:

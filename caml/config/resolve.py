@@ -86,8 +86,13 @@ class Loaded:
 
     @functools.cached_property
     def tree(self) -> Any:
-        """The root dataclass, every macro at the value that the files and settings give it."""
-        return self.at({})
+        """The root dataclass, every macro at the value that the files and settings give it.
+
+        A macro that they leave open (%gin.REQUIRED) has the first value that an axis gives it.
+        """
+        given = [item for product in self._products() for item in product.items() if item[0] in self.macros]
+        first = {name: values[0] for name, values in reversed(given) if values}
+        return self.at({name: value for name, value in first.items() if self.macro(name) is checks.REQUIRED})
 
     @property
     def macros(self) -> dict[str, Binding]:
@@ -116,8 +121,11 @@ class Loaded:
 
     def axes_macros(self) -> set[str]:
         """The macros that the axes name; empty without axes."""
+        return {name for product in self._products() for name in product}
+
+    def _products(self) -> list[dict[str, list[Any]]]:
         axes = self.at({}, self._axes) if self._axes else {}
-        return {name for product in (axes if isinstance(axes, (list, tuple)) else [axes]) for name in product}
+        return axes if isinstance(axes, list) else [axes]
 
     def axes_binding(self) -> Binding:
         """The line that binds the axes."""
@@ -160,9 +168,9 @@ class Loaded:
         origin = self._origins[id(instance)]
         return self._fault(type(instance).__name__, origin.scope, field, message, origin.macros)
 
-    def origin(self, instance: Any) -> Origin:
-        """Where a dataclass that was injected here came from."""
-        return self._origins[id(instance)]
+    def origin(self, instance: Any) -> Origin | None:
+        """Where a dataclass came from; None for one that is the default of a field and was not injected."""
+        return self._origins.get(id(instance))
 
     def forget(self) -> None:
         """Begin anew to note which lines injections read."""

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from toy_ablation import ABLATION, CLASSES, Corpus, ablation, expand
 
-from caml.ablations.grid import AXES, cells, cells_table
+from caml.ablations.grid import AXES, cells, cells_table, stagerun_text
 from caml.ablations.runs import Ablation, StageRun, stageruns
 from caml.analysis.tables import DATA_DICTIONARY
 from caml.config.errors import UserError
 from caml.config.explain import diff
+from caml.config.files import show
 from caml.config.resolve import load
 
 
@@ -137,6 +138,24 @@ def test_a_written_cell_runs_alone_with_the_same_fingerprints(tmp_path: Path) ->
         assert len(alone) == 1
         assert [s.fingerprint for s in alone[0].stageruns] == [s.fingerprint for s in cell.stageruns]
         assert alone[0].run == cell.run
+        path.write_text(stagerun_text(loaded.tree, cell.stageruns[0]))
+        (first,) = cells(load(path, CLASSES, Ablation, (), AXES))
+        assert [s.fingerprint for s in first.stageruns] == [cell.stageruns[0].fingerprint]
+
+
+def test_a_macro_may_be_left_open_where_the_axes_give_its_values(tmp_path: Path) -> None:
+    no_large = {"line27": "", "line29": ""}
+    found = expand(
+        tmp_path,
+        line2="RATIO = %gin.REQUIRED",
+        line11="",
+        line17="Contrast.at = {'RATIO': 0.5, 'SFT': 0}",
+        **no_large,
+    )
+    assert len(found) == 20
+    with pytest.raises(UserError) as caught:
+        expand(tmp_path, line2="RATIO = %gin.REQUIRED")
+    assert str(caught.value) == "toy.gin:2: RATIO = %gin.REQUIRED: Mixture.ratio: has no value yet; bind one"
 
 
 def test_the_table_has_a_row_for_each_cell(tmp_path: Path) -> None:
@@ -333,12 +352,14 @@ def test_an_ablation_that_cannot_be_ends_in_one_line(
     assert text.startswith(message) and "\n" not in text
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "/tmp/x", "a\\b", "a b", "-x", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "", ".", "..", "/tmp/x", "a\\b", "a b", "-x", "a\n", "x" * 101]
+)
 def test_a_name_that_would_leave_the_output_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
         expand(tmp_path, line6=f"Ablation.name = {name!r}")
     assert str(caught.value).startswith(
-        f"toy.gin:6: Ablation.name = {name!r}: names a folder inside the output folder"
+        f"toy.gin:6: Ablation.name = {show(name)}: names a folder inside the output folder"
     )
 
 

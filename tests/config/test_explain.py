@@ -1,5 +1,6 @@
 """Where a value was set, and why two identities differ."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from toy_study import STUDY, study
 
 from caml.config.errors import UserError
 from caml.config.explain import diff, explain
+from caml.config.resolve import load
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +78,18 @@ def test_a_diff_has_one_line_for_each_value_that_differs() -> None:
         "new: nothing -> {'x': 1}",
     ]
     assert diff(one, dict(one)) == []
+
+
+def test_a_place_inside_a_default_is_explained_by_the_field_that_has_it(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        rate: float = 0.5
+
+    @dataclasses.dataclass(frozen=True)
+    class Outer:
+        name: str
+        inner: Inner = Inner()
+
+    (tmp_path / "outer.gin").write_text("Outer.name = 'x'\n")
+    loaded = load(tmp_path / "outer.gin", [Inner, Outer], Outer)
+    assert explain(loaded, "inner.rate")[1:] == ["  the default of Outer"]
