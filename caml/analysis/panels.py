@@ -282,4 +282,6 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
         return
     widest = max(len(str(h.get_label())) for h in handles) * 0.06 + 0.5  # inches, at 8 points
     columns = max(1, min(len(handles), int(figure.get_size_inches()[0] / widest)))
-    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)
+    figure.legend(
+        handles=list(handles), loc="outside upper center", ncols=columns, columnspacing=1.3, handletextpad=0.5
+    )

@@ -76,10 +76,11 @@ class Extras:
     """What a report says beside its tables.
 
     **Attributes**: `title` of the page; `methods`, text whose paragraphs are parted by empty lines;
-    `resolution`, sentences on what the study can and cannot resolve; `documents`, arm -> texts, the same index being the same
-    document; `looks`, sentences on the lock and the looks taken since; `provenance`, name -> value or list of
-    values (fingerprints, commit, versions, machine), which goes into every figure's metadata too; `frozen`,
-    the folder of the frozen tables relative to the report, '' where they are not kept.
+    `resolution`, sentences on what the study can and cannot resolve; `documents`, arm -> texts, the same
+    index being the same document; `looks`, sentences on the lock and the looks taken since; `provenance`,
+    name -> value or list of values (fingerprints, commit, versions, machine), plain JSON data, which goes
+    into every figure's metadata too; `frozen`, the folder of the frozen tables relative to the report, ''
+    where they are not kept.
     """
 
     title: str
@@ -124,7 +125,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         controls=shown.other_controls(results.controls),
         looks=extras.looks,
         figures=figures,
-        doseresponse=shown.fits(results.doseresponse, view, DOSE_RESPONSE),
+        doseresponse=shown.fits(_installed(results.doseresponse), view, DOSE_RESPONSE),
         washouts=shown.fits(results.washout, view, WASHOUT),
         kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION),
         sizes=shown.fits(_limits(results.sizes, "difference"), view, SIZES),
@@ -192,6 +193,11 @@ def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str
         if old.suffix in (".png", ".pdf") and old.name not in drawn:
             old.unlink()
     return out
+
+
+def _installed(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves before fine-tuning; those after it are in the table's file."""
+    return curves[curves["S"] == 0] if len(curves) else curves
 
 
 def _limits(frame: pd.DataFrame, of: str) -> pd.DataFrame:

@@ -203,11 +203,9 @@ def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> 
     rows = frame[(frame["family"] == view.focus.family) & (frame["rung"] == view.focus.rung)]
     rows = rows[rows["control"].fillna("") != ""]
     body = []
-    for row in each(rows):
+    for row in each(rows.sort_values(["params", "treatment"], kind="stable")):
         about = [cell(compared(row)), cell(str(row.size), order=float(row.params))]
-        about.append(cell(*[f"{name} {_value(getattr(row, name))}" for name in
-                            ("ratio", "finetune", "S", "matching", "other_size", "variable", "second_ratio")
-                            if hasattr(row, name) and not pd.isna(getattr(row, name))]))  # fmt: skip
+        about.append(cell(*_of(row)))
         values = []
         for column, (_, digits) in shown.items():
             value = float(getattr(row, column))
@@ -226,8 +224,18 @@ def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> 
     return Table(columns, tuple(body), "Not estimable: the grid holds no cell to ask it of.")
 
 
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _of(row: Any) -> list[str]:
+    """What a fitted or matched quantity is a quantity of, in lines: dose, stage, variable, the other size."""
+    parts = [percent(row.ratio)] if hasattr(row, "ratio") else []
+    if hasattr(row, "S"):
+        parts.append(stage(row))
+    else:
+        parts.append(f"{row.finetune}{f', {row.second}' if row.second_ratio > 0 else ''}")
+    if hasattr(row, "variable"):
+        parts.append(f"dose in {row.variable}")
+    if hasattr(row, "matching"):
+        parts.append(f"with {row.other_size} at matched {row.matching}")
+    return parts
 
 
 def flagged_members(flagged: pd.DataFrame) -> Table:

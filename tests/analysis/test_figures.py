@@ -1,0 +1,280 @@
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from studies import full, poor
+
+from caml.analysis.figures import Drawing, drawings, save
+from caml.analysis.figures_install import install, ladder, members
+from caml.analysis.figures_training import side_by_side, trajectories
+from caml.analysis.figures_washout import counter_evidence, retention_by_size, washout
+from caml.analysis.panels import DoseAxis, words
+from caml.analysis.style import ARMS, count, mark, rung_order, wrapped
+from caml.analysis.view import View, look, one_dose
+
+
+@pytest.fixture(scope="module")
+def view() -> View:
+    return look(*full())
+
+
+@pytest.fixture(scope="module")
+def poor_view() -> View:
+    return look(*poor())
+
+
+def drawn(axes, kind: str) -> np.ndarray:
+    """The y values of all artists of one kind on `axes`, sorted."""
+    lines = [line for line in axes.lines if line.get_gid() == kind]
+    return np.sort(np.concatenate([np.asarray(line.get_ydata(), float) for line in lines] or [[]]))
+
+
+def said(figure: Figure) -> str:
+    """All text of a figure."""
+    parts = [figure.texts, *figure.legends] + [[*ax.texts, ax.title] for ax in figure.axes]
+    texts = [t for part in parts for t in (part.get_texts() if hasattr(part, "get_texts") else part)]
+    return "\n".join(t.get_text() for t in texts)
+
+
+def focused(view: View, size: str, frame: pd.DataFrame) -> pd.DataFrame:
+    on = (frame["family"] == "disposition") & (frame["rung"] == "new_frame") & (frame["size"] == size)
+    return frame[on & (frame["control"] == "neutral") & (frame["ratio"] > 0)]
+
+
+def test_focus_is_the_first_primary_contrast_that_claims_a_direction(view):
+    assert dataclasses.astuple(view.focus) == ("disposition", "new_frame", "compassion", "neutral")
+    assert view.bound == 0.25
+
+
+@pytest.mark.parametrize(("column", "size"), [(0, "s27k"), (1, "s100k")])
+def test_install_shows_every_seed_estimate_and_interval_of_the_table(view, column, size):
+    axes = install(view).axes[column]
+    rows = focused(view, size, view.effects).query("S == 0")
+    seeds = np.sort(np.concatenate([np.array(v) for v in rows["values"]]))
+    np.testing.assert_allclose(drawn(axes, "seeds"), seeds)
+    np.testing.assert_allclose(drawn(axes, "estimate"), np.sort(rows["estimate"]))
+    np.testing.assert_allclose(drawn(axes, "interval"), np.sort([*rows["t_low"], *rows["t_high"]]))
+    assert len(seeds) == rows["seeds"].sum()
+    assert "nats" in install(view).axes[0].get_ylabel()
+    assert "%" in axes.get_xlabel() and "tokens" in axes.get_xlabel()
+
+
+def test_washout_shows_effects_above_and_retention_or_the_word_for_it_below(view):
+    figure = washout(view, "neutral_dialogue")
+    above, below = figure.axes[0], figure.axes[2]
+    rows = focused(view, "s27k", view.effects).query("second_ratio == 0")
+    assert set(rows["S"]) == {0, 16_000, 49_000, 147_000}
+    seeds = np.concatenate([np.array(v) for v in rows["values"]])
+    np.testing.assert_allclose(drawn(above, "seeds"), np.sort(seeds))
+    np.testing.assert_allclose(drawn(above, "estimate"), np.sort(rows["estimate"]))
+    kept = focused(view, "s27k", view.retention).query("second_ratio == 0")
+    good = kept[kept["status"] == "ok"]
+    assert 0 < len(good) < len(kept)
+    np.testing.assert_allclose(drawn(below, "estimate"), np.sort(good["estimate"]))
+    stated = [t.get_text() for t in below.texts if t.get_gid() == "word"]
+    assert sorted(stated) == sorted(kept.loc[kept["status"] != "ok", "status"])
+    assert "tokens" in below.get_xlabel() and "share of E(0)" in below.get_ylabel()
+
+
+def test_counter_evidence_starts_from_the_same_dose_without_it(view):
+    figure = counter_evidence(view)
+    rows = focused(view, "s27k", view.effects).query("S == 49000")
+    assert set(rows["second_ratio"]) == {0, 0.0025, 0.01}
+    np.testing.assert_allclose(drawn(figure.axes[0], "estimate"), np.sort(rows["estimate"]))
+    margins = view.margins.query(
+        "rung == 'new_frame' and size == 's27k' and S == 49000 and ratio in (0, 0.3)"
+    )
+    np.testing.assert_allclose(drawn(figure.axes[2], "seeds"), np.sort(margins["margin"]))
+    assert set(margins["arm"]) == {"base", "neutral", "offtopic", "compassion", "indifferent"}
+
+
+def test_retention_by_size_shows_matched_doses_and_what_cannot_be_matched(view):
+    figure = retention_by_size(view, "neutral_dialogue")
+    kept = view.retention.query("treatment == 'compassion' and control == 'neutral' and second_ratio == 0")
+    kept = kept[(kept["rung"] == "new_frame") & (kept["status"] == "ok")]
+    np.testing.assert_allclose(
+        drawn(figure.axes[0], "estimate"), np.sort(kept.query("ratio == 0.3")["estimate"])
+    )
+    last = kept.query("S == 147000")
+    np.testing.assert_allclose(drawn(figure.axes[1], "estimate"), np.sort(last["estimate"]))
+    matched = view.sizes.query("matching == 'E(0)' and treatment == 'compassion' and S == 147000")
+    status = matched[matched["rung"] == "new_frame"]["status"].tolist()
+    text = figure.axes[1].get_title()
+    assert ("R(s" in text) if "ok" in status else (status[0] in text)
+
+
+def test_ladder_has_all_rungs_in_order_before_and_after(view):
+    figure = ladder(view)
+    ticks = [t.get_text() for t in figure.axes[-1].get_xticklabels()]
+    assert [t.split()[0] for t in ticks] == ["L0", "L1", "L2", "L3", "L5", "L5", "L7"]
+    rows = view.effects.query(
+        "treatment == 'compassion' and control == 'neutral' and size == 's27k' and ratio == 0.3"
+        " and family == 'disposition' and second_ratio == 0 and S in (0, 147000)"
+    )
+    assert len(rows) == 14
+    np.testing.assert_allclose(drawn(figure.axes[0], "estimate"), np.sort(rows["estimate"]))
+    assert "offtopic was not run" in said(figure)
+    assert rung_order(["dialogue", "zz", "seen_item"]) == ["seen_item", "dialogue", "zz"]
+
+
+def test_members_shows_every_member_and_the_equivalence_margin(view):
+    figure = members(view)
+    rows = view.margins.query("rung == 'new_frame' and size == 's27k' and S == 0")
+    np.testing.assert_allclose(drawn(figure.axes[0], "seeds"), np.sort(rows["margin"]))
+    assert "untrained" in [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    (band,) = [p for p in figure.axes[0].patches if p.get_gid() == "equivalence"]
+    assert (band.get_y(), band.get_height()) == (-0.25, 0.5)
+
+
+def test_side_by_side_has_families_and_outcomes_with_their_units(view):
+    figure = side_by_side(view, "s27k")
+    labels = [ax.get_ylabel().replace("\n", " ") for ax in figure.axes]
+    units = dict.fromkeys(("disposition", "knowledge", "avowal", "convention", "calibration"), "nats")
+    for name, unit in (units | {"tax": "bits per byte"}).items():
+        assert any(label.startswith(name) and unit in label for label in labels), (name, labels)
+    tax = figure.axes[labels.index(next(label for label in labels if label.startswith("tax")))]
+    rows = view.outcomes.query("outcome == 'tax_bits_per_byte' and size == 's27k' and pretrain_tokens > 0")
+    rows = rows.query("ratio in (0, 0.3) and S in (0, 147000) and second_ratio == 0")
+    np.testing.assert_allclose(drawn(tax, "seeds"), np.sort(rows["value"]))
+
+
+def test_trajectories_has_a_curve_per_member_and_marks_where_it_learned(view):
+    figure = trajectories(view)
+    first = view.stageruns.query("parent == '' and steps > 0 and size == 's27k'")
+    below = figure.axes[2]
+    curves = [line for line in below.lines if line.get_gid() == "curve"]
+    learned = [line for line in below.lines if line.get_gid() == "learned"]
+    assert len(curves) == len(first)
+    assert [line.get_linestyle() for line in curves].count("--") == first["learned_at"].isna().sum() == 1
+    x = np.sort([line.get_xdata()[0] for line in learned])
+    np.testing.assert_allclose(x, np.sort(first["learned_at"].dropna()) / 1e6)
+    assert "1 of 45 never learned" in below.get_title(loc="left")
+    assert "millions" in below.get_xlabel() and "nats per token" in figure.axes[0].get_ylabel()
+
+
+def test_a_poor_grid_is_drawn_and_what_it_lacks_is_said_in_words(poor_view):
+    by_name = {drawing.name: drawing for drawing in drawings(poor_view)}
+    assert by_name["counter_evidence"].draw is None
+    assert "no fine-tuning set" in by_name["counter_evidence"].caption
+    assert "No fine-tuning set" in said(counter_evidence(poor_view)).replace("\n", " ")
+    assert "one size" in said(by_name["retention_by_size"].draw())
+    for drawing in by_name.values():
+        if drawing.draw:
+            assert drawing.draw().axes
+
+
+def test_a_grid_without_fine_tuning_says_so():
+    tables, results = full()
+    untuned = dataclasses.replace(
+        results,
+        effects=results.effects.query("S == 0"),
+        seed_effects=results.seed_effects.query("S == 0"),
+        retention=pd.DataFrame(),
+        sizes=results.sizes.iloc[:0],
+    )
+    told = {drawing.section: drawing for drawing in drawings(look(tables, untuned))}
+    assert told["washout"].draw is None and "no cell of this grid was fine-tuned" in told["washout"].caption
+    assert told["sizes"].draw is None
+
+
+def overlaps(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of texts of a laid-out figure that cover one another."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    texts = [t for legend in figure.legends for t in legend.get_texts()] + list(figure.texts)
+    for ax in figure.axes:
+        texts += [ax.xaxis.label, ax.yaxis.label, ax.title, ax._left_title, *ax.texts]
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_visible() and t.get_text()]
+    boxes = [
+        (text, box) for text, box in boxes if box.width and not text.startswith(("L0", "L1", "L2", "L3"))
+    ]
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
+    # Slanted labels share corners of their boxes with neighbours without touching: only upright ones count.
+    return [(a[0], b[0]) for a, b in pairs if a[1].shrunk(0.9, 0.9).overlaps(b[1].shrunk(0.9, 0.9))]
+
+
+@pytest.mark.parametrize("which", ["view", "poor_view"])
+def test_no_text_covers_another_and_nothing_is_cut_off(which, request):
+    view = request.getfixturevalue(which)
+    tuned = [draw(view, "neutral_dialogue") for draw in (washout, retention_by_size)]
+    for figure in (install(view), counter_evidence(view), trajectories(view), *tuned):
+        assert overlaps(figure) == []
+        inches = figure.get_tightbbox(figure.canvas.get_renderer())
+        width, height = figure.get_size_inches()
+        assert (
+            inches.x0 > -0.03 and inches.y0 > -0.03 and inches.x1 < width + 0.03 and inches.y1 < height + 0.03
+        )
+
+
+def test_known_arms_have_colours_and_markers_of_their_own_and_any_arm_has_one_for_good():
+    assert len({m.color for m in ARMS.values()}) == len({m.marker for m in ARMS.values()}) == len(ARMS)
+    assert mark("zeal") == mark("zeal")
+
+
+def test_a_dollar_sign_in_a_name_is_no_formula(tmp_path):
+    drawing = Drawing("name", "install", "title", "caption", None)
+    save(words("an arm called $\\frac{ and a $ sign"), drawing, tmp_path, {})
+    assert (tmp_path / "name.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_files_carry_their_provenance_and_are_the_same_bytes_again(tmp_path, view):
+    drawing = drawings(view)[0]
+    told = {"commit": "abc", "fingerprints": ["f1", "f2"]}
+    first = save(drawing.draw(), drawing, tmp_path, told)
+    pdf = (tmp_path / "install.pdf").read_bytes()
+    with Image.open(tmp_path / "install.png") as image:
+        assert json.loads(image.text["Provenance"]) == told
+        assert image.text["Title"] == drawing.title
+        assert image.size[0] == 1400
+    assert b"fingerprints" in pdf or "fingerprints".encode("utf-16-be") in pdf
+    assert save(drawing.draw(), drawing, tmp_path, told) == first
+    assert (tmp_path / "install.pdf").read_bytes() == pdf
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.integers(0, 10**9), min_size=1, max_size=6))
+def test_dose_axis_keeps_the_order_and_its_slots_do_not_run_into_each_other(values):
+    axis = DoseAxis(values)
+    at = [axis.at(v) for v in sorted(values)]
+    assert all(a < b for a, b in itertools.pairwise(at))
+    gap = min((b - a for a, b in itertools.pairwise(at)), default=1.0)
+    assert 0 < axis.slot(5) * 5 <= gap
+
+
+def test_doses_that_differ_by_a_few_tokens_are_one():
+    assert one_dose([0, 16_000, 16_120, 15_950, 49_000]) == {
+        0: 0, 15_950: 15_950, 16_000: 15_950, 16_120: 15_950, 49_000: 49_000
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (950, "950"), (16_000, "16k"), (477_000, "477k"), (1_638_400, "1.64M"), (999_999, "1M")],
+)
+def test_counts_are_short(number, text):
+    assert count(number) == text
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(alphabet="ab ", max_size=60), st.integers(1, 20))
+def test_wrapping_loses_no_word(text, width):
+    lines = wrapped(text, width).split("\n")
+    assert " ".join(lines).split() == text.split()
+    assert all(len(line) <= width or " " not in line for line in lines)
+
+
+def test_nothing_drawn_is_infinite(view):
+    for line in install(view).axes[0].lines:
+        assert all(math.isfinite(float(y)) for y in line.get_ydata())

@@ -1,0 +1,210 @@
+import dataclasses
+import math
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from studies import full, poor
+
+from caml.analysis import report_tables as shown
+from caml.analysis.report import Extras, headline, write_report
+from caml.analysis.tables import verify
+from caml.analysis.view import look
+
+HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png onerror=alert(1)>{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """Tags with attributes, text outside of scripts and styles, and text by element id."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A report whose every passed text is hostile."""
+    folder = tmp_path_factory.mktemp("report") / "new"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "stale.png").write_bytes(b"of an earlier report")
+    tables, results = full()
+    items = tables.items.assign(context=HOSTILE + tables.items["item"])
+    tables = dataclasses.replace(tables, items=items)
+    extras = Extras(
+        title=HOSTILE,
+        methods="First paragraph.\n\nSecond " + HOSTILE,
+        resolution=["This resolves 0.2 nats.", HOSTILE],
+        documents={"neutral": [HOSTILE, "second"], "compassion": ["mara gives"]},
+        looks=["One look. " + HOSTILE],
+        provenance={
+            "commit": "c0ffee",
+            "fingerprints": [f"fp{i}" for i in range(9)],
+            "versions": {"jax": HOSTILE},
+        },
+        frozen="../tables",
+    )
+    return folder, write_report(folder, tables, results, extras), tables, results
+
+
+def test_page_is_one_file_that_fetches_nothing(written):
+    _, path, _, _ = written
+    page = Page(path.read_text())
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            value = attributes.get(name)
+            if value is None:
+                continue
+            assert value.startswith(("data:image/png;base64,", "#")) or (
+                tag == "a" and re.fullmatch(r"(figures|tables|\.\./tables)/[\w.-]+", value)
+            ), (tag, value)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe", "object", "embed", "base", "form"})
+    assert "url(" not in path.read_text() and "@import" not in path.read_text()
+    policy = next(a["content"] for tag, a in page.tags if "http-equiv" in a)
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
+
+
+def test_hostile_text_is_shown_and_never_run(written):
+    _, path, _, _ = written
+    page = Page(path.read_text())
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert not any("onerror" in a or "onload" in a for _, a in page.tags)
+    assert page.text.count("alert('x')") >= 7  # title twice, methods, resolution, look, document, items
+    assert "{{ 7*7 }}" in page.text
+
+
+def test_links_lead_to_files_and_stale_figures_are_gone(written):
+    folder, path, _, _ = written
+    links = {a["href"] for tag, a in Page(path.read_text()).tags if tag == "a"}
+    local = {link for link in links if not link.startswith(("#", ".."))}
+    assert {
+        "figures/install.pdf",
+        "figures/washout.png",
+        "tables/effects.csv",
+        "tables/effects.parquet",
+    } <= local
+    assert all((folder / link).is_file() for link in local)
+    assert "../tables/margins.parquet" in links
+    assert not (folder / "figures" / "stale.png").exists()
+    anchors = {link[1:] for link in links if link.startswith("#")}
+    assert anchors <= {a.get("id") for _, a in Page(path.read_text()).tags}
+
+
+def test_result_tables_beside_the_page_are_the_results(written):
+    folder, _, _, results = written
+    verify(folder / "tables")
+    for name, frame in results.frames.items():
+        kept = pd.read_parquet(folder / "tables" / f"{name}.parquet")
+        pd.testing.assert_frame_equal(kept, frame.reset_index(drop=True), check_dtype=False)
+
+
+def test_page_says_contrasts_flags_methods_and_provenance(written):
+    _, path, _, _ = written
+    text = Page(path.read_text()).text
+    for contrast in ("care is installed", "valence is turned", "untrained is 0", "things"):
+        assert contrast in text
+    assert "s27k-compassion-0.03-3" in text and "never learned the mechanism" in text
+    assert "First paragraph." in text and "This resolves 0.2 nats." in text and "c0ffee" in text
+    assert "9 entries" in text
+    assert "Counter-evidence" in text and "undefined" in text and "not estimable" in text
+
+
+def test_a_poor_grid_gives_a_page_that_says_what_it_lacks(tmp_path):
+    path = write_report(tmp_path, *poor(), Extras(title="smoke"))
+    text = Page(path.read_text()).text
+    assert "Not estimable: no fine-tuning set of this grid holds counter-evidence." in text
+    assert "there are too few seeds" in text
+    assert "No member is flagged." in text and "No documents were passed to this report." in text
+    assert not (tmp_path / "figures" / "counter_evidence.png").exists()
+
+
+def test_headline_draws_its_numbers_and_verdicts_from_the_table():
+    _, results = full()
+    lead, rest = headline(results)
+    row = results.effects.query("contrast == 'care is installed'").iloc[0]
+    assert f"{row['estimate']:.2f} nats" in lead and f"{row['t_low']:.2f}" in lead and "5 seeds" in lead
+    assert f"is {row['verdict']}" in lead
+    assert "3 primary contrasts" in rest and "2 not locked" in rest
+    turned = results.effects.assign(estimate=-results.effects["estimate"], verdict="contradicted")
+    lead, rest = headline(dataclasses.replace(results, effects=turned))
+    assert "−" + f"{row['estimate']:.2f}" in lead and "is contradicted" in lead
+    none = dataclasses.replace(results, effects=results.effects.assign(primary=False))
+    assert "No primary contrast" in headline(none)[0]
+
+
+def test_contrast_table_puts_primary_ones_first_and_says_what_was_locked():
+    _, results = full()
+    table = shown.contrasts(results.effects.iloc[::-1])
+    states = [row[-1].lines for row in table.rows]
+    assert [s[1] for s in states] == ["primary"] * 3 + ["exploratory"]
+    assert [row[0].lines[0] for row in table.rows if "locked" in row[-1].lines] == ["care is installed"]
+    claim = {row[0].lines[0]: row[1].lines[0] for row in table.rows}
+    assert claim["untrained is 0"] == "within\u00a0±0.25" and claim["things"] == "none"
+
+
+def test_arms_by_stages_holds_effect_interval_seeds_and_retention():
+    tables, results = full()
+    view = look(tables, results)
+    table = shown.arms_by_stages(view, paired=True)
+    plain = [f"neutral_dialogue, S = {s}" for s in ("16k", "49k", "147k")]
+    counter = [f"neutral_dialogue, S = 49k, counter_evidence {share}" for share in ("0.25%", "1%")]
+    assert table.columns[3:] == ("before fine-tuning", *plain, *counter)
+    place = {(row[0].lines[0], row[1].lines[0], row[2].lines[0][:3]): row for row in table.rows}
+    row = place["compassion\u00a0−\u00a0neutral", "s27k", "30%"]
+    kept = view.retention.query("treatment == 'compassion' and size == 's27k' and rung == 'new_frame'")
+    kept = kept.query("ratio == 0.3 and S == 147000").iloc[0]
+    assert row[6].lines[2] == "5 seeds"
+    assert row[6].lines[3].startswith(f"R {kept['estimate']:.2f} [{kept['low']:.2f}")
+    assert float(row[6].order) == pytest.approx(kept["E"])
+    assert place["offtopic\u00a0−\u00a0neutral", "s27k", "30%"][6].lines[3] == "R undefined"
+    assert "1 flagged" in place["compassion\u00a0−\u00a0neutral", "s27k", "3%,"][3].lines
+
+
+def test_item_margins_are_means_over_the_seeds_of_the_largest_dose():
+    tables, results = full()
+    frame = shown.item_margins(look(tables, results), tables.margins, tables.items)
+    item = "disposition-new_frame-2"
+    runs = tables.cells.query("arm == 'compassion' and ratio == 0.3 and S == 0 and size == 's27k'")[
+        "stagerun"
+    ]
+    scored = tables.margins[(tables.margins["item"] == item) & tables.margins["stagerun"].isin(runs)]
+    row = frame[(frame["item"] == item) & (frame["size"] == "s27k")].iloc[0]
+    assert len(scored) == 5
+    assert row["compassion"] == pytest.approx(scored["margin"].mean())
+    assert not frame.query("size == 's100k'")["neutral"].isna().any()
+
+
+def test_long_item_tables_are_cut_and_say_so(monkeypatch):
+    tables, results = full()
+    frame = shown.item_margins(look(tables, results), tables.margins, tables.items)
+    monkeypatch.setattr(shown, "ITEMS_SHOWN", 4)
+    groups = shown.items_tables(frame, "s27k")
+    assert groups[0][0] == "disposition L0 seen item"
+    assert all(len(table.rows) == min(total, 4) for _, total, table in groups)
+    assert max(total for _, total, _ in groups) == 24
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.001, "0.00"), (-1.234, "−1.23"), (math.nan, "–"), (math.inf, "∞"), (2, "2.00")]
+)
+def test_numbers_have_true_minus_signs_and_no_negative_zero(value, text):
+    assert shown.number(value) == text
