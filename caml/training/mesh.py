@@ -17,12 +17,14 @@ def use_cpu_devices(count: int) -> None:
     Raises Failure where jax has started already. Products inside a device then run on its own thread:
     for small models threads that are handed pieces of a product cost more than they bring.
     """
-    if jax._src.xla_bridge.backends_are_initialized():
-        raise Failure("jax has started; the number of CPU devices must be set before")
-    flags = f"--xla_force_host_platform_device_count={count}"
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        raise Failure("the number of CPU devices must be set before jax starts") from error
     if count > 1:
-        flags += " --xla_cpu_multi_thread_eigen=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+        )
 
 
 def member_mesh() -> Mesh:

@@ -4,7 +4,7 @@ No jax here: a configuration is read, checked and shown without starting it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,19 +68,19 @@ class Schedule:
 class Hyper(NamedTuple):
     """Numbers of one member as arrays (float32, `steps` and `cosine` int32); stacked in a population."""
 
-    steps: np.ndarray
-    rate: np.ndarray
-    embedding_rate: np.ndarray
-    beta1: np.ndarray
-    beta2: np.ndarray
-    epsilon: np.ndarray
-    momentum: np.ndarray
-    weight_decay: np.ndarray
-    clip: np.ndarray
-    cosine: np.ndarray
-    warmup: np.ndarray
-    decay: np.ndarray
-    floor: np.ndarray
+    steps: Any
+    rate: Any
+    embedding_rate: Any
+    beta1: Any
+    beta2: Any
+    epsilon: Any
+    momentum: Any
+    weight_decay: Any
+    clip: Any
+    cosine: Any
+    warmup: Any
+    decay: Any
+    floor: Any
 
 
 def hyper(optimizer: Optimizer, schedule: Schedule, steps: int) -> Hyper:

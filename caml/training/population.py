@@ -79,8 +79,8 @@ def build(model: Model, name: str, layout: str, mesh: Mesh) -> Any:
     spread, everywhere = PartitionSpec("member"), PartitionSpec()
 
     def on_device(state: State, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array) -> Any:
-        def one(args: tuple) -> Any:
-            return _member_steps(model, name, *args, first_step, count)
+        def one(member: tuple[State, Hyper, Batch]) -> Any:
+            return _member_steps(model, name, *member, first_step, count)
 
         return (
             jax.lax.map(one, (state, h, batches)) if layout == "turn" else jax.vmap(one)((state, h, batches))

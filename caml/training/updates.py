@@ -3,13 +3,15 @@
 One compiled program then serves all rates, schedules and lengths of a stage.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from caml.training.optimizer import Hyper
 
-Tree = dict[str, jax.Array]
+Tree = dict[str, Any]
 
 
 def rate_factor(step: jax.Array, h: Hyper) -> jax.Array:

@@ -1,0 +1,176 @@
+"""Checkpoints: Orbax for a population in flight, safetensors for the final parameters of a member.
+
+Orbax can name an empty step the latest and restores a flipped bit without complaint, so a checkpoint
+exists here when our own marker does: it is written last and holds a digest of every file.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from caml.config.errors import Failure
+from caml.config.fingerprint import canonical
+from caml.data.files import digest_bytes, digest_file, write_bytes, write_json
+
+MARKER = "marker.json"
+# Read by `transformers` to know the layout of the arrays.
+METADATA = {"format": "pt"}
+
+
+def save_parameters(path: Path, params: Mapping[str, Any]) -> None:
+    """Write parameters by name to the safetensors file `path`, in one step.
+
+    Not forced to the disk: whoever vouches for the file keeps its digest.
+    """
+    arrays = {name: np.ascontiguousarray(params[name]) for name in sorted(params)}
+    write_bytes(path, save_tensors(arrays, METADATA), durable=False)
+
+
+def load_parameters(path: Path) -> dict[str, np.ndarray]:
+    """The parameters in the safetensors file `path`. Raises Failure where it is missing or cut short."""
+    try:
+        return load_tensors(path.read_bytes())
+    except (SafetensorError, FileNotFoundError) as error:
+        raise Failure(f"{path} holds no parameters: {error}") from error
+
+
+def _names(tree: Any) -> list[str]:
+    """A name for each leaf of the tree, in the order of its leaves."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path != folder / MARKER
+    )
+
+
+class Checkpoints:
+    """The checkpoints of one population in `folder`, of which the newest `keep` stay.
+
+    `identity` (JSON data) says whose they are: a checkpoint of something else raises Failure.
+    """
+
+    def __init__(self, folder: Path, identity: Any, keep: int = 2):
+        self._folder, self._keep = folder, keep
+        self._identity = json.loads(canonical(identity))
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def newest(self, like: Any) -> tuple[int, Any, list[str]]:
+        """Step, tree (numpy arrays, structured as `like`), and what was wrong with those passed over.
+
+        Step 0 and `like` itself where there is none. The third names each damaged checkpoint in a line.
+        """
+        passed_over = []
+        for folder in reversed(self._finished()):
+            body, wrong = self._check(folder)
+            if wrong:
+                passed_over.append(f"{folder} is not used: {wrong}")
+                continue
+            if body["identity"] != self._identity:
+                raise Failure(
+                    f"{folder} is of another population, or of the same laid out differently; "
+                    f"{_difference(body['identity'], self._identity)}"
+                )
+            return body["step"], self._restore(folder, like), passed_over
+        return 0, like, passed_over
+
+    def save(self, step: int, tree: Any) -> None:
+        """Begin to write the checkpoint of `step`; a checkpoint still being written is waited for first.
+
+        The arrays are copied on their devices at once, so the caller may donate its own.
+        """
+        self.wait()
+        copies = dict(zip(_names(tree), map(jnp.copy, jax.tree.leaves(tree)), strict=True))
+        self._thread = threading.Thread(target=self._write, args=(step, copies), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when the checkpoint under way exists; raises Failure where it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise Failure(f"the checkpoint in {self._folder} could not be written: {error}") from error
+
+    def _write(self, step: int, copies: dict[str, jax.Array]) -> None:
+        try:
+            # Imported where it is used: a second and more that most commands would wait for in vain.
+            import orbax.checkpoint as orbax
+
+            folder = (self._folder / f"{step:08d}").resolve()
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            orbax.PyTreeCheckpointer().save(folder / "state", copies)
+            body = {
+                "step": step,
+                "identity": self._identity,
+                "files": {name: digest_file(folder / name) for name in _files(folder)},
+            }
+            write_json(folder / MARKER, {"body": body, "sha256": digest_bytes(canonical(body).encode())})
+            self._retire()
+        # The caller's thread raises it at its next call.
+        except BaseException as error:
+            self._error = error
+
+    def _finished(self) -> list[Path]:
+        """Folders with a marker, oldest step first."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(folder for folder in self._folder.iterdir() if (folder / MARKER).is_file())
+
+    def _retire(self) -> None:
+        """Remove all but the newest, and what a kill left half written."""
+        kept = self._finished()[-self._keep :]
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder not in kept:
+                # Without its marker first: a kill in between must not leave a checkpoint with holes.
+                (folder / MARKER).unlink(missing_ok=True)
+                shutil.rmtree(folder)
+
+    def _check(self, folder: Path) -> tuple[dict, str]:
+        """The marker's content, and in a few words what is wrong with the checkpoint ('' if nothing is)."""
+        try:
+            marker = json.loads((folder / MARKER).read_bytes())
+            body = marker["body"]
+            whole = marker["sha256"] == digest_bytes(canonical(body).encode())
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole or f"{body['step']:08d}" != folder.name:
+            return {}, f"{MARKER} was altered"
+        found = _files(folder)
+        for name, digest in body["files"].items():
+            if name not in found:
+                return {}, f"{name} is missing"
+            if digest_file(folder / name) != digest:
+                return {}, f"{name} was altered"
+        return body, ""
+
+    def _restore(self, folder: Path, like: Any) -> Any:
+        import orbax.checkpoint as orbax
+
+        names = _names(like)
+        as_numpy = {name: orbax.RestoreArgs(restore_type=np.ndarray) for name in names}
+        found = orbax.PyTreeCheckpointer().restore(folder.resolve() / "state", restore_args=as_numpy)
+        return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    """Where two identities differ, in a few words."""
+    keys = [key for key in wanted if found.get(key) != wanted[key]]
+    return "; ".join(f"{key} is {found.get(key)} there and {wanted[key]} here" for key in keys)[:400]

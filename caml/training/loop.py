@@ -1,0 +1,342 @@
+"""The training loop: a population from its first step to its last, through checkpoints and signals."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from caml.config.fingerprint import NUMERICS_VERSION, identity
+from caml.config.seeds import derive
+from caml.models.sizes import Model
+from caml.models.transformer import init_parameters
+from caml.training import population
+from caml.training.checkpoints import Checkpoints
+from caml.training.mesh import member_mesh
+from caml.training.optimizer import Hyper, Optimizer, Schedule, hyper
+from caml.training.population import State
+from caml.training.programs import Shape, program
+from caml.training.step import Batch
+
+Parameters = dict[str, np.ndarray]
+
+
+class Data(Protocol):
+    """What a member reads."""
+
+    def batches(self, first_step: int, count: int) -> Any:
+        """Tokens, segments, positions and weights (see `step.Batch`), each `[count, B, T]`.
+
+        Called on another thread, in order, and never past the member's last step.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """A StageRun in training.
+
+    It starts from `parent`, or without one from fresh parameters of the stream 'init' of `seed`. `name`
+    says in checkpoints who it is: the StageRun's fingerprint.
+    """
+
+    name: str
+    seed: int
+    steps: int
+    optimizer: Optimizer
+    schedule: Schedule
+    data: Data
+    parent: Parameters | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a population is trained: nothing here changes a member's bits but `layout` and the devices.
+
+    `steps` are made in one dispatch. `members` is the number of places (0: as many as there are members);
+    populations with equal places share a compiled program, and an empty place costs nothing. A checkpoint
+    is written when `checkpoint_seconds` have passed or `checkpoint_steps` were made (0: not by steps), the
+    newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never).
+    """
+
+    steps: int = 16
+    members: int = 0
+    layout: str = "turn"
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int = 0
+    keep: int = 2
+    observe_steps: int = 0
+
+
+class Sink(Protocol):
+    """Where the loop reports to. Members come in the order in which they were given."""
+
+    def resume(self, step: int) -> None:
+        """Training goes on from `step` (0: from the start): whatever is recorded past it is void."""
+        ...
+
+    def record(self, first_step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Metrics by name, float32 `[members, steps]`: loss, gradient_norm, rate.
+
+        NaN where a member made no step; a step that stopped it has a finite rate and the rest as it was.
+        """
+        ...
+
+    def close(self, step: int) -> None:
+        """All metrics before `step` are recorded, and are to be on disk on return: a checkpoint follows."""
+        ...
+
+    def observe(self, step: int, params: Parameters) -> None:
+        """Parameters after `step` steps, every array `[members, ...]`; finished members have their last."""
+        ...
+
+    def progress(self, step: int, last_step: int, tokens: int, loss: np.ndarray) -> None:
+        """Tokens processed by all members since this call of `train`, last loss of each member or NaN."""
+        ...
+
+    def finished(self, member: int, params: Parameters, stopped: int) -> None:
+        """A member's final parameters, as soon as there are any; `stopped` as in `Trained`.
+
+        After a resume called again for members that had finished before.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` returns.
+
+    `params` are stacked, every array `[members, ...]`. `stopped[m]` is the step at which the loss or the
+    gradient of member m was not finite (its parameters are those before that step), or -1. `step` was
+    reached; `complete` is False where the stop flag ended it. `programs` were compiled, in `seconds`.
+    `passed_over` names damaged checkpoints.
+    """
+
+    params: Parameters
+    stopped: np.ndarray
+    step: int
+    complete: bool
+    programs: int
+    seconds: float
+    passed_over: tuple[str, ...]
+
+
+def places(steps: Sequence[int], count: int, devices: int) -> np.ndarray:
+    """The place of each member among `count` places, of which each device has an equal run.
+
+    Members are dealt to the devices from the longest down, so that all have equal work to the end.
+    """
+    found = np.empty(len(steps), np.int64)
+    for rank, member in enumerate(sorted(range(len(steps)), key=lambda m: (-steps[m], m))):
+        found[member] = rank % devices * (count // devices) + rank // devices
+    return found
+
+
+def dispatches(first: int, last: int, pace: Pace) -> Iterator[tuple[int, int]]:
+    """First step and number of steps of each dispatch from step `first` to `last`."""
+    while first < last:
+        count = min(pace.steps, last - first)
+        if pace.observe_steps:
+            count = min(count, pace.observe_steps - first % pace.observe_steps)
+        yield first, count
+        first += count
+
+
+class _Reader:
+    """Batches of coming dispatches, read and sent to the devices by a thread of its own."""
+
+    def __init__(self, members: Sequence[Member], place: np.ndarray, shape: Shape, mesh: Mesh):
+        self._members, self._place, self._shape, self._mesh = members, place, shape, mesh
+        self._ready: queue.Queue = queue.Queue(maxsize=1)
+        self._left = threading.Event()
+
+    def read(self, plan: Iterator[tuple[int, int]]) -> Generator[tuple[int, int, Batch]]:
+        """The plan's dispatches with their batches; what the data raises is raised here."""
+        thread = threading.Thread(target=self._work, args=(plan,), name="batches", daemon=True)
+        thread.start()
+        try:
+            while (item := self._ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self._left.set()
+            while thread.is_alive():
+                try:
+                    self._ready.get(timeout=0.05)
+                except queue.Empty:
+                    continue
+
+    def _work(self, plan: Iterator[tuple[int, int]]) -> None:
+        try:
+            for first, count in plan:
+                batches = population.place(self._gather(first, count), self._mesh)
+                if self._left.is_set():
+                    break
+                self._ready.put((first, count, batches))
+            self._ready.put(None)
+        except BaseException as error:
+            self._ready.put(error)
+
+    def _gather(self, first: int, count: int) -> Batch:
+        s = self._shape
+        axes = (s.members, s.steps, s.batch, s.length)
+        gathered = Batch(*(np.zeros(axes, kind) for kind in (np.int32, np.int32, np.int32, np.float32)))
+        for member, place in zip(self._members, self._place, strict=True):
+            taken = min(count, member.steps - first)
+            if taken > 0:
+                for whole, part in zip(gathered, member.data.batches(first, taken), strict=True):
+                    whole[place, :taken] = part
+        return gathered
+
+
+def _initial(
+    members: Sequence[Member], model: Model, vocab: int, place: np.ndarray, count: int
+) -> tuple[State, Hyper]:
+    """State and numbers of a population before its first step, in places. Empty places have 0 steps."""
+    name = members[0].optimizer.name
+    numbers = [hyper(m.optimizer, m.schedule, m.steps) for m in members]
+    empty = numbers[0]._replace(steps=np.int32(0))
+    params = [
+        init_parameters(model, vocab, derive(m.seed, "init")) if m.parent is None else m.parent
+        for m in members
+    ]
+    one = population.init_member(name, params[0], numbers[0])
+    # A fresh optimizer's state is the same for all.
+    state = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], count, axis=0), one)
+    for m, p in enumerate(place):
+        for key, array in state.params.items():
+            array[p] = params[m][key]
+    in_place = [empty] * count
+    for m, p in enumerate(place):
+        in_place[p] = numbers[m]
+    return state, population.stack(in_place)
+
+
+def train(
+    members: Sequence[Member],
+    model: Model,
+    vocab: int,
+    batch: int,
+    length: int,
+    folder: Path,
+    sink: Sink,
+    pace: Pace,
+    stop: threading.Event,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Trained:
+    """Train `members` together to their last steps, from the newest valid checkpoint in `folder`.
+
+    All members have the same kind of optimizer. Where `stop` is set, the dispatch under way is finished, a
+    checkpoint is written, and the result is not complete: the same call goes on later with the same bits
+    as if it had never stopped. `announce` is given lines for a person: compiling, resuming, damage.
+    """
+    if len({m.optimizer.name for m in members}) != 1:
+        raise ValueError("members of a population have one kind of optimizer")
+    mesh = member_mesh()
+    devices = mesh.devices.size
+    count = -(-max(pace.members, len(members)) // devices) * devices
+    place = places([m.steps for m in members], count, devices)
+    last = max(m.steps for m in members)
+    shape = Shape(model, vocab, batch, length, members[0].optimizer.name, count, pace.steps, pace.layout)
+    state, numbers = _initial(members, model, vocab, place, count)
+
+    checkpoints = Checkpoints(
+        folder,
+        {
+            "members": [m.name for m in members],
+            "model": identity(model),
+            "layout": pace.layout,
+            "devices": [devices, jax.devices()[0].device_kind],
+            "numerics": NUMERICS_VERSION,
+        },
+        pace.keep,
+    )
+    step, state, passed_over = checkpoints.newest(state)
+    for line in passed_over:
+        announce(line)
+    if step:
+        announce(f"goes on from step {step}")
+    sink.resume(step)
+    run, seconds = program(shape, mesh, state, numbers)
+    if seconds:
+        announce(f"compiled one program in {seconds:.1f} s")
+    state, numbers = population.place((state, numbers), mesh)
+
+    def on_host(tree: Any) -> Any:
+        """The members' rows of arrays in places. A copy: the arrays themselves are donated later."""
+        return jax.tree.map(lambda array: np.asarray(array)[place], tree)
+
+    handed_out: set[int] = set()
+
+    def hand_out(all_of_them: bool) -> None:
+        due = [m for m in range(len(members)) if members[m].steps <= step or all_of_them]
+        if any(m not in handed_out for m in due):
+            params, stopped = on_host((state.params, state.stopped))
+            for m in sorted(set(due) - handed_out):
+                sink.finished(m, {k: array[m] for k, array in params.items()}, int(stopped[m]))
+                handed_out.add(m)
+
+    unread: tuple[int, int, Any] | None = None
+    ends = np.array([m.steps for m in members])
+    gone = on_host(state.stopped) >= 0
+    losses, tokens = np.full(len(members), np.nan, np.float32), 0
+
+    def read_metrics() -> None:
+        """Record the dispatch before the one just sent, so that the devices never wait for the host."""
+        nonlocal unread, gone, losses, tokens
+        if unread is None:
+            return
+        (first, made, metrics), unread = unread, None
+        arrays = {name: array[:, :made] for name, array in on_host(metrics).items()}
+        sink.record(first, arrays)
+        taken = np.isfinite(arrays["rate"])
+        finite = np.isfinite(arrays["loss"]) & np.isfinite(arrays["gradient_norm"])
+        gone |= (taken & ~finite).any(axis=1)
+        latest = arrays["loss"][np.arange(len(members)), np.maximum(taken.sum(axis=1) - 1, 0)]
+        losses = np.where(taken.any(axis=1), latest, losses)
+        tokens += int(taken.sum()) * batch * length
+        sink.progress(first + made, last, tokens, losses)
+
+    def save() -> None:
+        read_metrics()
+        sink.close(step)
+        checkpoints.save(step, state)
+
+    hand_out(all_of_them=False)
+    saved_step, saved_at = step, time.monotonic()
+    reader = _Reader(members, place, shape, mesh)
+    batches_of = reader.read(dispatches(step, last, pace))
+    try:
+        for first, made, batches in batches_of:
+            state, metrics = run(state, numbers, batches, np.int32(first), np.int32(made))
+            step = first + made
+            read_metrics()
+            unread = (first, made, metrics)
+            if pace.observe_steps and step % pace.observe_steps == 0:
+                sink.observe(step, on_host(state.params))
+            hand_out(all_of_them=False)
+            if stop.is_set() or (gone | (ends <= step)).all():
+                break
+            due = pace.checkpoint_steps and step - saved_step >= pace.checkpoint_steps
+            if step < last and (due or time.monotonic() - saved_at >= pace.checkpoint_seconds):
+                save()
+                saved_step, saved_at = step, time.monotonic()
+    finally:
+        batches_of.close()
+    read_metrics()
+    complete = bool((gone | (ends <= step)).all())
+    if complete:
+        sink.close(step)
+        hand_out(all_of_them=True)
+    else:
+        save()
+    checkpoints.wait()
+    params, stopped = on_host((state.params, state.stopped))
+    return Trained(params, stopped, step, complete, int(seconds > 0), seconds, tuple(passed_over))

@@ -1,0 +1,61 @@
+"""Compiled programs, kept for the life of the process and shared by populations of the same shape."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from caml.models.sizes import Model
+from caml.training import population
+from caml.training.step import Batch
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a compiled program depends on; everything else is data.
+
+    `members` counts places, padding included; `steps` is the most steps of a dispatch.
+    """
+
+    model: Model
+    vocab: int
+    batch: int
+    length: int
+    optimizer: str
+    members: int
+    steps: int
+    layout: str
+
+
+_PROGRAMS: dict[tuple[Shape, Mesh], Any] = {}
+
+
+def program(shape: Shape, mesh: Mesh, state: Any, hyper: Any) -> tuple[Any, float]:
+    """The compiled program for `shape` on `mesh`, and the seconds it took to compile (0 if it was there).
+
+    `state` and `hyper` give structure and types.
+    """
+    if (shape, mesh) in _PROGRAMS:
+        return _PROGRAMS[shape, mesh], 0.0
+    start = time.monotonic()
+    sharding = NamedSharding(mesh, PartitionSpec("member"))
+
+    def described(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    axes = (shape.members, shape.steps, shape.batch, shape.length)
+    whole, real = (jax.ShapeDtypeStruct(axes, kind, sharding=sharding) for kind in (np.int32, np.float32))
+    counter = jax.ShapeDtypeStruct((), np.int32)
+    built = population.build(shape.model, shape.optimizer, shape.layout, mesh)
+    lowered = built.lower(
+        jax.tree.map(described, state),
+        jax.tree.map(described, hyper),
+        Batch(whole, whole, whole, real),
+        counter,
+        counter,
+    )
+    _PROGRAMS[shape, mesh] = lowered.compile()
+    return _PROGRAMS[shape, mesh], time.monotonic() - start
