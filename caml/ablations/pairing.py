@@ -1,6 +1,6 @@
 """Whether every contrast of an ablation finds its cells in the grid, each treatment with its control."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from caml.ablations.runs import Ablation, StageRun
@@ -15,9 +15,11 @@ Point = tuple[dict[str, Any], StageRun]  # axis values, and the last StageRun
 
 def refuse_unpaired(loaded: Loaded, ablation: Ablation, grid: Sequence[Point]) -> None:
     """Raise UserError where a contrast or the control asks for cells that `grid` doesn't hold."""
+    items = ablation.run.probes.items(ablation.run.seed) if ablation.contrasts else []
+    asked = {(item.family, item.rung) for item in items}
     for contrast in ablation.contrasts:
         _refuse_open_contrast(loaded, contrast, grid)
-        _refuse_unknown_rung(loaded, contrast, ablation)
+        _refuse_unknown_rung(loaded, contrast, asked)
     if not ablation.control:
         return
 
@@ -65,13 +67,12 @@ def _refuse_none_or_several(
             raise _fault(loaded, contrast, field, f"leaves {' and '.join(names)} open; name a value in `at`")
 
 
-def _refuse_unknown_rung(loaded: Loaded, contrast: Contrast, ablation: Ablation) -> None:
-    items = ablation.run.probes.items(ablation.run.seed)
-    families = {item.family for item in items}
+def _refuse_unknown_rung(loaded: Loaded, contrast: Contrast, asked: Set[tuple[str, str]]) -> None:
+    families = {family for family, _ in asked}
     if contrast.family not in families:
         near = suggest(contrast.family, families) or f"; there are {', '.join(sorted(families))}"
         raise _fault(loaded, contrast, "family", f"no probe is of the family {contrast.family!r}{near}")
-    rungs = {item.rung for item in items if item.family == contrast.family}
+    rungs = {rung for family, rung in asked if family == contrast.family}
     if contrast.rung not in rungs:
         near = suggest(contrast.rung, rungs) or f"; there are {', '.join(sorted(rungs))}"
         raise _fault(
