@@ -32,4 +32,6 @@ def flagged(stageruns: pd.DataFrame, gate: float) -> pd.DataFrame:
             struck = inherited
         hit = runs[struck].reset_index()
         rows.append(hit.assign(reason=reason)[COLUMNS])
-    return pd.concat(rows, ignore_index=True).sort_values(["reason", "size", "arm", "ratio", "seed", "stage"])
+    return pd.concat(rows, ignore_index=True).sort_values(
+        ["reason", "size", "arm", "ratio", "seed", "stage", "stagerun"]
+    )
