@@ -28,11 +28,12 @@ CAPTIONS = {
     {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
     Open markers: another control. Lines join means and are no fit. {dots}""",
     "members": """
-    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {dots}""",
+    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {usual}
+    {dots}""",
     "ladder": """
     Effect against {control} on every rung, at each arm's largest dose: filled before fine-tuning, open after
     the largest dose of plain fine-tuning. Rungs L5 concern things that cannot feel: an effect there is
-    indiscriminate. {dots}""",
+    indiscriminate. {usual} {dots}""",
     "washout": """
     {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
     Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
@@ -40,13 +41,13 @@ CAPTIONS = {
     "retention_by_size": """
     Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
     share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
-    Fieller's 95% limits of R; level bars: 95% t interval of E(0).""",
+    Fieller's 95% limits of R; level bars: 95% t interval of E(0). {usual}""",
     "counter_evidence": """
     Above, the effect. {effect} Below: the same members' margins with no control subtracted, at the largest
-    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {dots}""",
+    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {usual} {dots}""",
     "side_by_side": """
     Absolute values, no control subtracted; each arm at its largest dose: filled before, open after the
-    largest dose of plain fine-tuning. Scales differ between panels. {dots}""",
+    largest dose of plain fine-tuning. Scales differ between panels. {usual} {dots}""",
     "trajectories": """
     Above: training loss. Below: the mechanism, the mean margin with the actor's trait named in the context,
     scored during training (for curves only; no estimate uses it). A marker stands where it first passed the
@@ -55,6 +56,10 @@ CAPTIONS = {
 EFFECT = """
     The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
     same seed block, size, dose and fine-tuning rows, mean over items, in nats."""
+USUAL = """
+    Where the grid varies placement or token budget, this figure shows one placement (uniform, where it was
+    run) and the largest budget.
+    """
 BAND = "The band is the stated equivalence margin."
 UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
 UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evidence."
@@ -80,6 +85,9 @@ def drawings(view: View) -> list[Drawing]:
     names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
     names |= {"treatment": focus.treatment, "dots": DOTS, "effect": EFFECT.format(**names)}
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
+    dosed = view.effects[view.effects["ratio"] > 0]
+    varied = dosed.groupby("size")[["placement", "pretrain_tokens"]].nunique().gt(1).to_numpy().any()
+    names |= {"usual": USUAL if varied else ""}
 
     def drawing(kind: str, section: str, title: str, draw: Callable[[], Figure], of: str = "") -> Drawing:
         caption = " ".join(CAPTIONS[kind].format(**names).split())

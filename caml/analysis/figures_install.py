@@ -17,7 +17,7 @@ from caml.analysis.style import (
     styled,
     treatment_order,
 )
-from caml.analysis.view import View, each, t_interval
+from caml.analysis.view import View, each, t_interval, usual
 
 BEFORE, AFTER = "before fine-tuning", "after fine-tuning"
 
@@ -105,6 +105,7 @@ def ladder(view: View) -> Figure:
         & (view.effects["second_ratio"] == 0)
         & (view.effects["rung"] != "")
     ]
+    rows = usual(rows)
     if rows.empty:
         return words(f"No arm was compared with {focus.control or 'a control'} on a ladder of rungs.")
     rungs = rung_order(rows["rung"])
@@ -174,6 +175,7 @@ def members(view: View) -> Figure:
         & (view.margins["rung"] == focus.rung)
         & (view.margins["S"] == 0)
     ]
+    rows = usual(rows)
     if rows.empty:
         return words("No member was scored on the primary endpoint before fine-tuning.")
     sizes = sizes_of(rows)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from caml.analysis.figures_install import AFTER, BEFORE, size_label, sizes_of
 from caml.analysis.panels import Panel, grid, handle, legend, level, say, width_of, words
 from caml.analysis.style import count, in_order, mark, rung_label, styled
-from caml.analysis.view import View, each, t_interval
+from caml.analysis.view import View, each, t_interval, usual
 
 # outcome -> the words and the unit on its axis
 OUTCOMES = {
@@ -26,8 +26,10 @@ TRACED = 400  # points of a curve; more cannot be told apart in print
 @styled
 def side_by_side(view: View, size: str) -> Figure:
     """Disposition and, beside it, every other family and outcome of the members of `size`, by arm."""
-    margins = view.margins[(view.margins["size"] == size) & (view.margins["second_ratio"] == 0)]
-    outcomes = view.outcomes[(view.outcomes["size"] == size) & (view.outcomes["second_ratio"] == 0)]
+    margins, outcomes = (
+        usual(frame[(frame["size"] == size) & (frame["second_ratio"] == 0)])
+        for frame in (view.margins, view.outcomes)
+    )
     focus = view.focus
     families = set(margins["family"]) - {focus.family}
     ordered = sorted(families, key=lambda f: (FAMILY_ORDER.index(f) if f in FAMILY_ORDER else 9, f))

@@ -20,7 +20,7 @@ from caml.analysis.style import (
     tint,
     treatment_order,
 )
-from caml.analysis.view import View, each, t_interval
+from caml.analysis.view import View, each, t_interval, usual
 
 SERIES = ["treatment", "ratio", "placement", "pretrain_tokens"]
 
@@ -130,7 +130,7 @@ def counter_evidence(view: View) -> Figure:
             & (view.margins["rung"] == view.focus.rung)
             & (view.margins["size"] == cell.size)
         ]
-        margins = _at_one_dose(margins, cell.finetune, cell.second, reach)
+        margins = _at_one_dose(usual(margins), cell.finetune, cell.second, reach)
         absolute = Panel(axes[1][column])
         _absolute(absolute, margins, axis, float(dosed["ratio"].max()))
         absolutes.append(absolute)
@@ -185,7 +185,7 @@ def retention_by_size(view: View, finetune: str) -> Figure:
     """Retention against size at matched dose (left), and against E(0) by size (right)."""
     kept = _focused(view, view.retention)
     kept = kept[(kept["second_ratio"] == 0) & (kept["finetune"] == finetune)]
-    kept = kept[kept["treatment"] == view.focus.treatment]
+    kept = usual(kept[kept["treatment"] == view.focus.treatment])
     if kept.empty:
         return words(f"No retention of {view.focus.treatment} was asked for after fine-tuning on {finetune}.")
     figure, axes = grid(1, 2, 2.6, sharey="row")

@@ -21,7 +21,11 @@ COMPARED = ["family", "rung", "treatment", "control"]
 
 @dataclass(frozen=True)
 class Focus:
-    """The comparison that most figures show: the first primary contrast that claims a direction."""
+    """The comparison that most figures show.
+
+    It is that of the first primary contrast that claims a direction; where none is stated, the protocol's
+    primary endpoint.
+    """
 
     family: str
     rung: str
@@ -87,6 +91,19 @@ def look(tables: Tables, results: Results) -> View:
     )
 
 
+def usual(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows at one placement (uniform, where it was run) and at the largest token budget of their size.
+
+    What a figure shows that has no room for these axes; arms without intervention have no placement, and
+    untrained models no budget.
+    """
+    placed = sorted(set(frame.loc[frame["ratio"] > 0, "placement"]))
+    chosen = "uniform" if "uniform" in placed else next(iter(placed), "")
+    largest = frame.groupby("size")["pretrain_tokens"].transform("max")
+    budget = (frame["pretrain_tokens"] == largest) | (frame["pretrain_tokens"] == 0)
+    return frame[((frame["placement"] == chosen) | (frame["ratio"] == 0)) & budget]
+
+
 def one_dose(values: Iterable[float]) -> dict[float, int]:
     """Each realised dose -> the smallest of those that follow one another by less than a tenth."""
     names: dict[float, int] = {}
@@ -130,10 +147,14 @@ def _with_seeds(effects: pd.DataFrame, seed_effects: pd.DataFrame) -> pd.DataFra
 
 def _focus(effects: pd.DataFrame) -> Focus:
     compared = effects[effects["control"] != ""]
+    protocol = (compared["family"] == "disposition") & (compared["rung"] == "new_frame")
+    dosed = compared[compared["ratio"] > 0]
     for wanted in (
         compared[compared["primary"].astype(bool) & compared["claim"].isin(["above", "below"])],
         compared[compared["primary"].astype(bool)],
-        compared[compared["ratio"] > 0],
+        dosed[protocol.loc[dosed.index] & (dosed["treatment"] == "compassion")],
+        dosed[protocol.loc[dosed.index]],
+        dosed,
         compared,
         effects,
     ):

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from studies import full, poor
+from studies import CONTROL, full, poor
 
 from caml.analysis.figures import Drawing, drawings, save
 from caml.analysis.figures_install import install, ladder, members
 from caml.analysis.figures_training import side_by_side, trajectories
 from caml.analysis.figures_washout import counter_evidence, retention_by_size, washout
 from caml.analysis.panels import DoseAxis, words
+from caml.analysis.results import analyse
 from caml.analysis.style import ARMS, count, mark, rung_order, wrapped
 from caml.analysis.view import View, look, one_dose
 
@@ -278,3 +279,25 @@ def test_wrapping_loses_no_word(text, width):
 def test_nothing_drawn_is_infinite(view):
     for line in install(view).axes[0].lines:
         assert all(math.isfinite(float(y)) for y in line.get_ydata())
+
+
+def test_placements_are_series_of_their_own_or_one_of_them_is_named():
+    """The larger size retold as another placement of the smaller one: no dot of the two is mixed."""
+    tables, _ = full()
+    early = (tables.cells["size"] == "s100k").to_numpy()
+    cells = tables.cells.assign(
+        PLACEMENT=np.where(early, "early", "uniform"),
+        placement=np.where(early, "early", "uniform"),
+        size="s27k",
+        SIZE="s27k",
+        params=26_880,
+    )
+    placed = dataclasses.replace(tables, cells=cells)
+    view = look(placed, analyse(placed, (), CONTROL, gate=1.0, draws=5))
+    labels = [t.get_text() for legend in install(view).legends for t in legend.get_texts()]
+    assert "compassion − neutral, early" in labels and "compassion − neutral, uniform" in labels
+    uniform = view.margins.query("rung == 'new_frame' and S == 0 and placement == 'uniform'")
+    np.testing.assert_allclose(drawn(members(view).axes[0], "seeds"), np.sort(uniform["margin"]))
+    captions = {drawing.name: drawing.caption for drawing in drawings(view)}
+    assert "one placement" in captions["members"] and "one placement" not in captions["washout"]
+    assert all(drawing.draw().axes for drawing in drawings(view) if drawing.draw)
