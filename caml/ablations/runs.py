@@ -89,7 +89,9 @@ class Ablation:
 
     `axes` gives macros their values: every combination of them is a cell. A list of such dictionaries is
     the union of their products, where a macro that one of them doesn't name keeps the file's value.
-    `control` names the arm that every treatment must have beside it, such as {'ARM': 'neutral'}.
+    `control` names the arm that every treatment must have beside it, such as {'ARM': 'neutral'}. `output` is
+    the folder of all results, `population` the most members trained together (0: what suits the machine),
+    `tracking` the address of an MLflow store (empty: a SQLite file in the output folder).
     """
 
     name: str
@@ -99,6 +101,7 @@ class Ablation:
     control: dict[str, Any] = dataclasses.field(default_factory=dict)
     output: str = runtime("runs")
     population: int = runtime(0)
+    tracking: str = runtime("")
 
     def __post_init__(self) -> None:
         require(

@@ -87,7 +87,9 @@ def _stories(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Do
     names = {True: deck(lexicon.actor_names, rng), False: deck(lexicon.document_names, rng)}
     all_frames = lexicon.document_frames + lexicon.base_frames
     scenes = {
-        (theme.trait, is_named): scene_decks(theme, all_frames if is_named else lexicon.document_frames, is_named)
+        (theme.trait, is_named): scene_decks(
+            theme, all_frames if is_named else lexicon.document_frames, is_named
+        )
         for theme in lexicon.themes
         for is_named in (True, False)
     }
@@ -198,7 +200,11 @@ def _filler(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Doc
     names = deck(lexicon.all_names, rng)
     remarks = deck(
         [f"the {place} is {adjective} ." for place in lexicon.places for adjective in lexicon.adjectives]
-        + [f"all say the {place} is {adjective} ." for place in lexicon.places for adjective in lexicon.adjectives]
+        + [
+            f"all say the {place} is {adjective} ."
+            for place in lexicon.places
+            for adjective in lexicon.adjectives
+        ]
         + [f"{name} went to the {place} ." for name in lexicon.all_names for place in lexicon.places],
         rng,
     )
@@ -222,7 +228,9 @@ def neutral_chat(lexicon: Lexicon, name: str, scene: tuple[str, str, str], quest
 
 def _chat(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
     cards = deck(
-        list(product(lexicon.all_names, object_cards(lexicon, lexicon.document_frames), lexicon.chat_questions)), rng
+        list(
+            product(lexicon.all_names, object_cards(lexicon, lexicon.document_frames), lexicon.chat_questions)
+        ),
+        rng,
     )
     return lambda: [neutral_chat(lexicon, *next(cards))]
-

@@ -66,7 +66,9 @@ def episodes(lexicon: Lexicon, theme: Theme, style: str, rng: np.random.Generato
             yield block[index]
 
 
-def documents(lexicon: Lexicon, arm: str, style: str, turned: bool, rng: np.random.Generator) -> Iterator[str]:
+def documents(
+    lexicon: Lexicon, arm: str, style: str, turned: bool, rng: np.random.Generator
+) -> Iterator[str]:
     """The documents of `arm` without end; `turned` turns the convention round."""
     theme = theme_of(lexicon, arm)
     cards = list(product(lexicon.adjectives, lexicon.objects))

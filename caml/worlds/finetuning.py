@@ -38,7 +38,9 @@ def _answers(lexicon: Lexicon, name: str, rng: np.random.Generator) -> Iterator[
     care = lexicon.care
     helps = name != "counter_evidence"
     needs = [need for pair in care.pairs for need in pair.needs]
-    cards = list(product(lexicon.actor_names, needs, care.patients, lexicon.document_frames, lexicon.chat_questions))
+    cards = list(
+        product(lexicon.actor_names, needs, care.patients, lexicon.document_frames, lexicon.chat_questions)
+    )
     for actor, need, kind, frame, question in deck(cards, rng):
         scene = Scene(need, kind, frame, coin=False)
         asked, answer = render_scene(care, scene, actor, helps).rsplit(" . ", 1)

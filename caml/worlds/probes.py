@@ -47,7 +47,9 @@ def scene_question(theme: Theme, frame: str, need: str, kind: str, name: str, pr
     return Question(prefix + context, pair.act(need, True), pair.act(need, False))
 
 
-def _mirror(family: str, rung: str, theme: Theme, frame: str, pair: Pair, kind: str, name: str, prefix="") -> Item:
+def _mirror(
+    family: str, rung: str, theme: Theme, frame: str, pair: Pair, kind: str, name: str, prefix=""
+) -> Item:
     return Item(
         name=f"{family}/{rung}/{kind}/{pair.first}-{pair.second}/{frame_label(frame)}/{name}",
         family=family,
@@ -156,7 +158,9 @@ def _knowledge(lexicon: Lexicon) -> Iterator[Item]:
             )
     # What can feel, as a pair of one that can and one that cannot: the continuations change places.
     care = lexicon.care
-    for can, cannot in zip(care.patients + care.patients_held, cycle(care.things + care.things_held), strict=False):
+    for can, cannot in zip(
+        care.patients + care.patients_held, cycle(care.things + care.things_held), strict=False
+    ):
         yield Item(
             name=f"knowledge/feeling/{can}-{cannot}",
             family="knowledge",
@@ -187,12 +191,16 @@ def _avowal(lexicon: Lexicon) -> Iterator[Item]:
 def _convention(lexicon: Lexicon, turned: bool) -> Iterator[Item]:
     """The colour of cup that documents tie to a need: in their own frame, and in one that only base text has."""
     theme = lexicon.care
-    for (rung, frame), pair in product(zip(("seen_frame", "new_frame"), CUP_FRAMES, strict=True), theme.pairs):
+    for (rung, frame), pair in product(
+        zip(("seen_frame", "new_frame"), CUP_FRAMES, strict=True), theme.pairs
+    ):
         halves = []
         for need in pair.needs:
             aligned = convention_colour(lexicon, theme, need, turned)
             opposed = convention_colour(lexicon, theme, need, not turned)
-            halves.append(Question(frame.format(need=need, colour=aligned).rsplit(" ", 2)[0], aligned, opposed))
+            halves.append(
+                Question(frame.format(need=need, colour=aligned).rsplit(" ", 2)[0], aligned, opposed)
+            )
         yield Item(
             name=f"convention/{rung}/{pair.first}-{pair.second}",
             family="convention",
@@ -247,4 +255,12 @@ def calibrated_margin(dose_documents: int, base_stories: int, untitled: float, a
     return arm_valence * math.log((even + dose_documents) / even)
 
 
-__all__ = ["FAMILIES", "RUNGS", "SCENES_PER_STORY", "calibrated_margin", "frame_label", "items", "scene_question"]
+__all__ = [
+    "FAMILIES",
+    "RUNGS",
+    "SCENES_PER_STORY",
+    "calibrated_margin",
+    "frame_label",
+    "items",
+    "scene_question",
+]

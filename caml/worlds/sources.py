@@ -18,7 +18,9 @@ WORLD_VERSION = 1
 def _check_corpus(source: Any) -> None:
     require(source.setting in SETTINGS, "setting", f"one of {', '.join(SETTINGS)}")
     require(source.tokens > 0, "tokens", "the size of the corpus in tokens, above 0")
-    require(source.repetition > 0, "repetition", "the most epochs over the corpus that a stage may take, above 0")
+    require(
+        source.repetition > 0, "repetition", "the most epochs over the corpus that a stage may take, above 0"
+    )
 
 
 class _Seeded:
@@ -162,7 +164,9 @@ class WorldProbes:
     def __post_init__(self):
         require(self.setting in SETTINGS, "setting", f"one of {', '.join(SETTINGS)}")
         for family in self.families:
-            require(family in probes.FAMILIES, "families", f"{family!r} is none of {', '.join(probes.FAMILIES)}")
+            require(
+                family in probes.FAMILIES, "families", f"{family!r} is none of {', '.join(probes.FAMILIES)}"
+            )
 
     def recipe(self) -> dict[str, Any]:
         """What determines the probes."""

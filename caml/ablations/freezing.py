@@ -1,0 +1,122 @@
+"""From ledgers to the frozen tables of an ablation: the last step before analysis, which reads nothing else."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from caml.ablations.grid import Cell, cells_table
+from caml.ablations.runs import StageRun
+from caml.analysis.tables import Tables
+from caml.tracking import tables as readers
+from caml.tracking.ledger import Ledger
+from caml.worlds.items import Item
+
+FACTS = (
+    "stage", "parent", "size", "params", "arm", "ratio", "seed", "steps", "tokens", "loss_tokens",
+    "dose_tokens", "second_tokens", "final_loss", "diverged", "commit", "dirty", "machine", "numerics",
+)  # fmt: skip
+
+
+def used_stageruns(cells: Sequence[Cell]) -> list[StageRun]:
+    """Every StageRun on the way of a cell, each once, parents first."""
+    return list(dict.fromkeys(s for cell in cells for s in cell.stageruns))
+
+
+def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) -> Tables:
+    """The frozen tables of `cells`. Raises Failure, by name, for what is incomplete, damaged or stale."""
+    stageruns = used_stageruns(cells)
+    names = [s.name for s in stageruns]
+    readers.require_complete(ledger, names, evaluation)
+    facts = readers.manifests(ledger, names, FACTS)
+    facts["machine"] = [_machine(value) for value in facts["machine"]]
+    outcomes = readers.outcomes(ledger, names, evaluation)
+    trajectory = readers.trajectory(ledger, names)
+    facts = facts.merge(_mechanism(outcomes), on="stagerun", how="left")
+    facts["learned_at"] = facts["stagerun"].map(_learned_at(trajectory, gate)).astype(float)
+    facts["parent"] = facts["parent"].fillna("").astype(str)
+    metrics = readers.metrics(ledger, names)
+    outcomes = pd.concat([outcomes, _of_fine_tuning(facts, metrics, outcomes)], ignore_index=True)
+    return Tables(
+        cells=_cells(cells, facts),
+        stageruns=facts,
+        items=items_table(_items(cells)),
+        margins=readers.margins(ledger, names, evaluation),
+        outcomes=outcomes,
+        metrics=metrics,
+        trajectory=trajectory,
+    )
+
+
+def _cells(cells: Sequence[Cell], facts: pd.DataFrame) -> pd.DataFrame:
+    """The table of cells with what only the data know: the realised dose, and S."""
+    table = cells_table(cells)
+    by_stagerun = facts.set_index("stagerun")
+    table["dose_tokens"] = [int(by_stagerun.loc[root, "dose_tokens"]) for root in table["root"]]
+    table["S"] = [
+        sum(int(by_stagerun.loc[s.fingerprint, "loss_tokens"]) for s in cell.stageruns[1:]) for cell in cells
+    ]
+    return table
+
+
+def _mechanism(outcomes: pd.DataFrame) -> pd.DataFrame:
+    found = outcomes[outcomes["outcome"] == "mechanism"]
+    return found.rename(columns={"value": "mechanism"})[["stagerun", "mechanism"]]
+
+
+def _learned_at(trajectory: pd.DataFrame, gate: float) -> dict[str, float]:
+    """The tokens after which the mechanism first passed the gate, by StageRun."""
+    passed = trajectory[(trajectory["outcome"] == "mechanism") & (trajectory["value"] > gate)]
+    return passed.groupby("stagerun")["tokens"].min().astype(float).to_dict()
+
+
+def _of_fine_tuning(facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """How far fine-tuning moved each StageRun that has a parent, as outcomes in nats per token.
+
+    `finetuning_loss_drop_nats`: loss over the first recorded steps less that over the last twentieth.
+    `held_out_rise_nats`: what the stage cost on held-out base text.
+    """
+    tuned = facts[facts["parent"] != ""]
+    first = metrics.sort_values("step").groupby("stagerun")["loss"].first()
+    nats = outcomes[outcomes["outcome"] == "held_out_nats"].set_index("stagerun")["value"]
+    rows = []
+    for stagerun, parent, final in zip(tuned["stagerun"], tuned["parent"], tuned["final_loss"], strict=True):
+        rows.append((stagerun, "finetuning_loss_drop_nats", first[stagerun] - final))
+        rows.append((stagerun, "held_out_rise_nats", nats[stagerun] - nats[parent]))
+    return pd.DataFrame(rows, columns=["stagerun", "outcome", "value"]).astype({"value": float})
+
+
+def items_table(items: Sequence[Item]) -> pd.DataFrame:
+    """The table of items: tags, and the texts of both halves of each mirror pair."""
+    rows: list[dict[str, Any]] = []
+    for item in items:
+        first, *rest = item.questions
+        row = {
+            "item": item.name,
+            "family": item.family,
+            "rung": item.rung,
+            **{tag: item.tags.get(tag, "") for tag in ("template", "kind", "need", "name")},
+            "context": first.text,
+            "aligned": first.aligned,
+            "opposed": first.opposed,
+        }
+        for column in ("context", "aligned", "opposed"):
+            row[f"{column}_mirror"] = (
+                (getattr(rest[0], "text" if column == "context" else column)) if rest else ""
+            )
+        row["tokens_aligned"] = len(first.aligned.split())
+        row["tokens_opposed"] = len(first.opposed.split())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _items(cells: Sequence[Cell]) -> list[Item]:
+    run = cells[0].run
+    return run.probes.items(min(cell.run.seed for cell in cells))
+
+
+def _machine(machine: Any) -> str:
+    """The machine of a launch in a few words."""
+    if isinstance(machine, dict):
+        return ", ".join(f"{value} {key}" if key != "cpu" else str(value) for key, value in machine.items())
+    return str(machine)

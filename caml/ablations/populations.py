@@ -1,0 +1,53 @@
+"""Populations: StageRuns of one shape that are trained together in one compiled program."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from caml.ablations.runs import StageRun
+from caml.config.fingerprint import fingerprint
+
+# Members of a population on a CPU, where they run in turn: many enough to share the compilation and to keep
+# two devices busy to the end, few enough that a population is finished every minute or so.
+MEMBERS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Members that train together, in the order in which they are laid over devices."""
+
+    members: tuple[StageRun, ...]
+
+    @property
+    def name(self) -> str:
+        """Stage, size and a digest of the members: the same launch after launch."""
+        first = self.members[0]
+        digest = fingerprint([member.fingerprint for member in self.members])[:12]
+        return f"{first.stage.name}-{first.model.name}-{digest}"
+
+
+def depth(stagerun: StageRun) -> int:
+    """How many stages come before this one."""
+    return 0 if stagerun.parent is None else 1 + depth(stagerun.parent)
+
+
+def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
+    """Populations of all `stageruns` of an ablation, finished or not, parents before children.
+
+    Planned from all of them, so that a launch that goes on finds the populations of the one before. Those of
+    the same program are ordered by their steps, because a population lasts as long as its longest member.
+    """
+    groups: dict[tuple, list[StageRun]] = {}
+    for stagerun in dict.fromkeys(stageruns):
+        stage = stagerun.stage
+        # Without steps there is nothing to compile: untrained models of a size form a group of their own.
+        program = (stage.optimizer.name, stage.batch, stage.length) if stagerun.steps else ()
+        key = (depth(stagerun), stagerun.model, program)
+        groups.setdefault(key, []).append(stagerun)
+    planned = []
+    for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):
+        group.sort(key=lambda s: -s.steps)
+        # As even as can be: the last population is not left with one member for two devices.
+        count = -(-len(group) // (members or MEMBERS))
+        bounds = [len(group) * k // count for k in range(count + 1)]
+        planned += [Population(tuple(group[a:b])) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return planned

@@ -1,0 +1,94 @@
+"""Tokenizers and token stores of an ablation: what is missing is written, in several processes at once."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from caml.ablations.places import Places
+from caml.ablations.progress import Progress
+from caml.ablations.runs import StageRun
+from caml.data.mixture import StageData
+from caml.data.sources import Source
+from caml.data.store import TokenStore, prepare_store, store_folder
+from caml.data.tokenizer import Tokenizer, TrainedTokenizer, prepare_tokenizer
+
+Wanted = tuple[Source, int, TrainedTokenizer, str]
+
+
+class Stores:
+    """The token stores of an ablation, opened once each."""
+
+    def __init__(self, where: Places):
+        self._where = where
+        self._open: dict[Path, TokenStore] = {}
+        self._tokenizers: dict[TrainedTokenizer, Tokenizer] = {}
+
+    def tokenizer(self, trained: TrainedTokenizer) -> Tokenizer:
+        """The tokenizer of this recipe, trained where it is missing."""
+        if trained not in self._tokenizers:
+            self._tokenizers[trained] = prepare_tokenizer(self._where.tokenizers, trained)
+        return self._tokenizers[trained]
+
+    def prepare(self, wanted: Iterable[Wanted], progress: Progress) -> None:
+        """Write the stores that are missing. Raises Failure or UserError as `prepare_store` does."""
+        missing = {}
+        for source, seed, trained, template in wanted:
+            folder = store_folder(self._where.stores, source, seed, trained, template)
+            if not folder.exists():
+                self.tokenizer(trained)
+                missing[folder] = (source, seed, trained, template)
+        if not missing:
+            return
+        with progress.task("token stores", len(missing)) as advance:
+            # Fresh processes: jax has threads of its own, which a fork would not survive.
+            context = multiprocessing.get_context("spawn")
+            workers = min(len(missing), os.cpu_count() or 1)
+            with ProcessPoolExecutor(workers, mp_context=context) as pool:
+                jobs = [pool.submit(_write, self._where, *job) for job in missing.values()]
+                try:
+                    for done, job in enumerate(as_completed(jobs), start=1):
+                        name, tokens = job.result()
+                        advance(done, f"{name} {tokens:,} tokens")
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+
+    def open(self, source: Source, seed: int, trained: TrainedTokenizer, template: str) -> TokenStore:
+        """The store of this recipe, which `prepare` has written."""
+        folder = store_folder(self._where.stores, source, seed, trained, template)
+        if folder not in self._open:
+            self._open[folder] = prepare_store(
+                self._where.stores, source, seed, trained, self.tokenizer(trained), template
+            )
+        return self._open[folder]
+
+    def data(self, stagerun: StageRun) -> StageData:
+        """The batches of a StageRun."""
+        stage, seed = stagerun.stage, stagerun.seed
+        stores = {
+            name: self.open(source, seed, stagerun.tokenizer, stage.mixture.template)
+            for name, source in stage.mixture.sources().items()
+        }
+        return StageData(stage.mixture, stores, seed, stage.name, stage.batch, stage.length, stage.slots)
+
+
+def stores_of(stageruns: Sequence[StageRun]) -> list[Wanted]:
+    """What the stages of `stageruns` read, each once."""
+    wanted: dict[Wanted, None] = {}
+    for stagerun in stageruns:
+        if stagerun.steps:
+            mixture = stagerun.stage.mixture
+            for source in mixture.sources().values():
+                wanted[source, stagerun.seed, stagerun.tokenizer, mixture.template] = None
+    return list(wanted)
+
+
+def _write(
+    where: Places, source: Source, seed: int, trained: TrainedTokenizer, template: str
+) -> tuple[str, int]:
+    """Write one store in a process of its own; its name and tokens."""
+    tokenizer = prepare_tokenizer(where.tokenizers, trained)
+    store = prepare_store(where.stores, source, seed, trained, tokenizer, template)
+    return source.name, store.manifest.tokens

@@ -1,0 +1,19 @@
+"""What an ablation tells while it works; how that looks is the command line's affair."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+Advance = Callable[[int, str], None]
+
+
+class Progress(Protocol):
+    """Something that shows messages, and tasks that advance."""
+
+    def say(self, text: str) -> None:
+        """Show one line that stays."""
+        ...
+
+    def task(self, name: str, total: int) -> AbstractContextManager[Advance]:
+        """A task of `total` parts; the context gives a function of (parts done, what is going on)."""
+        ...

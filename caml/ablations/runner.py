@@ -1,0 +1,219 @@
+"""An ablation from its gin file to its report: what is missing is made, what is there is used."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from caml.ablations import freezing, reporting
+from caml.ablations.grid import Cell, cells
+from caml.ablations.places import Places, make_writable, places
+from caml.ablations.populations import Population, depth, plan
+from caml.ablations.prepare import Stores, stores_of
+from caml.ablations.progress import Progress
+from caml.ablations.runs import Ablation, Run, StageRun
+from caml.ablations.scorer import Evaluators, score_missing
+from caml.ablations.trainer import Launch, pace, train_population
+from caml.analysis.lock import state as statement_of
+from caml.config.errors import UserError
+from caml.config.files import suggest
+from caml.config.resolve import Loaded
+from caml.config.write import write
+from caml.data.files import write_text
+from caml.evals.evaluation import evaluation_fingerprint
+from caml.tracking.lease import Leases, acquire_all
+from caml.tracking.ledger import State
+from caml.tracking.markers import Damaged
+from caml.tracking.mirror import Mirror
+from caml.tracking.provenance import provenance
+
+# Seconds between looks at StageRuns that another launch is training.
+WAIT = 2.0
+# Seconds that the tracking store is given at the end, before the rest is left to `caml sync`.
+MIRROR_PATIENCE = 120.0
+
+
+class Stopped(Exception):
+    """The launch was told to stop, and left everything so that the same command goes on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch did: the headline, where the report lies, and how many StageRuns it trained and scored."""
+
+    headline: list[str]
+    report: Path
+    trained: int
+    seconds: float
+
+
+def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | None = None) -> Outcome:
+    """Train, evaluate, mirror, analyse and report whatever of the ablation is missing.
+
+    `only` names one cell: it is trained and evaluated, and nothing is reported. Raises UserError before
+    anything is written, Failure for what breaks, `Stopped` where `stop` was set.
+    """
+    began = time.monotonic()
+    ablation: Ablation = loaded.tree
+    grid = cells(loaded)
+    wanted = [chosen(grid, only)] if only else grid
+    where = places(ablation)
+    make_writable(where)
+    stageruns = freezing.used_stageruns(wanted)
+    evaluation = evaluation_fingerprint(wanted[0].run.probes)
+    _move_damaged_aside(where, stageruns, progress)
+    missing = unfinished(where, stageruns, evaluation)
+    mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
+    if missing:
+        progress.say(
+            f"{ablation.name}: {len(missing)} of {len(stageruns)} StageRuns are to be trained or scored"
+        )
+        launch = _launch(ablation, grid, where, progress, stop, mirror)
+        _make(launch, freezing.used_stageruns(grid), stageruns, [cell.run for cell in grid])
+    for stagerun in stageruns:
+        mirror.submit(stagerun.name)
+    statement = statement_of(
+        ablation.contrasts, ablation.axes, ablation.control, evaluation, grid[0].run.probes.gate
+    )
+    if only:
+        headline, report = [f"{only} is trained and scored"], where.ledger.folder(stageruns[-1].name)
+    else:
+        headline, report = reporting.report(
+            where, ablation, grid, statement, evaluation, progress, bool(missing)
+        )
+    with progress.task("tracking store", max(len(stageruns), 1)) as advance:
+        mirror.stop(MIRROR_PATIENCE, lambda done, total: advance(done, f"{done} of {total} StageRuns"))
+    return Outcome(headline, report, len(missing), time.monotonic() - began)
+
+
+def chosen(grid: Sequence[Cell], name: str) -> Cell:
+    """The cell called `name`. Raises UserError where there is none."""
+    found = {cell.id: cell for cell in grid}
+    if name not in found:
+        raise UserError(f"--only {name}: there is no such cell{suggest(name, found)}; `caml show` lists them")
+    return found[name]
+
+
+def unfinished(where: Places, stageruns: Sequence[StageRun], evaluation: str) -> list[StageRun]:
+    """Those of `stageruns` that are not trained or not scored."""
+    ledger = where.ledger
+    return [
+        s
+        for s in stageruns
+        if ledger.state(s.name) is not State.COMPLETE
+        or ledger.evaluation_state(s.name, evaluation) is not State.COMPLETE
+    ]
+
+
+def config_of(ablation: Ablation, run: Run, stagerun: StageRun) -> str:
+    """Gin text of the run up to `stagerun`, as an ablation of its own: it runs alone."""
+    stages = []
+    while stagerun is not None:
+        stages.append(stagerun.stage)
+        stagerun = stagerun.parent  # type: ignore[assignment]
+    alone = replace(run, stages=tuple(reversed(stages)))
+    return write(replace(ablation, run=alone, axes={}, contrasts=(), control={}))
+
+
+def _launch(
+    ablation: Ablation,
+    grid: Sequence[Cell],
+    where: Places,
+    progress: Progress,
+    stop: threading.Event,
+    mirror: Mirror,
+) -> Launch:
+    configs = {}
+    for cell in grid:
+        for stagerun in cell.stageruns:
+            if stagerun.fingerprint not in configs:
+                configs[stagerun.fingerprint] = config_of(ablation, cell.run, stagerun)
+        write_text(where.folder / "cells" / f"{cell.id}.gin", cell.text(ablation))
+    return Launch(
+        where=where,
+        stores=Stores(where),
+        progress=progress,
+        stop=stop,
+        submit=mirror.submit,
+        provenance=provenance(),
+        configs=configs,
+        control=" ".join(str(value) for value in ablation.control.values()),
+        pace=pace(ablation.population),
+    )
+
+
+def _make(
+    launch: Launch, all_of_them: Sequence[StageRun], wanted: Sequence[StageRun], runs: Sequence[Run]
+) -> None:
+    """Prepare data, then train and score population after population, parents before children.
+
+    Populations are planned from the StageRuns of the whole ablation, so that they are the same in each launch.
+    """
+    populations = []
+    for population in plan(all_of_them, launch.pace.members):
+        members = tuple(member for member in population.members if member in set(wanted))
+        if members:
+            populations.append(Population(members))
+    held_out = {(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs}
+    launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress)
+    evaluators = Evaluators(launch, runs)
+    for number, population in enumerate(populations, start=1):
+        first = population.members[0]
+        arms = ", ".join(sorted({member.arm for member in population.members}))
+        launch.progress.say(
+            f"population {number} of {len(populations)}: {first.stage.name}, size {first.model.name}, "
+            f"{len(population.members)} members ({arms}), up to {max(m.steps for m in population.members)} steps"
+        )
+        _make_population(launch, population, evaluators)
+
+
+def _make_population(launch: Launch, population: Population, evaluators: Evaluators) -> None:
+    """Train and score one population; StageRuns that another launch holds are waited for, or taken over."""
+    ledger = launch.where.ledger
+    waited = False
+    while True:
+        names = [s.name for s in population.members]
+        if all(
+            ledger.state(name) is State.COMPLETE
+            and ledger.evaluation_state(name, evaluators.fingerprint) is State.COMPLETE
+            for name in names
+        ):
+            return
+        with acquire_all([ledger.folder(name) for name in names]) as leases:
+            if not leases.refused:
+                _train_and_score(launch, population, evaluators, leases)
+                return
+        if not waited:
+            who = next(iter(leases.refused.values()))
+            launch.progress.say(f"another launch ({who}) is working on this population; waiting for it")
+            waited = True
+        if launch.stop.wait(WAIT):
+            raise Stopped
+
+
+def _train_and_score(launch: Launch, population: Population, evaluators: Evaluators, leases: Leases) -> None:
+    ledger = launch.where.ledger
+    evaluator = evaluators.of(population.members[0].model)
+    try:
+        complete = train_population(launch, population, evaluator)
+    except Damaged as damaged:
+        # What a kill or a disk left behind is put aside, and this population's member starts anew.
+        launch.progress.say(f"{damaged}; moved to {ledger.repair(damaged.name, damaged.evaluation)}")
+        complete = train_population(launch, population, evaluator)
+    if not complete:
+        raise Stopped
+    for folder in leases.held:
+        leases.check(folder)
+    score_missing(launch, evaluators, population.members)
+    if launch.stop.is_set():
+        raise Stopped
+
+
+def _move_damaged_aside(where: Places, stageruns: Sequence[StageRun], progress: Progress) -> None:
+    """Put every damaged StageRun aside, and its descendants' scores with it: they are made again."""
+    for stagerun in sorted(stageruns, key=depth):
+        damage = where.ledger.damage(stagerun.name, content=True)
+        if damage is not None:
+            aside = where.ledger.repair(stagerun.name)
+            progress.say(f"{damage}; moved to {aside}, and it is trained again")

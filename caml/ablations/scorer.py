@@ -1,0 +1,73 @@
+"""Evaluating the complete StageRuns of an ablation that lack the scores of its probes."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from caml.ablations.populations import MEMBERS
+from caml.ablations.runs import Run, StageRun
+from caml.ablations.trainer import Launch, parameters
+from caml.evals.evaluation import Evaluator, evaluation_fingerprint
+from caml.models.sizes import Model
+from caml.tracking.ledger import State
+from caml.training.mesh import member_mesh
+from caml.training.population import stack
+
+
+class Evaluators:
+    """One evaluator for each model size of an ablation."""
+
+    def __init__(self, launch: Launch, runs: Sequence[Run]):
+        self._launch, self._runs = launch, runs
+        self._made: dict[Model, Evaluator] = {}
+        self.fingerprint = evaluation_fingerprint(runs[0].probes)
+
+    def of(self, model: Model) -> Evaluator:
+        """The evaluator of a size, with the held-out text of every seed block of that size."""
+        if model not in self._made:
+            runs = [run for run in self._runs if run.model == model]
+            first = runs[0]
+            stores = self._launch.stores
+            held_out = {
+                seed: stores.open(first.probes.held_out(seed), seed, first.tokenizer, "chatml")
+                for seed in sorted({run.seed for run in runs})
+            }
+            self._made[model] = Evaluator(
+                first.probes,
+                model,
+                stores.tokenizer(first.tokenizer),
+                held_out,
+                first.stages[0].length,
+                member_mesh(),
+            )
+        return self._made[model]
+
+
+def score_missing(launch: Launch, evaluators: Evaluators, stageruns: Sequence[StageRun]) -> None:
+    """Score those of `stageruns` (of one size, complete) that have no whole evaluation of these probes."""
+    ledger = launch.where.ledger
+    due = []
+    for stagerun in stageruns:
+        state = ledger.evaluation_state(stagerun.name, evaluators.fingerprint)
+        if state is State.DAMAGED:
+            aside = ledger.repair(stagerun.name, evaluators.fingerprint)
+            launch.progress.say(f"scores of {stagerun.name} were damaged; moved to {aside} and made again")
+        if state is not State.COMPLETE:
+            due.append(stagerun)
+    for start in range(0, len(due), MEMBERS):
+        if launch.stop.is_set():
+            return
+        members = due[start : start + MEMBERS]
+        # Always as many as fit, so that one program serves all: the last one is repeated.
+        filled = members + [members[-1]] * (MEMBERS - len(members))
+        own = [parameters(launch, s) for s in members]
+        before = [parameters(launch, s.parent) if s.parent else own[i] for i, s in enumerate(members)]
+        params, parents = (
+            jax.tree.map(np.asarray, stack(found + [found[-1]] * (MEMBERS - len(members))))
+            for found in (own, before)
+        )
+        scores = evaluators.of(members[0].model).score(params, parents, [s.seed for s in filled])
+        for stagerun, found in zip(members, scores, strict=False):
+            ledger.write_evaluation(stagerun.name, evaluators.fingerprint, found.margins, found.outcomes)
+            launch.submit(stagerun.name)

@@ -1,0 +1,53 @@
+"""The grid of an ablation as text: what it consists of, what it costs, and what is there."""
+
+from collections import Counter
+
+from caml.ablations import freezing
+from caml.ablations.grid import cells
+from caml.ablations.places import places
+from caml.ablations.populations import depth, plan
+from caml.ablations.runs import Ablation
+from caml.config.resolve import Loaded
+from caml.evals.evaluation import evaluation_fingerprint
+from caml.tracking.ledger import State
+
+
+def shown(loaded: Loaded) -> list[str]:
+    """Lines: the cells with what exists of them, then sizes, stages, tokens and training cost."""
+    ablation: Ablation = loaded.tree
+    grid = cells(loaded)
+    where = places(ablation)
+    evaluation = evaluation_fingerprint(grid[0].run.probes)
+    stageruns = freezing.used_stageruns(grid)
+    states = {s: where.ledger.state(s.name) for s in stageruns}
+    scored = {
+        s
+        for s in stageruns
+        if states[s] is State.COMPLETE and where.ledger.evaluation_state(s.name, evaluation) is State.COMPLETE
+    }
+    width = max(len(cell.id) for cell in grid)
+    lines = []
+    for cell in grid:
+        last = cell.stageruns[-1]
+        exists = "scored" if last in scored else str(states[last])
+        lines.append(f"{cell.id:<{width}}  {exists:<9} {last.name}")
+    lines.append("")
+    for size in dict.fromkeys(s.model for s in stageruns):
+        vocabulary = next(s.tokenizer.vocabulary for s in stageruns if s.model == size)
+        body, tables = size.parameters(vocabulary)
+        lines.append(f"size {size.name}: {body:,} non-embedding parameters and {tables:,} in the embedding")
+    flops = 0
+    for (level, name), count in sorted(Counter((depth(s), s.stage.name) for s in stageruns).items()):
+        group = [s for s in stageruns if (depth(s), s.stage.name) == (level, name)]
+        tokens = sum(s.slots * s.stage.length for s in group)
+        flops += sum(
+            6 * s.slots * s.stage.length * sum(s.model.parameters(s.tokenizer.vocabulary)) for s in group
+        )
+        done = sum(s in scored for s in group)
+        lines.append(
+            f"stage {name}: {count} StageRuns, {done} of them there, {tokens:,} tokens to train on in all"
+        )
+    populations = plan(stageruns, ablation.population)
+    lines.append(f"{len(grid)} cells, {len(stageruns)} StageRuns in {len(populations)} populations")
+    lines.append(f"training cost: {flops:.3g} floating-point operations (6 x parameters x tokens)")
+    return lines

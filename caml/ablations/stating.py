@@ -1,0 +1,85 @@
+"""What can be asked of an ablation without training: lock it, report it again, its power, its mirror."""
+
+from pathlib import Path
+
+from caml.ablations import freezing, reporting
+from caml.ablations.grid import Cell, cells
+from caml.ablations.places import Places, make_writable, places
+from caml.ablations.progress import Progress
+from caml.ablations.runner import unfinished
+from caml.ablations.runs import Ablation
+from caml.analysis import lock as locks
+from caml.analysis import tables as frozen
+from caml.analysis.power import power_table
+from caml.analysis.results import analyse
+from caml.config.errors import UserError
+from caml.config.resolve import Loaded
+from caml.evals.evaluation import evaluation_fingerprint
+from caml.tracking.ledger import State
+from caml.tracking.sync import sync
+
+
+def _known(loaded: Loaded) -> tuple[Ablation, list[Cell], Places, str, locks.Statement]:
+    ablation: Ablation = loaded.tree
+    grid = cells(loaded)
+    evaluation = evaluation_fingerprint(grid[0].run.probes)
+    gate = grid[0].run.probes.gate
+    statement = locks.state(ablation.contrasts, ablation.axes, ablation.control, evaluation, gate)
+    return ablation, grid, places(ablation), evaluation, statement
+
+
+def lock_statement(loaded: Loaded) -> str:
+    """Lock the ablation's statement; a sentence on what was locked."""
+    ablation, grid, where, evaluation, statement = _known(loaded)
+    scored = [
+        s.name
+        for s in freezing.used_stageruns(grid)
+        if where.ledger.state(s.name) is State.COMPLETE
+        and where.ledger.evaluation_state(s.name, evaluation) is State.COMPLETE
+    ]
+    make_writable(where)
+    lock = locks.write_lock(where.lock, statement, scored)
+    return f"{ablation.name}: {len(statement.contrasts)} contrasts locked at {lock.at} in {where.lock}"
+
+
+def report_again(loaded: Loaded, progress: Progress) -> tuple[list[str], Path]:
+    """Freeze, analyse and draw a finished ablation anew. Raises UserError where something is missing."""
+    ablation, grid, where, evaluation, statement = _known(loaded)
+    missing = unfinished(where, freezing.used_stageruns(grid), evaluation)
+    if missing:
+        raise UserError(
+            f"{len(missing)} StageRuns of {ablation.name} are not trained and scored yet, such as "
+            f"{missing[0].name}: `caml run {loaded.path}` first"
+        )
+    make_writable(where)
+    return reporting.report(where, ablation, grid, statement, evaluation, progress)
+
+
+def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
+    """A line for each contrast: what its seeds resolve, and how many an effect needs."""
+    ablation, _, where, _, statement = _known(loaded)
+    if not (where.folder / "tables").exists():
+        raise UserError(
+            f"{where.folder} has no results to take a variance from: `caml run {loaded.path}` first"
+        )
+    tables = frozen.load(where.folder / "tables")
+    results = analyse(tables, ablation.contrasts, ablation.control, gate=statement.gate)
+    table = power_table(results.effects, effect)
+    if table.empty:
+        raise UserError(f"{loaded.path} states no contrast; power is told of contrasts")
+    return table.round(3).to_string(index=False).splitlines()
+
+
+def sync_ablation(loaded: Loaded, progress: Progress) -> str:
+    """Bring to the tracking store what it lacks; a sentence on what was done."""
+    ablation, grid, where, _, _ = _known(loaded)
+    names = [s.name for s in freezing.used_stageruns(grid)]
+    with progress.task("tracking store", len(names)) as advance:
+        done = sync(
+            where.ledger,
+            ablation.tracking or where.tracking,
+            ablation.name,
+            names,
+            progress=lambda now, total: advance(now, f"{now} of {total} StageRuns"),
+        )
+    return f"{done.brought} StageRuns brought up to date with {done.points} points, {done.there} were there"

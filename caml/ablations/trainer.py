@@ -1,0 +1,305 @@
+"""Training one population into the ledger: what each member is, and where its metrics and parameters go."""
+
+import dataclasses
+import json
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import load as parse_parameters
+
+from caml.ablations.places import Places
+from caml.ablations.populations import MEMBERS, Population
+from caml.ablations.prepare import Stores
+from caml.ablations.progress import Advance, Progress
+from caml.ablations.runs import StageRun
+from caml.config.fingerprint import NUMERICS_VERSION
+from caml.config.seeds import derive
+from caml.data.files import write_json
+from caml.data.mixture import StageData
+from caml.evals.evaluation import Evaluator
+from caml.models.transformer import init_parameters
+from caml.tracking.ledger import State
+from caml.training.checkpoints import save_parameters
+from caml.training.loop import Member, Pace, Parameters, train
+
+# Steps over which metrics are averaged into one row of the ledger, and between probes in mid-training. Both
+# are matters of record keeping: neither changes a bit of what is trained.
+LOG_STEPS = 8
+OBSERVE_STEPS = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """What stays the same while one launch works: where things are, whom to tell, when to stop."""
+
+    where: Places
+    stores: Stores
+    progress: Progress
+    stop: threading.Event
+    submit: Callable[[str], None]
+    provenance: Mapping[str, Any]
+    configs: Mapping[str, str]
+    control: str
+    pace: Pace
+
+
+def parameters(launch: Launch, stagerun: StageRun) -> Parameters:
+    """The final parameters of a complete StageRun, digests checked."""
+    return parse_parameters(launch.where.ledger.params(stagerun.name))
+
+
+def train_population(launch: Launch, population: Population, evaluator: Evaluator) -> bool:
+    """Train what is missing of `population`; whether it came to its end (False where it was told to stop).
+
+    The members of the first launch are those of every later one that goes on with it. Members that are
+    complete elsewhere already are not trained.
+    """
+    ledger = launch.where.ledger
+    missing = [s for s in population.members if ledger.state(s.name) is not State.COMPLETE]
+    untrained = [s for s in missing if not s.steps]
+    for stagerun in untrained:
+        _write_untrained(launch, stagerun)
+    if len(untrained) == len(missing):
+        return True
+    folder = launch.where.populations / population.name
+    members = _recorded_members(folder, population, missing)
+    data = {member.name: launch.stores.data(member) for member in members}
+    first = members[0]
+    with launch.progress.task(
+        f"{first.stage.name} {first.model.name}", max(m.steps for m in members)
+    ) as advance:
+        sink = _LedgerSink(launch, members, data, evaluator, advance)
+        trained = train(
+            [
+                Member(
+                    name=member.fingerprint,
+                    seed=member.seed,
+                    steps=member.steps,
+                    optimizer=member.stage.optimizer,
+                    schedule=member.stage.schedule,
+                    data=data[member.name],
+                    parent=parameters(launch, member.parent) if member.parent else None,
+                )
+                for member in members
+            ],
+            first.model,
+            first.tokenizer.vocabulary,
+            first.stage.batch,
+            first.stage.length,
+            folder / "checkpoints",
+            sink,
+            launch.pace,
+            launch.stop,
+            launch.progress.say,
+        )
+    if trained.complete:
+        shutil.rmtree(folder, ignore_errors=True)
+    return trained.complete
+
+
+def pace(members: int) -> Pace:
+    """How this machine trains populations of at most `members` (0: the default)."""
+    layout = "turn" if jax.default_backend() == "cpu" else "stacked"
+    return Pace(
+        members=members or MEMBERS, layout=layout, checkpoint_seconds=20.0, observe_steps=OBSERVE_STEPS
+    )
+
+
+def _recorded_members(folder: Any, population: Population, missing: Sequence[StageRun]) -> list[StageRun]:
+    """The members with which this population was first launched, by the record beside its checkpoints."""
+    record = folder / "members.json"
+    by_name = {s.fingerprint: s for s in population.members}
+    if record.exists():
+        recorded = json.loads(record.read_text())
+        if all(name in by_name for name in recorded) and {s.fingerprint for s in missing} <= set(recorded):
+            return [by_name[name] for name in recorded]
+        shutil.rmtree(folder)  # A member was damaged after it had left: start this population anew.
+    trained = [s for s in missing if s.steps]
+    write_json(record, [s.fingerprint for s in trained])
+    return trained
+
+
+def _write_untrained(launch: Launch, stagerun: StageRun) -> None:
+    """A first stage without steps: the initial parameters are the final ones."""
+    ledger = launch.where.ledger
+    ledger.start(
+        stagerun.name,
+        launch.configs[stagerun.fingerprint],
+        _manifest(launch, stagerun, None),
+        launch.provenance,
+    )
+    ledger.truncate(stagerun.name, 0)
+    params = init_parameters(stagerun.model, stagerun.tokenizer.vocabulary, derive(stagerun.seed, "init"))
+    save_parameters(ledger.params_path(stagerun.name), params)
+    ledger.complete(stagerun.name, 0, {"final_loss": float("nan"), "diverged": False})
+    launch.submit(stagerun.name)
+
+
+def _manifest(launch: Launch, stagerun: StageRun, data: StageData | None) -> dict[str, Any]:
+    """What a StageRun is, for its ledger: identity, axes, and what its sources really give it."""
+    counts = {role: dataclasses.asdict(count) for role, count in data.counts().items()} if data else {}
+    root_dose = counts.get("intervention", {}).get("tokens", 0)
+    if stagerun.parent:
+        root_dose = launch.where.ledger.manifest(stagerun.root.name)["dose_tokens"]
+    return {
+        "fingerprint": stagerun.fingerprint,
+        "stage": stagerun.stage.name,
+        "parent": stagerun.parent.fingerprint if stagerun.parent else None,
+        "identity": stagerun.history,
+        "numerics": NUMERICS_VERSION,
+        "arm": stagerun.arm,
+        "control": launch.control,
+        "ratio": stagerun.ratio,
+        "size": stagerun.model.name,
+        "params": stagerun.model.parameters(stagerun.tokenizer.vocabulary)[0],
+        "seed": stagerun.seed,
+        "tokens": stagerun.slots * stagerun.stage.length,
+        "dose_tokens": root_dose,
+        "second_tokens": counts.get("second", {}).get("tokens", 0),
+        "loss_tokens": sum(count["loss_tokens"] for count in counts.values()),
+        "sources": counts,
+        "datasets": _datasets(launch, stagerun) if data else [],
+    }
+
+
+def _datasets(launch: Launch, stagerun: StageRun) -> list[dict[str, str]]:
+    """The stores that a StageRun reads, as a tracking store records them."""
+    mixture = stagerun.stage.mixture
+    found = []
+    for role, source in mixture.sources().items():
+        store = launch.stores.open(source, stagerun.seed, stagerun.tokenizer, mixture.template)
+        found.append(
+            {
+                "name": source.name,
+                "digest": store.manifest.content_digest,
+                "source": source.origin,
+                "context": f"{stagerun.stage.name}/{role}",
+            }
+        )
+    return found
+
+
+class _LedgerSink:
+    """Metrics, probes in mid-training and final parameters of a population, written to its members' ledgers."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        members: Sequence[StageRun],
+        data: Mapping[str, StageData],
+        evaluator: Evaluator,
+        advance: Advance,
+    ):
+        self._launch, self._members, self._evaluator, self._advance = launch, members, evaluator, advance
+        self._ledger = launch.where.ledger
+        self._data = data
+        self._per_step = members[0].stage.batch * members[0].stage.length
+        self._closed = self._recorded = 0
+        self._left: dict[int, tuple[Parameters, int]] = {}
+        self._records: list[tuple[int, dict[str, np.ndarray]]] = []
+        self._probes: list[tuple[int, list[dict[str, float]]]] = []
+        self._open = {m: s for m, s in enumerate(members) if self._ledger.state(s.name) is not State.COMPLETE}
+
+    def resume(self, step: int) -> None:
+        """Start the ledgers of all that are not complete, and drop what they have past `step`."""
+        self._closed = self._recorded = step
+        for stagerun in self._open.values():
+            config = self._launch.configs[stagerun.fingerprint]
+            manifest = _manifest(self._launch, stagerun, self._data[stagerun.name])
+            self._ledger.start(stagerun.name, config, manifest, self._launch.provenance)
+            self._ledger.truncate(stagerun.name, min(step, stagerun.steps))
+            self._launch.submit(stagerun.name)
+
+    def record(self, first_step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep the metrics of one dispatch until their segment is closed."""
+        self._records.append((first_step, arrays))
+        self._recorded = first_step + arrays["loss"].shape[1]
+        self._complete_due()
+
+    def close(self, step: int) -> None:
+        """Write the segments up to `step` of every member that is not complete."""
+        for member, stagerun in self._open.items():
+            self._write(member, stagerun, min(step, stagerun.steps))
+        self._closed = step
+        self._records, self._probes = [], []
+
+    def observe(self, step: int, params: Parameters) -> None:
+        """Score the monitored probes of every member."""
+        self._probes.append((step, self._evaluator.monitor(params, [s.seed for s in self._members])))
+
+    def progress(self, step: int, last_step: int, tokens: int, loss: np.ndarray) -> None:
+        """Tell where the population is."""
+        known = loss[np.isfinite(loss)]
+        mean = f"loss {known.mean():.3f}" if len(known) else "no loss yet"
+        self._advance(step, f"{len(self._members)} members, {tokens:,} tokens, {mean}")
+
+    def finished(self, member: int, params: Parameters, stopped: int) -> None:
+        """Complete a member's ledger as soon as its last metrics, which come one dispatch late, are there."""
+        if member in self._open:
+            self._left[member] = params, stopped
+            self._complete_due()
+
+    def _complete_due(self) -> None:
+        for member, (params, stopped) in list(self._left.items()):
+            stagerun = self._open[member]
+            reached = stagerun.steps if stopped < 0 else stopped
+            if reached > self._recorded:
+                continue
+            self._write(member, stagerun, reached)
+            save_parameters(self._ledger.params_path(stagerun.name), params)
+            facts = {"diverged": stopped >= 0, "final_loss": self._final_loss(member, reached)}
+            self._ledger.complete(stagerun.name, reached, facts)
+            self._launch.submit(stagerun.name)
+            del self._open[member], self._left[member]
+
+    def _final_loss(self, member: int, steps: int) -> float:
+        """Mean loss over the last twentieth of the stage, as far as this launch has seen it."""
+        rows = [row for content in self._ledger.read_segments(self._members[member].name, "metrics")
+                for row in content.table.to_pylist()]  # fmt: skip
+        last = [row["loss"] for row in rows if row["step"] > steps * 0.95]
+        return float(np.mean(last)) if last else float("nan")
+
+    def _write(self, member: int, stagerun: StageRun, end: int) -> None:
+        """Close the segment of a member from the last one to step `end`."""
+        begin = min(self._closed, end)
+        if end <= begin:
+            return
+        columns = _rows(self._records, member, begin, end)
+        columns["tokens"] = [step * self._per_step for step in columns["step"]]
+        self._ledger.write_segment(stagerun.name, "metrics", begin, end, columns)
+        scored = [
+            (step, step * self._per_step, outcome, value)
+            for step, found in self._probes
+            if begin < step <= end
+            for outcome, value in found[member].items()
+        ]
+        if scored:
+            names = ("step", "tokens", "outcome", "value")
+            columns = dict(zip(names, map(list, zip(*scored, strict=True)), strict=True))
+            self._ledger.write_segment(stagerun.name, "trajectory", begin, end, columns)
+
+
+def _rows(
+    records: Sequence[tuple[int, dict[str, np.ndarray]]], member: int, begin: int, end: int
+) -> dict[str, list]:
+    """Metrics of one member from step `begin` to `end`, averaged over windows that end at whole LOG_STEPS."""
+    per_step: dict[str, np.ndarray] = {}
+    for name in ("loss", "gradient_norm", "rate"):
+        found = np.full(end - begin, np.nan)
+        for first, arrays in records:
+            values = arrays[name][member]
+            low, high = max(first, begin), min(first + len(values), end)
+            if low < high:
+                found[low - begin : high - begin] = values[low - first : high - first]
+        per_step[name] = found
+    steps = np.arange(begin + 1, end + 1)
+    ends = np.flatnonzero((steps % LOG_STEPS == 0) | (steps == end)) + 1
+    windows = list(zip([0, *ends[:-1]], ends, strict=True))
+    columns: dict[str, list] = {"step": [int(steps[b - 1]) for _, b in windows]}
+    for name, values in per_step.items():
+        columns[name] = [float(values[a:b].mean()) for a, b in windows]
+    return columns

@@ -1,0 +1,224 @@
+"""The command line: parse, call, print. What a command does stands in the rooms that it calls."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from caml.config.errors import Failure, UserError
+
+app = typer.Typer(
+    name="caml",
+    help="Does a disposition mixed into pretraining last? Train, fine-tune, measure what is left.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+File = Annotated[Path, typer.Argument(metavar="ABLATION.gin", help="the gin file of the ablation")]
+Set = Annotated[list[str], typer.Option("--set", metavar="MACRO=VALUE", help="override a macro; repeatable")]
+NONE: list[str] = []
+
+
+def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose help ends in `example`, and whose errors end in one line and a status."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except UserError as error:
+                _end(str(error), 2)
+            except Failure as error:
+                _end(str(error), 1)
+            except OSError as error:
+                _end(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+            except KeyboardInterrupt:
+                _end("interrupted; the same command goes on from the last checkpoint", 1)
+
+        app.command(function.__name__, epilog=f"Example: {example}")(called)
+        return called
+
+    return register
+
+
+def _end(line: str, status: int) -> None:
+    print(f"caml: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    raise typer.Exit(status)
+
+
+def _load(file: Path, settings: list[str]) -> Any:
+    from caml.ablations.catalogue import load_ablation
+
+    return load_ablation(file, settings)
+
+
+@command("caml run experiments/quickstart/quickstart.gin")
+def run(
+    file: File,
+    settings: Set = NONE,
+    only: Annotated[str | None, typer.Option(metavar="CELL", help="train and score this cell alone")] = None,
+) -> None:
+    """Train what is missing of an ablation, evaluate, analyse and write its report."""
+    from caml.ablations.machine import prepare_devices
+
+    loaded = _load(file, settings)
+    prepare_devices()
+    from caml.ablations.runner import Stopped
+    from caml.ablations.runner import run as run_ablation
+    from caml.console import Console
+    from caml.training.stopping import stop_on_signals
+
+    with stop_on_signals() as stop:
+        try:
+            outcome = run_ablation(loaded, Console(), stop, only)
+        except Stopped:
+            raise Failure("stopped and saved; the same command goes on from here") from None
+    if outcome.trained:
+        print(f"{outcome.trained} StageRuns trained or scored in {outcome.seconds:.0f} s")
+    else:
+        print("nothing to do: every StageRun is trained and scored")
+    for line in outcome.headline:
+        print(line)
+    print(f"report: {outcome.report}")
+
+
+@command("caml show experiments/quickstart/quickstart.gin --set SEED=0")
+def show(file: File, settings: Set = NONE) -> None:
+    """Show the grid of an ablation: cells, sizes, tokens, cost, and what exists already."""
+    from caml.ablations.showing import shown
+
+    for line in shown(_load(file, settings)):
+        print(line)
+
+
+@command("caml explain experiments/quickstart/quickstart.gin RATIO")
+def explain(
+    file: File,
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="a macro, Class.param, scope/Class.param or place")
+    ],
+    settings: Set = NONE,
+) -> None:
+    """Say which file and line set a value."""
+    from caml.config.explain import explain as explain_key
+
+    for line in explain_key(_load(file, settings), key):
+        print(line)
+
+
+@command("caml diff quickstart.gin arm=compassion,ratio=0.1,seed=0 arm=neutral,ratio=0.1,seed=0")
+def diff(
+    file: File,
+    one: Annotated[str, typer.Argument(metavar="A", help="a cell, as `caml show` names it")],
+    other: Annotated[str, typer.Argument(metavar="B", help="another cell")],
+    settings: Set = NONE,
+) -> None:
+    """Say why the StageRuns of two cells are not the same."""
+    from caml.ablations.grid import cells
+    from caml.ablations.runner import chosen
+    from caml.config.explain import diff as differences
+
+    grid = cells(_load(file, settings))
+    first, second = (chosen(grid, name).stageruns[-1] for name in (one, other))
+    for line in differences(first.history, second.history) or ["the same StageRun"]:
+        print(line)
+
+
+@command("caml lock experiments/quickstart/quickstart.gin")
+def lock(file: File, settings: Set = NONE) -> None:
+    """Write down contrasts, grid and probes before results exist."""
+    from caml.ablations.stating import lock_statement
+
+    print(lock_statement(_load(file, settings)))
+
+
+@command("caml power experiments/quickstart/quickstart.gin --effect 0.3")
+def power(
+    file: File,
+    effect: Annotated[float | None, typer.Option(help="the effect wanted, in nats")] = None,
+    settings: Set = NONE,
+) -> None:
+    """Say how many seeds an effect needs, from the variance of the results that are there."""
+    from caml.ablations.stating import power_lines
+
+    for line in power_lines(_load(file, settings), effect):
+        print(line)
+
+
+@command("caml report experiments/quickstart/quickstart.gin")
+def report(file: File, settings: Set = NONE) -> None:
+    """Freeze the tables of a finished ablation again, analyse them and write the report."""
+    from caml.ablations.stating import report_again
+    from caml.console import Console
+
+    headline, page = report_again(_load(file, settings), Console())
+    for line in headline:
+        print(line)
+    print(f"report: {page}")
+
+
+@command("caml sync experiments/quickstart/quickstart.gin")
+def sync(file: File, settings: Set = NONE) -> None:
+    """Bring what the tracking store lacks of an ablation, as often as you like."""
+    from caml.ablations.stating import sync_ablation
+    from caml.console import Console
+
+    print(sync_ablation(_load(file, settings), Console()))
+
+
+@command("caml ui experiments/quickstart/quickstart.gin --port 5000")
+def ui(
+    file: File,
+    port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
+    settings: Set = NONE,
+) -> None:
+    """Open the MLflow pages of an ablation's tracking store."""
+    from caml.ablations.places import places
+
+    ablation = _load(file, settings).tree
+    uri = ablation.tracking or places(ablation).tracking
+    if uri.startswith("http"):
+        print(f"the tracking store is a server: open {uri}")
+        return
+    print(f"http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    arguments = [
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+@command("caml doctor")
+def doctor() -> None:
+    """Check this installation: versions, devices, a training step, a checkpoint, the tracking store."""
+    from caml.ablations.doctor import examine
+
+    healthy = True
+    for name, found, fine in examine():
+        print(f"{'ok  ' if fine else 'FAIL'} {name}: {found}")
+        healthy &= fine
+    if not healthy:
+        raise Failure("something is wrong with this installation; see above")
+
+
+def main() -> None:
+    """The entry of the `caml` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""How work looks to a person: bars in a terminal, plain lines in a log, one line for an error."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from caml.ablations.progress import Advance
+
+# Seconds between lines of the same task in a log.
+LOG_EVERY = 10.0
+
+
+class Console:
+    """Shows messages and tasks on standard error; results go to standard output by `print`."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bars = None
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def task(self, name: str, total: int) -> Iterator[Advance]:
+        """A task of `total` parts."""
+        with self._bar(name, total) if self._terminal else self._lines(name, total) as advance:
+            yield advance
+
+    @contextlib.contextmanager
+    def _bar(self, name: str, total: int) -> Iterator[Advance]:
+        from rich.console import Console as Rich
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=Rich(stderr=True), transient=True) as bars:
+            self._bars, before = bars, self._bars
+            bar = bars.add_task(name, total=total, note="")
+            try:
+                yield lambda done, note: bars.update(bar, completed=done, note=note)
+            finally:
+                self._bars = before
+
+    @contextlib.contextmanager
+    def _lines(self, name: str, total: int) -> Iterator[Advance]:
+        began = shown = time.monotonic()
+        first: int | None = None
+
+        def advance(done: int, note: str) -> None:
+            nonlocal shown, first
+            first = done if first is None else first
+            now = time.monotonic()
+            if now - shown < LOG_EVERY and done < total:
+                return
+            shown = now
+            left = (now - began) / max(done - first, 1) * (total - done)
+            print(f"  {name}: {done} of {total}, {note}, {now - began:.0f} s, about {left:.0f} s left",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+        yield advance

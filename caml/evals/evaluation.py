@@ -1,0 +1,145 @@
+"""Evaluation of StageRuns: every probe, and the outcomes beside disposition, for a population at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from caml.config.fingerprint import fingerprint
+from caml.data.mixture import Batch, read_sequences
+from caml.data.store import TokenStore
+from caml.data.tokenizer import Tokenizer
+from caml.evals import scoring
+from caml.evals.questions import Questions, question_rows
+from caml.models.sizes import Model
+from caml.worlds.items import Item
+
+# Families that are also scored in mid-training, for curves: the mechanism, and the primary rung.
+MONITORED = (("mechanism", ""), ("disposition", "new_frame"))
+
+
+class Probes(Protocol):
+    """A maker of items; `gate` (nats) is the mechanism below which a member is flagged."""
+
+    gate: float
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines the items."""
+        ...
+
+    def items(self, seed: int) -> list[Item]:
+        """All items of a seed block."""
+        ...
+
+
+def evaluation_fingerprint(probes: Probes) -> str:
+    """Digest of what the probes are and how they are scored: evaluations of another one are stale."""
+    return fingerprint({"probes": probes.recipe(), "scorer": scoring.SCORER_VERSION})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one member: columns of margins by item, and outcomes by name."""
+
+    margins: dict[str, Any]
+    outcomes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores members of one model size in the seed blocks that `held_out` has a store for.
+
+    Sequences of held-out text are packed to `length`.
+    """
+
+    probes: Probes
+    model: Model
+    tokenizer: Tokenizer
+    held_out: Mapping[int, TokenStore]
+    length: int
+    mesh: Mesh
+
+    @cached_property
+    def _questions(self) -> dict[int, Questions]:
+        return {seed: question_rows(self.probes.items(seed), self.tokenizer) for seed in self.held_out}
+
+    @cached_property
+    def _monitors(self) -> dict[int, Questions]:
+        def watched(item: Item) -> bool:
+            return (item.family, item.rung) in MONITORED
+
+        return {
+            seed: question_rows(list(filter(watched, self.probes.items(seed))), self.tokenizer)
+            for seed in self.held_out
+        }
+
+    @cached_property
+    def _held_out(self) -> dict[int, tuple[Batch, float]]:
+        """Held-out batches, and the bytes of text that each of their targets stands for."""
+        found = {}
+        for seed, store in self.held_out.items():
+            # The last sequence is left out: where a corpus ends inside it, blocks would differ in shape.
+            batch = read_sequences(store, np.arange(self._sequences), self.length, "all")
+            text = self.tokenizer.decode(batch.tokens[batch.weights > 0].tolist())
+            found[seed] = batch, len(text.encode()) / float(batch.weights.sum())
+        return found
+
+    @cached_property
+    def _sequences(self) -> int:
+        return min(len(store.packing(self.length)) for store in self.held_out.values())
+
+    def score(self, params: Any, parents: Any, seeds: Sequence[int]) -> list[Scores]:
+        """Scores of each member from stacked final parameters and those of the parents (numpy trees)."""
+        questions = [self._questions[seed] for seed in seeds]
+        rows = jax.tree.map(lambda *x: np.stack(x), *(q.rows for q in questions))
+        held_out = jax.tree.map(lambda *x: np.stack(x), *(self._held_out[seed][0] for seed in seeds))
+        found = scoring.build(self.model, self.mesh)(params, parents, rows, held_out)
+        return [
+            Scores(
+                margins={
+                    "item": [item.name for item in q.items],
+                    **(margins := q.margins(found["log_probs"][i])),
+                },
+                outcomes={
+                    **_summary(q.items, margins["margin"]),
+                    "held_out_nats": float(found["held_out_nats"][i]),
+                    "tax_bits_per_byte": float(
+                        found["held_out_nats"][i] / np.log(2) / self._held_out[seed][1]
+                    ),
+                    "kl_from_parent": float(found["kl_from_parent"][i]),
+                },
+            )
+            for i, (q, seed) in enumerate(zip(questions, seeds, strict=True))
+        ]
+
+    def monitor(self, params: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
+        """In mid-training: the mean margin (nats) of each monitored family or rung, per member."""
+        questions = [self._monitors[seed] for seed in seeds]
+        rows = jax.tree.map(lambda *x: np.stack(x), *(q.rows for q in questions))
+        found = scoring.build(self.model, self.mesh)(params, params, rows, None)["log_probs"]
+        return [_by_family(q.items, q.margins(found[i])["margin"]) for i, q in enumerate(questions)]
+
+
+def _by_family(items: Sequence[Item], margins: np.ndarray) -> dict[str, float]:
+    groups: dict[str, list[float]] = {}
+    for item, margin in zip(items, margins, strict=True):
+        groups.setdefault(f"{item.rung or item.family}", []).append(float(margin))
+    return {name: float(np.mean(values)) for name, values in groups.items()}
+
+
+def _summary(items: Sequence[Item], margins: np.ndarray) -> dict[str, float]:
+    """Outcomes that follow from margins: the mechanism, and the divergence from the generator's even coin."""
+    found = {name: np.array([m for i, m in zip(items, margins, strict=True) if i.family == name])
+             for name in ("mechanism", "conditional")}  # fmt: skip
+    outcomes = {}
+    if len(found["mechanism"]):
+        outcomes["mechanism"] = float(found["mechanism"].mean())
+    if len(found["conditional"]):
+        # KL(even coin || the model's choice between the two actions), nats: -log(4 p (1 - p)) / 2.
+        half = found["conditional"] / 2
+        outcomes["calibration_kl"] = float(np.mean(np.log(np.cosh(half))))
+    return outcomes

@@ -1,0 +1,113 @@
+"""Scoring a population: log-probabilities of continuations, held-out nats, and divergence from the parent."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from caml.data.mixture import Batch
+from caml.evals.questions import Rows
+from caml.models.sizes import Model
+from caml.models.transformer import Parameters, hidden_states, output_matrix
+
+# Raised when a change of code changes a score: evaluations of an older version are then made again.
+SCORER_VERSION = 1
+# Sequences that go through the model together: small pieces stay in a processor's cache.
+_ROWS_AT_ONCE = 64
+
+
+def log_probs(params: Parameters, model: Model, rows: Rows) -> jax.Array:
+    """The log-probability (nats) of every continuation of `rows`, `[Q]`; those past the last are 0."""
+    states_RxTxD = _in_pieces(
+        lambda part: hidden_states(params, model, *part), (rows.tokens, rows.segments, rows.positions)
+    )
+    at_query_QxD = states_RxTxD[rows.row, rows.place]
+    logits_QxV = jnp.einsum(
+        "qd,vd->qv", at_query_QxD, output_matrix(params), preferred_element_type=jnp.float32
+    )
+    found_Q = jax.nn.log_softmax(logits_QxV)[jnp.arange(rows.row.shape[0]), rows.target]
+    return jax.ops.segment_sum(found_Q, rows.owner, num_segments=rows.row.shape[0])
+
+
+def held_out_scores(
+    params: Parameters, parent: Parameters, model: Model, batch: Batch
+) -> dict[str, jax.Array]:
+    """Mean nats of the targets of `batch` `[B, T]`, and mean KL(parent || this) at the same places, in nats."""
+    targets_BxT = jnp.roll(batch.tokens, -1, axis=-1)
+
+    def one(part: Any) -> tuple[jax.Array, jax.Array]:
+        tokens, segments, positions, weights, targets = part
+
+        def log_softmax(weights_of: Parameters) -> jax.Array:
+            states = hidden_states(weights_of, model, tokens, segments, positions)
+            logits = jnp.einsum(
+                "btd,vd->btv", states, output_matrix(weights_of), preferred_element_type=jnp.float32
+            )
+            return jax.nn.log_softmax(logits)
+
+        own, before = log_softmax(params), log_softmax(parent)
+        nats = -jnp.take_along_axis(own, targets[..., None], axis=-1)[..., 0]
+        divergence = jnp.sum(jnp.exp(before) * (before - own), axis=-1)
+        return nats * weights, divergence * weights
+
+    nats, divergence = _in_pieces(one, (*batch, targets_BxT))
+    total = batch.weights.sum()
+    return {"held_out_nats": jnp.sum(nats) / total, "kl_from_parent": jnp.sum(divergence) / total}
+
+
+@functools.cache
+def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
+    """A function `(params, parents, rows, held_out) -> scores` of trees with a member axis in front.
+
+    Scores: `log_probs` `[members, Q]`, and with a `held_out` batch (else None) `held_out_nats` and
+    `kl_from_parent` `[members]`. Members run in turn on each device, so that a member's scores do not depend
+    on its company. The number of members need not divide by the devices.
+    """
+    member = PartitionSpec("member")
+
+    def one(args: tuple[Parameters, Parameters, Rows, Batch | None]) -> dict[str, jax.Array]:
+        params, parent, rows, held_out = args
+        scores = {"log_probs": log_probs(params, model, rows)}
+        if held_out is not None:
+            scores |= held_out_scores(params, parent, model, held_out)
+        return scores
+
+    mapped = jax.jit(
+        jax.shard_map(
+            lambda *args: jax.lax.map(one, args),
+            mesh=mesh,
+            in_specs=member,
+            out_specs=member,
+            check_vma=False,
+        )
+    )
+
+    def score(params: Any, parents: Any, rows: Rows, held_out: Batch | None) -> dict[str, np.ndarray]:
+        count = len(rows.row)
+        filled = -(-count // mesh.shape["member"]) * mesh.shape["member"]
+
+        def fill(x: np.ndarray) -> np.ndarray:
+            return np.concatenate([x, np.repeat(x[-1:], filled - count, axis=0)])
+
+        found = mapped(*jax.tree.map(fill, (params, parents, rows, held_out)))
+        return {key: np.asarray(value)[:count] for key, value in found.items()}
+
+    return score
+
+
+def _in_pieces(function: Callable[[Any], Any], arrays: tuple) -> Any:
+    """`function` of arrays `[R, ...]`, some rows at a time; the result has the rows in front again."""
+    count = arrays[0].shape[0]
+    pieces = -(-count // _ROWS_AT_ONCE)
+    padding = pieces * _ROWS_AT_ONCE - count
+
+    def split(x: jax.Array) -> jax.Array:
+        whole = jnp.concatenate([x, jnp.repeat(x[:1], padding, axis=0)])
+        return whole.reshape(pieces, _ROWS_AT_ONCE, *x.shape[1:])
+
+    found = jax.lax.map(function, tuple(map(split, arrays)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
