@@ -395,6 +395,17 @@ def test_a_contrast_without_control_tests_the_margin_itself(tmp_path: Path) -> N
     )
 
 
+def test_a_control_may_differ_in_an_axis_that_at_gives_it(tmp_path: Path) -> None:
+    against_base = {
+        "line15": "Contrast.treatment = {'ARM': 'kind', 'RATIO': 0.5}",
+        "line16": "Contrast.control = {'ARM': 'base'}",
+        "line17": "Contrast.at = {'RATIO': 0.0, 'SFT': 256, 'SIZE': 's'}",
+    }
+    assert len(expand(tmp_path, **against_base)) == 22
+    with pytest.raises(UserError, match=r"^toy\.gin:16: .*the grid has no cell .*ratio=0\.1,arm=base"):
+        expand(tmp_path, **against_base | {"line17": "Contrast.at = {'RATIO': 0.1, 'SFT': 256, 'SIZE': 's'}"})
+
+
 def test_an_ablation_without_axes_is_one_cell(tmp_path: Path) -> None:
     lines = {f"line{n}": "" for n in (*range(7, 20), 27, 29)}
     (cell,) = expand(tmp_path, **lines)

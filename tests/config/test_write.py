@@ -18,6 +18,7 @@ class Leaf:
     number: float = 1.5
     count: int | None = None
     anything: Any = None
+    mixed: float | int | str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ ANYTHING = st.recursive(
     PLAIN,
     lambda part: st.lists(part, max_size=3) | st.dictionaries(TEXTS, part, max_size=2) | st.tuples(part),
 )
-LEAVES = st.builds(Leaf, TEXTS, NUMBERS, st.none() | st.integers(), ANYTHING)
+MIXED = st.none() | st.integers() | NUMBERS | TEXTS
+LEAVES = st.builds(Leaf, TEXTS, NUMBERS, st.none() | st.integers(), ANYTHING, MIXED)
 TWIGS = st.builds(
     Twig,
     st.none() | LEAVES,
