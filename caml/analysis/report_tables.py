@@ -34,8 +34,8 @@ def number(value: float, digits: int = 2) -> str:
     """A number with a true minus sign; a dash where there is none."""
     if not math.isfinite(value):
         return "–" if math.isnan(value) else ("∞" if value > 0 else f"{MINUS}∞")
-    text = f"{value:.{digits}f}"
-    return (text if float(text) else text.lstrip("-")).replace("-", MINUS)
+    text = f"{value:,.{digits}f}"
+    return (text if any(c in "123456789" for c in text) else text.lstrip("-")).replace("-", MINUS)
 
 
 def interval(low: float, high: float, digits: int = 2) -> str:
@@ -65,8 +65,11 @@ def stage(row: Any) -> str:
     """What was done to a member after pretraining, in words."""
     if row.S == 0:
         return "before fine-tuning"
-    text = f"{row.finetune}, S = {count(row.S)}"
-    return text + (f", {row.second} {percent(row.second_ratio)}" if row.second_ratio > 0 else "")
+    return f"{row.finetune}, S = {count(row.S)}{_beside(row)}"
+
+
+def _beside(row: Any) -> str:
+    return f", {row.second} {percent(row.second_ratio)}" if row.second_ratio > 0 else ""
 
 
 def dose(row: Any) -> str:
@@ -230,7 +233,7 @@ def _of(row: Any) -> list[str]:
     if hasattr(row, "S"):
         parts.append(stage(row))
     else:
-        parts.append(f"{row.finetune}{f', {row.second}' if row.second_ratio > 0 else ''}")
+        parts.append(f"{row.finetune}{_beside(row)}")
     if hasattr(row, "variable"):
         parts.append(f"dose in {row.variable}")
     if hasattr(row, "matching"):
