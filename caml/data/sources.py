@@ -1,6 +1,7 @@
 """Where documents come from: the protocol of a source, and the source that reads local text files."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,7 @@ class TextFile:
         """Digests of the files and how they are cut; the same for every seed."""
         return {
             "source": "TextFile",
-            "files": [digest_file(path) for path in self._files()],
+            "files": [_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in self._files()],
             "unit": self.unit,
             "column": self.column if self.unit == "row" else "",
         }
@@ -127,6 +128,12 @@ class TextFile:
         if not files:
             raise UserError(f"{self.name}: the folder {path} holds no files")
         return files
+
+
+@functools.cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    """The digest of a file, read once for all cells of a grid unless its size or time changes."""
+    return digest_file(path)
 
 
 def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
