@@ -252,7 +252,7 @@ def _tiny(rows) -> Tables:
             "params": frame["size"].map({"s": 1, "l": 2}),
             "arm": frame["arm"],
             "ratio": frame["ratio"],
-            "dose_tokens": 1000 * frame["ratio"],
+            "dose_tokens": 1000 * frame["ratio"] + frame["seed"],  # realised counts differ between blocks
             "pretrain_tokens": 1000,
             "seed": frame["seed"],
             "S": frame["S"],
@@ -287,6 +287,7 @@ def test_by_hand():
     # Seeds 2, 3, 4: mean 3, sd 1, t(2 df, 97.5%) = 4.302653; TOST: t = (4 - 3) / (1 / sqrt 3), 2 df.
     half = 4.302653 / 3**0.5
     assert (row["estimate"], row["sd"]) == pytest.approx((3, 1))
+    assert row["dose_tokens"] == 100  # the first seed block's
     assert (row["t_low"], row["t_high"]) == pytest.approx((3 - half, 3 + half), abs=1e-5)
     assert row["tost_p"] == pytest.approx(0.1127017, abs=1e-6) and row["verdict"] == "too few seeds"
     kept = found.retention.iloc[0]

@@ -35,6 +35,20 @@ def test_negative_effects_fit_as_well():
     assert (curve.E0, curve.rho) == pytest.approx((-1.2, 0.1), rel=0.01)
 
 
+def test_the_plateau_stays_between_none_and_all():
+    rising, overshooting = 1.3 - 0.3 * np.exp(-DOSES / 30_000), 1.3 * np.exp(-DOSES / 30_000) - 0.3
+    assert fit_shape(DOSES, rising, "exponential").rho == 1
+    assert fit_shape(DOSES, overshooting, "exponential").rho == 0
+
+
+def test_bracket_lies_between_the_doses_that_are_surely_above_and_below_half():
+    before = np.array([1.0, 1.2, 1.4, 1.1, 1.3])
+    after = before[:, None] * np.array([0.9, 0.6, 0.45, 0.3])
+    row = washout_table(_kept([10, 20, 30, 40], after, before)).iloc[0]
+    assert (row["bracket_low"], row["bracket_high"]) == (20, 30)
+    assert row["retention_low"] == pytest.approx(0.3, abs=1e-6)
+
+
 def _kept(doses, effects, before) -> list[Kept]:
     """Wash-out data of one comparison: effects [seeds, doses] after, `before` [seeds]."""
     seeds = tuple(range(len(before)))
@@ -151,10 +165,12 @@ def test_doseresponse_says_what_it_lacks():
 
 
 def test_no_effect_gives_no_doseresponse():
-    fitted = 0
+    fitted = undefined = 0
     for seed in range(60):
         points = _points(RATIOS, (1e6,), lambda r, b: 0.0, noise=1.0, seed=seed)
         row = doseresponse_table(points).iloc[1]
         fitted += row["status"] == "ok"
+        undefined += row["status"] == "undefined"
         assert row["status"] == "ok" or np.isnan([row["top"], row["half"], row["h"]]).all()
     assert fitted <= 6  # 5% of 60, and twice as many for luck
+    assert undefined >= 50
