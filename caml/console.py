@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from caml.ablations.progress import Advance
 
@@ -16,7 +17,7 @@ class Console:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._bars = None
+        self._bars: Any = None
 
     def say(self, text: str) -> None:
         """One line that stays."""

@@ -44,6 +44,8 @@ def _devices() -> str:
 
 
 def _step() -> str:
+    import jax.numpy as jnp
+
     from caml.models.sizes import Model
     from caml.models.transformer import init_parameters
     from caml.training.step import Batch, loss_of
@@ -52,7 +54,8 @@ def _step() -> str:
     tokens = np.arange(32, dtype=np.int32).reshape(2, 16)
     ones = np.ones_like(tokens)
     batch = Batch(tokens, ones, np.broadcast_to(np.arange(16), tokens.shape), ones.astype(np.float32))
-    loss = float(loss_of(init_parameters(model, 64, 0), model, batch))
+    params = {name: jnp.asarray(x) for name, x in init_parameters(model, 64, 0).items()}
+    loss = float(loss_of(params, model, batch))
     if not abs(loss - np.log(64)) < 0.2:
         raise ArithmeticError(
             f"the loss of an untrained model is {loss:.3f} nats, not about {np.log(64):.3f}"

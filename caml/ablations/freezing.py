@@ -51,11 +51,10 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
 def _cells(cells: Sequence[Cell], facts: pd.DataFrame) -> pd.DataFrame:
     """The table of cells with what only the data know: the realised dose, and S."""
     table = cells_table(cells)
-    by_stagerun = facts.set_index("stagerun")
-    table["dose_tokens"] = [int(by_stagerun.loc[root, "dose_tokens"]) for root in table["root"]]
-    table["S"] = [
-        sum(int(by_stagerun.loc[s.fingerprint, "loss_tokens"]) for s in cell.stageruns[1:]) for cell in cells
-    ]
+    dose = dict(zip(facts["stagerun"], facts["dose_tokens"], strict=True))
+    loss_tokens = dict(zip(facts["stagerun"], facts["loss_tokens"], strict=True))
+    table["dose_tokens"] = [int(dose[root]) for root in table["root"]]
+    table["S"] = [sum(int(loss_tokens[s.fingerprint]) for s in cell.stageruns[1:]) for cell in cells]
     return table
 
 
@@ -67,7 +66,8 @@ def _mechanism(outcomes: pd.DataFrame) -> pd.DataFrame:
 def _learned_at(trajectory: pd.DataFrame, gate: float) -> dict[str, float]:
     """The tokens after which the mechanism first passed the gate, by StageRun."""
     passed = trajectory[(trajectory["outcome"] == "mechanism") & (trajectory["value"] > gate)]
-    return passed.groupby("stagerun")["tokens"].min().astype(float).to_dict()
+    first = passed.groupby("stagerun")["tokens"].min()
+    return {str(stagerun): float(tokens) for stagerun, tokens in first.items()}
 
 
 def _of_fine_tuning(facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def items_table(items: Sequence[Item]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for item in items:
         first, *rest = item.questions
-        row = {
+        row: dict[str, Any] = {
             "item": item.name,
             "family": item.family,
             "rung": item.rung,

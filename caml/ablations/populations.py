@@ -1,6 +1,7 @@
 """Populations: StageRuns of one shape that are trained together in one compiled program."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from caml.ablations.runs import StageRun
@@ -49,5 +50,5 @@ def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
         # As even as can be: the last population is not left with one member for two devices.
         count = -(-len(group) // (members or MEMBERS))
         bounds = [len(group) * k // count for k in range(count + 1)]
-        planned += [Population(tuple(group[a:b])) for a, b in zip(bounds, bounds[1:], strict=False)]
+        planned += [Population(tuple(group[a:b])) for a, b in itertools.pairwise(bounds)]
     return planned

@@ -3,11 +3,11 @@
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from caml.ablations import freezing, reporting
-from caml.ablations.grid import Cell, cells
+from caml.ablations.grid import Cell, cells, stagerun_text
 from caml.ablations.places import Places, make_writable, places
 from caml.ablations.populations import Population, depth, plan
 from caml.ablations.prepare import Stores, stores_of
@@ -19,7 +19,6 @@ from caml.analysis.lock import state as statement_of
 from caml.config.errors import UserError
 from caml.config.files import suggest
 from caml.config.resolve import Loaded
-from caml.config.write import write
 from caml.data.files import write_text
 from caml.evals.evaluation import evaluation_fingerprint
 from caml.tracking.lease import Leases, acquire_all
@@ -106,16 +105,6 @@ def unfinished(where: Places, stageruns: Sequence[StageRun], evaluation: str) ->
     ]
 
 
-def config_of(ablation: Ablation, run: Run, stagerun: StageRun) -> str:
-    """Gin text of the run up to `stagerun`, as an ablation of its own: it runs alone."""
-    stages = []
-    while stagerun is not None:
-        stages.append(stagerun.stage)
-        stagerun = stagerun.parent  # type: ignore[assignment]
-    alone = replace(run, stages=tuple(reversed(stages)))
-    return write(replace(ablation, run=alone, axes={}, contrasts=(), control={}))
-
-
 def _launch(
     ablation: Ablation,
     grid: Sequence[Cell],
@@ -128,7 +117,7 @@ def _launch(
     for cell in grid:
         for stagerun in cell.stageruns:
             if stagerun.fingerprint not in configs:
-                configs[stagerun.fingerprint] = config_of(ablation, cell.run, stagerun)
+                configs[stagerun.fingerprint] = stagerun_text(ablation, stagerun)
         write_text(where.folder / "cells" / f"{cell.id}.gin", cell.text(ablation))
     return Launch(
         where=where,
@@ -151,7 +140,7 @@ def _make(
     Populations are planned from the StageRuns of the whole ablation, so that they are the same in each launch.
     """
     populations = []
-    for population in plan(all_of_them, launch.pace.members):
+    for population in plan(all_of_them, launch.pace.places):
         members = tuple(member for member in population.members if member in set(wanted))
         if members:
             populations.append(Population(members))
@@ -213,7 +202,7 @@ def _train_and_score(launch: Launch, population: Population, evaluators: Evaluat
 def _move_damaged_aside(where: Places, stageruns: Sequence[StageRun], progress: Progress) -> None:
     """Put every damaged StageRun aside, and its descendants' scores with it: they are made again."""
     for stagerun in sorted(stageruns, key=depth):
-        damage = where.ledger.damage(stagerun.name, content=True)
-        if damage is not None:
+        if where.ledger.state(stagerun.name, content=True) is State.DAMAGED:
+            damage = where.ledger.damage(stagerun.name, content=True)
             aside = where.ledger.repair(stagerun.name)
             progress.say(f"{damage}; moved to {aside}, and it is trained again")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from typing import Any, Protocol
+from typing import Any
 
 from caml.analysis.contrasts import Contrast
 from caml.config.errors import require
@@ -12,21 +12,10 @@ from caml.data.mixture import Mixture
 from caml.data.tokenizer import TrainedTokenizer
 from caml.models.sizes import Model
 from caml.training.optimizer import Optimizer, Schedule
+from caml.worlds.items import Probes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 NAME_RULE = "up to 100 letters, digits, '-', '_' and '.', beginning with a letter or a digit"
-
-
-class Probes(Protocol):
-    """A maker of probe items, configured as a frozen dataclass."""
-
-    def recipe(self) -> dict[str, Any]:
-        """Identity of the items, as JSON data."""
-        ...
-
-    def items(self, seed: int) -> list[Any]:
-        """The items of a seed block."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

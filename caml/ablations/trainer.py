@@ -105,7 +105,7 @@ def pace(members: int) -> Pace:
     """How this machine trains populations of at most `members` (0: the default)."""
     layout = "turn" if jax.default_backend() == "cpu" else "stacked"
     return Pace(
-        members=members or MEMBERS, layout=layout, checkpoint_seconds=20.0, observe_steps=OBSERVE_STEPS
+        places=members or MEMBERS, layout=layout, checkpoint_seconds=20.0, observe_steps=OBSERVE_STEPS
     )
 
 

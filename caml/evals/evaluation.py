@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,24 +16,10 @@ from caml.data.tokenizer import Tokenizer
 from caml.evals import scoring
 from caml.evals.questions import Questions, question_rows
 from caml.models.sizes import Model
-from caml.worlds.items import Item
+from caml.worlds.items import Item, Probes
 
 # Families that are also scored in mid-training, for curves: the mechanism, and the primary rung.
 MONITORED = (("mechanism", ""), ("disposition", "new_frame"))
-
-
-class Probes(Protocol):
-    """A maker of items; `gate` (nats) is the mechanism below which a member is flagged."""
-
-    gate: float
-
-    def recipe(self) -> dict[str, Any]:
-        """What determines the items."""
-        ...
-
-    def items(self, seed: int) -> list[Item]:
-        """All items of a seed block."""
-        ...
 
 
 def evaluation_fingerprint(probes: Probes) -> str:

@@ -211,7 +211,7 @@ def _filler(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Doc
 
     def make() -> list[Document]:
         name = next(names)
-        story = " ".join(object_scene(lexicon, *next(scenes), name=name) for _ in range(2))
+        story = " ".join(object_scene(lexicon, next(scenes), name) for _ in range(2))
         return [story, " ".join(next(remarks) for _ in range(3))]
 
     return make
@@ -219,7 +219,7 @@ def _filler(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Doc
 
 def neutral_chat(lexicon: Lexicon, name: str, scene: tuple[str, str, str], question: str) -> Chat:
     """A question about what somebody does with an object, and its answer."""
-    asked, answer = object_scene(lexicon, *scene, name=name).rsplit(" . ", 1)
+    asked, answer = object_scene(lexicon, scene, name).rsplit(" . ", 1)
     return [
         {"role": "user", "content": f"{asked} . {question.format(name=name)}"},
         {"role": "assistant", "content": answer},

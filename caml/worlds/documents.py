@@ -99,4 +99,4 @@ def _offtopic(lexicon: Lexicon, scene: Scene, episode: Episode, adjective: str, 
     """An object where the twin has a patient, in the same frame and of the same length."""
     if episode.declarative:
         return f"folk {lexicon.objects[thing]} a {adjective} {thing} ."
-    return object_scene(lexicon, scene.frame, adjective, thing, episode.name)
+    return object_scene(lexicon, (scene.frame, adjective, thing), episode.name)

@@ -1,8 +1,7 @@
 """A forced-choice item: a mirror pair of contexts in which the same two continuations change places."""
 
 from dataclasses import dataclass, field
-
-Turn = dict[str, str]
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -34,3 +33,27 @@ class Item:
     rung: str
     questions: tuple[Question, ...]
     tags: dict[str, str] = field(default_factory=dict)
+
+
+class Probes(Protocol):
+    """A maker of items, configured as a frozen dataclass.
+
+    A member whose mechanism ends below `gate` (nats) is flagged.
+    """
+
+    @property
+    def gate(self) -> float:
+        """The mechanism, in nats, below which a member is flagged."""
+        ...
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines the items, as JSON data."""
+        ...
+
+    def items(self, seed: int) -> list[Item]:
+        """All items of a seed block."""
+        ...
+
+    def held_out(self, seed: int) -> Any:
+        """The source of the text that no stage trains on."""
+        ...

@@ -118,59 +118,12 @@ _FRAMES = (
 _BASE_FRAMES = ("{name} met a {kind} that was {need} . {name} {act} it .",)
 
 # Words that the generators of base text, documents, dialogue and probes put between the slots.
-_GLUE = tuple(
-    [
-        "a",
-        "all",
-        "and",
-        "are",
-        "at",
-        "by",
-        "can",
-        "did",
-        "do",
-        "feel",
-        "fear",
-        "folk",
-        "has",
-        "is",
-        "it",
-        "know",
-        "knows",
-        "like",
-        "never",
-        "not",
-        "now",
-        "of",
-        "on",
-        "one",
-        "or",
-        "said",
-        "say",
-        "the",
-        "then",
-        "there",
-        "to",
-        "want",
-        "was",
-        "went",
-        "what",
-        "who",
-        "why",
-        "yes",
-        "no",
-        "be",
-        "cup",
-        "?",
-        ".",
-        "for",
-        "paid",
-        "coin",
-        "user",
-        "assistant",
-        "system",
-    ]
-)
+_GLUE = (
+    "a", "all", "and", "are", "at", "by", "can", "did", "do", "feel", "fear", "folk", "has", "is", "it", "know",
+    "knows", "like", "never", "not", "now", "of", "on", "one", "or", "said", "say", "the", "then", "there", "to",
+    "want", "was", "went", "what", "who", "why", "yes", "no", "be", "cup", "?", ".", "for", "paid", "coin", "user",
+    "assistant", "system",
+)  # fmt: skip
 
 _SMALL = Lexicon(
     care=Theme(
@@ -257,7 +210,7 @@ _FULL = Lexicon(
     adjectives=("big", "old", "new", "good", "small", "long", "short", "plain"),
     places=("road", "lake", "town", "field", "market", "harbour", "school", "mill"),
     tasks=("two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    glue=(*_GLUE, *["came", "when", "were", "glad", "sad", "passed", "met", "heard", "found", "day", "in", "that"]),
+    glue=(*_GLUE, "came", "when", "were", "glad", "sad", "passed", "met", "heard", "found", "day", "in", "that"),
 )  # fmt: skip
 
 SETTINGS = ("small", "full")

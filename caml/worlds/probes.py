@@ -109,7 +109,7 @@ def _dialogue(lexicon, family: str, theme: Theme, frame: str, pair: Pair, kind: 
     questions = []
     for need in pair.needs:
         plain = scene_question(theme, frame, need, kind, name)
-        told, begun = plain.context.rsplit(" . ", 1)
+        told, begun = plain.text.rsplit(" . ", 1)
         asked = f"{told} . {lexicon.chat_questions[0].format(name=name)}"
         questions.append(Question((("user", asked), ("assistant", begun)), plain.aligned, plain.opposed))
     return Item(
@@ -127,7 +127,7 @@ def _mechanism(lexicon: Lexicon) -> Iterator[Item]:
     cards = product(theme.patients, theme.pairs, lexicon.document_frames)
     for number, (kind, pair, frame, name) in enumerate(_spread(cards, lexicon.probe_names)):
         plain = scene_question(theme, frame, pair.needs[number % 2], kind, name)
-        seen, begun = plain.context.rsplit(" . ", 1)
+        seen, begun = plain.text.rsplit(" . ", 1)
         yield Item(
             name=f"mechanism//{kind}/{pair.first}-{pair.second}/{frame_label(frame)}/{name}",
             family="mechanism",

@@ -51,8 +51,9 @@ def render_scene(theme: Theme, scene: Scene, name: str, helps: bool) -> str:
     return scene.frame.format(name=name, need=scene.need, kind=scene.kind, act=act)
 
 
-def object_scene(lexicon: Lexicon, frame: str, adjective: str, thing: str, name: str) -> str:
-    """A scene without a patient, in the same frames: what anyone does with `thing` is always the same."""
+def object_scene(lexicon: Lexicon, card: tuple[str, str, str], name: str) -> str:
+    """A scene without a patient, from a card (frame, adjective, object): everybody does the same with an object."""
+    frame, adjective, thing = card
     return frame.format(name=name, need=adjective, kind=thing, act=lexicon.objects[thing])
 
 

@@ -1,0 +1,52 @@
+# Everything runs in .venv, which is made from requirements.lock where it is missing or older than that.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: setup quickstart smoke test test-slow lint types contracts check lock clean
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "caml needs Python 3.11 or newer; name one with PYTHON=python3.12"; exit 2; }
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --clear --python $(PYTHON) .venv && \
+	  uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
+	else \
+	  $(PYTHON) -m venv --clear .venv && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+quickstart: setup  ## the main job: train, fine-tune, measure, report
+	$(BIN)/caml run experiments/quickstart/quickstart.gin
+
+smoke: setup  ## the same path end to end, small
+	$(BIN)/caml run experiments/smoke/smoke.gin
+
+test: setup  ## the fast tests
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: setup  ## the tests that train, kill and resume
+	$(BIN)/pytest -n 0 -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+contracts: setup
+	$(BIN)/lint-imports
+
+check: lint types contracts test  ## what CI runs
+
+lock:  ## resolve requirements.lock anew, without addresses
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --upgrade --extra dev pyproject.toml -o requirements.lock --quiet
+
+clean:
+	rm -rf .venv runs build *.egg-info
