@@ -59,14 +59,14 @@ class Member:
 class Pace:
     """How a population is trained: nothing here changes a member's bits but `layout` and the devices.
 
-    `steps` are made in one dispatch. `members` is the number of places (0: as many as there are members);
-    populations with equal places share a compiled program, and an empty place costs nothing. A checkpoint
+    `steps` are made in one dispatch. `places` is for how many members a program is compiled (0: as many as there
+    are); populations with equal places share it, and an empty place costs nothing. A checkpoint
     is written when `checkpoint_seconds` have passed or `checkpoint_steps` were made (0: not by steps), the
     newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never).
     """
 
     steps: int = 16
-    members: int = 0
+    places: int = 0
     layout: str = "turn"
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0
@@ -127,7 +127,7 @@ class Trained:
     passed_over: tuple[str, ...]
 
 
-def places(steps: Sequence[int], count: int, devices: int) -> np.ndarray:
+def deal(steps: Sequence[int], count: int, devices: int) -> np.ndarray:
     """The place of each member among `count` places, of which each device has an equal run.
 
     Members are dealt to the devices from the longest down, so that all have equal work to the end.
@@ -241,8 +241,8 @@ def train(
         raise ValueError("members of a population have one kind of optimizer")
     mesh = member_mesh()
     devices = mesh.devices.size
-    count = -(-max(pace.members, len(members)) // devices) * devices
-    place = places([m.steps for m in members], count, devices)
+    count = -(-max(pace.places, len(members)) // devices) * devices
+    place = deal([m.steps for m in members], count, devices)
     last = max(m.steps for m in members)
     shape = Shape(model, vocab, batch, length, members[0].optimizer.name, count, pace.steps, pace.layout)
     state, numbers = _initial(members, model, vocab, place, count)

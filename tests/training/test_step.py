@@ -1,0 +1,110 @@
+"""One training step: its numbers, its loss weights, its gate, and the logits in pieces."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_training import ADAMW, BATCH, LENGTH, MODEL, MUON, VOCAB, Counting
+
+from caml.models.transformer import init_parameters, logits
+from caml.training import step as steps
+from caml.training import updates
+from caml.training.optimizer import Schedule, hyper
+from caml.training.step import loss_of, train_step
+
+PARAMS = init_parameters(MODEL, VOCAB, seed=0)
+DATA = Counting(seed=0, steps=10, broken=3)
+loss = jax.jit(loss_of, static_argnums=1)
+one_step = jax.jit(train_step, static_argnums=(0, 1))
+
+
+def after_two(optimizer) -> tuple[dict, dict]:
+    h = hyper(optimizer, Schedule("cosine", warmup=0.1), 10)
+    params, state = PARAMS, updates.init_state(optimizer.name, PARAMS, h)
+    for step in range(2):
+        params, state, metrics, _ = one_step(
+            MODEL, optimizer.name, params, state, DATA.batch(step), np.int32(step), h
+        )
+    return params, metrics
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "numbers"),
+    [
+        (ADAMW, {}),
+        (MUON, {}),
+    ],
+    ids=["adamw", "muon"],
+)
+def test_the_numbers_of_training_are_pinned(optimizer, numbers: dict[str, float]):
+    params, metrics = after_two(optimizer)
+    found = {name: float(value) for name, value in metrics.items()}
+    found["embedding"] = float(np.abs(params["model.embed_tokens.weight"]).sum())
+    found["matrix"] = float(np.abs(params["model.layers.0.mlp.down_proj.weight"]).sum())
+    assert found == pytest.approx(numbers, rel=2e-5), (
+        "A training step gives other numbers than before. If that was meant, raise NUMERICS_VERSION in "
+        "caml/config/fingerprint.py (finished StageRuns are then trained again) and pin the new numbers."
+    )
+
+
+def test_the_loss_is_the_mean_over_weighted_targets():
+    batch = DATA.batch(0)
+    weights = np.random.default_rng(0).integers(0, 2, (BATCH, LENGTH)).astype(np.float32)
+    weights[:, -1] = 0
+    found = loss(PARAMS, MODEL, batch._replace(weights=weights))
+    nats = np.asarray(jax.jit(lambda p: -jax.nn.log_softmax(logits(p, MODEL, *batch[:3])))(PARAMS))
+    picked = [nats[b, t, batch.tokens[b, t + 1]] for b, t in zip(*weights.nonzero(), strict=True)]
+    assert float(found) == pytest.approx(float(np.mean(picked)), rel=1e-5)
+    assert float(loss(PARAMS, MODEL, batch._replace(weights=0 * weights))) == 0
+
+
+def test_logits_in_pieces_give_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch):
+    def value_and_gradient():
+        return jax.jit(lambda p: jax.value_and_grad(loss_of)(p, MODEL, DATA.batch(0)))(PARAMS)
+
+    whole = value_and_gradient()
+    monkeypatch.setattr(steps, "LOGITS_BYTES", 7 * VOCAB * 4)
+    pieces = value_and_gradient()
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_packed_documents_train_as_if_apart():
+    """The gradient of two packed documents is the mean of theirs: nothing passes between them."""
+    tokens = DATA.batch(0).tokens[:1]
+    half = LENGTH // 2
+    positions = np.tile(np.arange(half, dtype=np.int32), 2)[None]
+    segments = np.repeat(np.array([1, 2], np.int32), half)[None]
+    ends = positions < half - 1
+    gradient = jax.jit(jax.grad(loss_of), static_argnums=1)
+
+    def of(where: np.ndarray) -> dict:
+        batch = steps.Batch(tokens, segments, positions, (ends & where).astype(np.float32))
+        return gradient(PARAMS, MODEL, batch)
+
+    def alone(tokens: np.ndarray) -> dict:
+        return gradient(
+            PARAMS,
+            MODEL,
+            steps.Batch(tokens, np.ones_like(tokens), positions[:, :half], ends[:, :half] * 1.0),
+        )
+
+    for found, wanted in (
+        (of(segments == 1), alone(tokens[:, :half])),
+        (of(segments == 2), alone(tokens[:, half:])),
+    ):
+        for name in found:
+            np.testing.assert_allclose(found[name], wanted[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_a_loss_that_is_not_finite_changes_nothing(optimizer):
+    h = hyper(optimizer, Schedule(), 10)
+    state = updates.init_state(optimizer.name, PARAMS, h)
+    state = jax.tree.map(lambda x: jnp.asarray(x) + 1, state)
+    params, kept, metrics, finite = one_step(
+        MODEL, optimizer.name, PARAMS, state, DATA.batch(3), np.int32(3), h
+    )
+    assert not finite and np.isnan(metrics["loss"])
+    for new, old in zip(jax.tree.leaves((params, kept)), jax.tree.leaves((PARAMS, state)), strict=True):
+        assert np.asarray(new).tobytes() == np.asarray(old).tobytes()

@@ -1,0 +1,112 @@
+"""A toy to train: a model of 1,600 parameters, random text that can be learned, and a sink that remembers."""
+
+import dataclasses
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caml.models.sizes import Model
+from caml.training.loop import Member, Pace, Trained, train
+from caml.training.optimizer import Optimizer, Schedule
+from caml.training.step import Batch
+
+MODEL = Model("toy", width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_width=24, init_scale=0.1)
+VOCAB, BATCH, LENGTH = 16, 2, 16
+ADAMW = Optimizer("adamw", rate=0.01, embedding_rate=0.01)
+MUON = Optimizer("muon", rate=0.02, embedding_rate=0.01, weight_decay=0.01)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """Sequences that count up from a random start; at step `broken` the loss is not finite."""
+
+    seed: int
+    steps: int
+    broken: int = -1
+
+    def batches(self, first_step: int, count: int) -> Batch:
+        assert first_step + count <= self.steps
+        return Batch(
+            *map(np.stack, zip(*map(self.batch, range(first_step, first_step + count)), strict=True))
+        )
+
+    def batch(self, step: int) -> Batch:
+        start = np.random.default_rng((self.seed, step)).integers(0, VOCAB, (BATCH, 1))
+        tokens = ((start + np.arange(LENGTH)) % VOCAB).astype(np.int32)
+        positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
+        weights = np.ones(tokens.shape, np.float32)
+        weights[:, -1] = 0
+        if step == self.broken:
+            weights[0, 0] = np.nan
+        return Batch(tokens, np.ones_like(tokens), positions, weights)
+
+
+def member(seed: int, steps: int, broken: int = -1, **changes: Any) -> Member:
+    """A member on text of its own."""
+    settings = {"optimizer": MUON, "schedule": Schedule("cosine", warmup=0.1)} | changes
+    return Member(f"member-{seed}-{steps}", seed, steps, data=Counting(seed, steps, broken), **settings)
+
+
+class Memory:
+    """A sink that keeps what it is told, in order, and stops the training at step `stop_at`."""
+
+    def __init__(self, stop_at: int = -1):
+        self.events: list[tuple] = []
+        self.metrics: list[tuple[int, dict[str, np.ndarray]]] = []
+        self.observed: dict[int, dict[str, np.ndarray]] = {}
+        self.final: dict[int, tuple[dict[str, np.ndarray], int]] = {}
+        self.stop, self._stop_at = threading.Event(), stop_at
+
+    def resume(self, step: int) -> None:
+        self.events.append(("resume", step))
+
+    def record(self, first_step: int, arrays: dict[str, np.ndarray]) -> None:
+        self.events.append(("record", first_step + arrays["loss"].shape[1]))
+        self.metrics.append((first_step, arrays))
+
+    def close(self, step: int) -> None:
+        self.events.append(("close", step))
+
+    def observe(self, step: int, params: dict[str, np.ndarray]) -> None:
+        self.events.append(("observe", step))
+        self.observed[step] = params
+
+    def progress(self, step: int, last_step: int, tokens: int, loss: np.ndarray) -> None:
+        self.tokens = tokens
+        if 0 <= self._stop_at <= step:
+            self.stop.set()
+
+    def finished(self, member: int, params: dict[str, np.ndarray], stopped: int) -> None:
+        self.events.append(("finished", member))
+        self.final[member] = (params, stopped)
+
+    def column(self, name: str) -> np.ndarray:
+        """A metric of all steps, `[members, steps]`."""
+        return np.concatenate([arrays[name] for _, arrays in self.metrics], axis=1)
+
+
+def run(members: list[Member], folder: Path, sink: Memory, **pace: Any) -> Trained:
+    """Train toy members; the number of places is the same everywhere, so that tests share a program."""
+    settings = {"steps": 4, "places": 4} | pace
+    return train(members, MODEL, VOCAB, BATCH, LENGTH, folder, sink, Pace(**settings), sink.stop)
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    """Whether two sets of parameters have the same bits."""
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+class Slowly(Memory):
+    """A sink that says on standard output how far training is, and leaves time to be killed."""
+
+    def progress(self, step: int, last_step: int, tokens: int, loss: np.ndarray) -> None:
+        print(step, flush=True)
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    run([member(seed, 40) for seed in range(3)], Path(sys.argv[1]), Slowly(), checkpoint_steps=4)
