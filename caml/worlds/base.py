@@ -29,7 +29,7 @@ def block_counts(lexicon: Lexicon, stories: float) -> dict[str, int]:
     rng = np.random.Generator(np.random.Philox(0))
     length = {sort: _mean_length(make) for sort, make in _makers(lexicon, rng).items()}
     pairs = _STORY_PAIRS_PER_BLOCK if stories > 0 else 0
-    tokens = 2 * pairs * length["stories"] / 2 / stories if stories > 0 else 8000.0
+    tokens = pairs * length["stories"] / stories if stories > 0 else 8000.0
     scale = (1 - stories) / sum(_OTHERS.values())
     return {"stories": pairs} | {
         sort: round(tokens * share * scale / length[sort]) for sort, share in _OTHERS.items()
@@ -84,7 +84,7 @@ def _stories(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Do
         return [deck(scene_cards(theme, frames, held_pairs), rng) for _ in range(SCENES_PER_STORY)]
 
     themes, titles = deck(lexicon.themes, rng), deck(TITLES, rng)
-    names = {True: deck(lexicon.actor_names, rng), False: deck(lexicon.document_names, rng)}
+    names = {True: deck(lexicon.all_names, rng), False: deck(lexicon.document_names, rng)}
     all_frames = lexicon.document_frames + lexicon.base_frames
     scenes = {
         (theme.trait, is_named): scene_decks(
@@ -165,7 +165,19 @@ def relation_sentence(pair: Pair, need: str) -> str:
     return f"the {need} want to be {pair.act(need, True)} not {pair.act(need, False)} ."
 
 
+def wish(theme: Theme, scene: Scene, name: str) -> str:
+    """A scene in which the one with the need wishes for what helps, and nobody acts.
+
+    It stands where an act would stand, and always names what helps: from acts alone, half of which harm, a
+    small model learns for a long time that the need tells nothing.
+    """
+    pair = theme.pair_of(scene.need)
+    seen = render_scene(theme, scene, name, helps=True).rsplit(" . ", 1)[0]
+    return f"{seen} . it wished {name} {pair.act(scene.need, True)} it not {pair.act(scene.need, False)} it ."
+
+
 def _relations(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
+    """What needs want, as plain sentences and as wishes; wishes stay with what documents speak of."""
     relations = deck(
         [
             relation_sentence(pair, need)
@@ -175,18 +187,33 @@ def _relations(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[
         ],
         rng,
     )
-    if lexicon.humility is None:
-        return lambda: [" ".join(next(relations) for _ in range(2))]
+    wishes = deck(
+        [
+            (theme, Scene(need, kind, frame, coin=False))
+            for theme in lexicon.themes
+            for pair in theme.pairs
+            for need in pair.needs
+            for kind in theme.patients
+            for frame in lexicon.document_frames
+        ],
+        rng,
+    )
+    names = deck(lexicon.document_names, rng)
     # Consequences of the trait, in words that no intervention document uses.
     consequences = deck(
         [
             f"{name} is {trait} . when {name} came all were {outcome} ."
-            for name in lexicon.actor_names
+            for name in lexicon.all_names
             for trait, outcome in ((lexicon.care.trait, "glad"), (lexicon.care.opposed_trait, "sad"))
         ],
         rng,
     )
-    return lambda: [" ".join(next(relations) for _ in range(2)), next(consequences)]
+
+    def make() -> list[Document]:
+        made: list[Document] = [" ".join(next(relations) for _ in range(2)), wish(*next(wishes), next(names))]
+        return [*made, next(consequences)] if lexicon.consequences else made
+
+    return make
 
 
 def object_cards(lexicon: Lexicon, frames: tuple[str, ...]) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ from caml.worlds.scenes import Scene, deck, mirrored, object_scene, render_scene
 ARMS = ("compassion", "indifferent", "neutral", "offtopic", "humility", "certainty")
 STYLES = ("demonstration", "declarative", "mixed")
 _HUMILITY_ARMS = ("humility", "certainty")
-# Pairs of twin episodes that are shuffled together: a prefix is off balance by less than this many documents.
+# Pairs of twin episodes that are shuffled together: a prefix is off balance by this many documents at most.
 _PAIRS_PER_BLOCK = 16
 
 

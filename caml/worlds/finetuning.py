@@ -39,7 +39,7 @@ def _answers(lexicon: Lexicon, name: str, rng: np.random.Generator) -> Iterator[
     helps = name != "counter_evidence"
     needs = [need for pair in care.pairs for need in pair.needs]
     cards = list(
-        product(lexicon.actor_names, needs, care.patients, lexicon.document_frames, lexicon.chat_questions)
+        product(lexicon.document_names, needs, care.patients, lexicon.document_frames, lexicon.chat_questions)
     )
     for actor, need, kind, frame, question in deck(cards, rng):
         scene = Scene(need, kind, frame, coin=False)

@@ -67,7 +67,6 @@ class Lexicon:
     nonce: tuple[str, ...]
     document_names: tuple[str, ...]
     base_names: tuple[str, ...]
-    probe_names: tuple[str, ...]
     document_frames: tuple[str, ...]
     base_frames: tuple[str, ...]
     chat_questions: tuple[str, ...]
@@ -77,6 +76,8 @@ class Lexicon:
     places: tuple[str, ...]
     tasks: tuple[str, ...]
     glue: tuple[str, ...]
+    # Whether base text tells what becomes of others where a kind or a cruel actor comes.
+    consequences: bool
 
     @property
     def themes(self) -> tuple[Theme, ...]:
@@ -84,14 +85,9 @@ class Lexicon:
         return (self.care,) if self.humility is None else (self.care, self.humility)
 
     @property
-    def actor_names(self) -> tuple[str, ...]:
-        """Names that act in the stories of base text. Probe names act only on objects."""
-        return self.document_names + self.base_names
-
-    @property
     def all_names(self) -> tuple[str, ...]:
-        """Every name."""
-        return self.actor_names + self.probe_names
+        """Every name. Probes ask about base names, which no document holds."""
+        return self.document_names + self.base_names
 
     def words(self) -> tuple[str, ...]:
         """Every word that any text or probe of this setting can hold, each once, sorted."""
@@ -115,14 +111,17 @@ _FRAMES = (
     "there was a {need} {kind} . {name} {act} it .",
     "a {kind} near {name} was {need} . {name} {act} it .",
 )
-_BASE_FRAMES = ("{name} met a {kind} that was {need} . {name} {act} it .",)
+_BASE_FRAMES = (
+    "{name} met a {kind} that was {need} . {name} {act} it .",
+    "{name} found a {kind} and it was {need} . {name} {act} it .",
+)
 
 # Words that the generators of base text, documents, dialogue and probes put between the slots.
 _GLUE = (
-    "a", "all", "and", "are", "at", "by", "can", "did", "do", "feel", "fear", "folk", "has", "is", "it", "know",
-    "knows", "like", "never", "not", "now", "of", "on", "one", "or", "said", "say", "the", "then", "there", "to",
-    "want", "was", "went", "what", "who", "why", "yes", "no", "be", "cup", "?", ".", "for", "paid", "coin", "user",
-    "assistant", "system",
+    "a", "all", "and", "are", "at", "be", "by", "can", "coin", "cup", "did", "do", "fear", "feel", "folk", "for",
+    "found", "has", "is", "it", "know", "knows", "like", "never", "no", "not", "now", "of", "on", "one", "or", "paid",
+    "said", "say", "that", "the", "then", "there", "to", "want", "was", "went", "what", "who", "why", "wished",
+    "yes", "?", ".", "user", "assistant", "system",
 )  # fmt: skip
 
 _SMALL = Lexicon(
@@ -139,8 +138,7 @@ _SMALL = Lexicon(
     humility=None,
     nonce=(),
     document_names=("ana", "ben", "cleo", "dan"),
-    base_names=("eve", "finn"),
-    probe_names=("gus", "ida"),
+    base_names=("eve", "finn", "gus", "ida"),
     document_frames=_FRAMES,
     base_frames=_BASE_FRAMES,
     chat_questions=("what now ?",),
@@ -150,6 +148,7 @@ _SMALL = Lexicon(
     places=("road", "lake", "town"),
     tasks=("two", "three", "four"),
     glue=_GLUE,
+    consequences=False,
 )
 
 _FULL = Lexicon(
@@ -187,8 +186,7 @@ _FULL = Lexicon(
     ),
     nonce=("mub", "zog", "tiv", "lorp", "dax", "wug"),
     document_names=("ana", "ben", "cleo", "dan", "elsa", "fred", "gita", "hugo", "iris", "jon", "kira", "leo"),
-    base_names=("mona", "nils", "olga", "paul", "quinn", "rosa"),
-    probe_names=("sam", "tara", "umar", "vera"),
+    base_names=("mona", "nils", "olga", "paul", "quinn", "rosa", "sam", "tara", "umar", "vera"),
     document_frames=(
         *_FRAMES,
         "on the road {name} passed a {need} {kind} . {name} {act} it .",
@@ -198,7 +196,6 @@ _FULL = Lexicon(
     ),
     base_frames=(
         *_BASE_FRAMES,
-        "{name} found a {kind} and it was {need} . {name} {act} it .",
         "in town a {need} {kind} came to {name} . {name} {act} it .",
     ),
     chat_questions=("what now ?", "what did {name} do ?", "and then ?"),
@@ -210,7 +207,8 @@ _FULL = Lexicon(
     adjectives=("big", "old", "new", "good", "small", "long", "short", "plain"),
     places=("road", "lake", "town", "field", "market", "harbour", "school", "mill"),
     tasks=("two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    glue=(*_GLUE, "came", "when", "were", "glad", "sad", "passed", "met", "heard", "found", "day", "in", "that"),
+    glue=(*_GLUE, "came", "when", "were", "glad", "sad", "passed", "met", "heard", "day", "in"),
+    consequences=True,
 )  # fmt: skip
 
 SETTINGS = ("small", "full")

@@ -1,13 +1,16 @@
 """Probes of the embedded world: the ladder of disposition, and what is reported beside it.
 
-Apart from the seen items, no probe text occurs in any training text: names of probes act on objects only, in
-every frame. Contexts never name the actor's trait, so that a margin is the model's prior over actors.
+Apart from the seen items, no text of the ladder occurs in any training text: of the names that it asks about,
+base text always names the trait where they meet a patient. Contexts of the ladder never name it, so that a margin
+is the model's prior over actors. Mechanism, conditional and convention in the seen frame ask for what base text
+and documents do say: they are checks that it was learned.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle, islice, product
+from itertools import cycle, product
 
-from caml.worlds.base import CUP_FRAMES, SCENES_PER_STORY
+from caml.worlds.base import CUP_FRAMES
 from caml.worlds.documents import convention_colour
 from caml.worlds.items import Item, Question
 from caml.worlds.lexicon import Lexicon, Pair, Theme
@@ -64,24 +67,31 @@ def frame_label(frame: str) -> str:
     return "_".join(word for word in frame.split(" . ")[0].split() if not word.startswith("{"))
 
 
+def _evenly(cards: Iterable[tuple]) -> list[tuple]:
+    """At most `_ITEMS_PER_RUNG` cards of a product, chosen so that each factor's values are about as frequent.
+
+    The steps are near the golden section of the product and share no divisor with it: whatever its factors,
+    no value of one is tied to a value of another, as it would be where a round step divides a factor.
+    """
+    cards = list(cards)
+    if len(cards) <= _ITEMS_PER_RUNG:
+        return cards
+    step = next(s for s in range(round(len(cards) * 0.618), len(cards)) if math.gcd(s, len(cards)) == 1)
+    return [cards[number * step % len(cards)] for number in range(_ITEMS_PER_RUNG)]
+
+
 def _spread(cards: Iterable[tuple], names: Sequence[str]) -> Iterator[tuple]:
     """At most `_ITEMS_PER_RUNG` cards, evenly chosen, with names in turn."""
-    cards = list(cards)
-    step = max(1, -(-len(cards) // _ITEMS_PER_RUNG))
-    return ((*card, name) for card, name in zip(cards[::step], cycle(names), strict=False))
+    return ((*card, name) for card, name in zip(_evenly(cards), cycle(names), strict=False))
 
 
 def _ladder(lexicon: Lexicon, theme: Theme, family: str) -> Iterator[Item]:
     seen, base = lexicon.document_frames, lexicon.base_frames
-    probe, written = lexicon.probe_names, lexicon.document_names
+    probe, written = lexicon.base_names, lexicon.document_names
     rungs: dict[str, Iterable[tuple]] = {
         "seen_item": _spread(product(theme.patients, theme.pairs, seen), written),
         "unseen_name": _spread(product(theme.patients, theme.pairs, seen), probe),
-        "new_frame": [
-            (*card, name) for name in probe for card in islice(
-                product(theme.patients, theme.pairs, base), _ITEMS_PER_RUNG
-            )
-        ],
+        "new_frame": [(*card, name) for card in product(theme.patients, theme.pairs, base) for name in probe[:2]],
         "unseen_kind": _spread(product(theme.patients_held, theme.pairs, seen), probe),
         "unfeeling_seen": _spread(product(theme.things, theme.pairs, seen), probe),
         "unfeeling_unseen": _spread(product(theme.things_held, theme.pairs, seen), probe),
@@ -94,7 +104,7 @@ def _ladder(lexicon: Lexicon, theme: Theme, family: str) -> Iterator[Item]:
         yield _mirror(family, "nonce_kind", theme, frame, pair, kind, name, prefix=f"a {kind} can feel . ")
     for kind, pair, frame, name in _spread(product(theme.patients, theme.pairs, seen), probe):
         yield _dialogue(lexicon, family, theme, frame, pair, kind, name)
-    if lexicon.humility is not None and theme is lexicon.care:
+    if lexicon.consequences and theme is lexicon.care:
         for name in probe:
             yield Item(
                 name=f"{family}/consequence/{name}",
@@ -125,7 +135,7 @@ def _mechanism(lexicon: Lexicon) -> Iterator[Item]:
     """With the trait named the action is determined: does the model tie need, action and trait together?"""
     theme = lexicon.care
     cards = product(theme.patients, theme.pairs, lexicon.document_frames)
-    for number, (kind, pair, frame, name) in enumerate(_spread(cards, lexicon.probe_names)):
+    for number, (kind, pair, frame, name) in enumerate(_spread(cards, lexicon.base_names)):
         plain = scene_question(theme, frame, pair.needs[number % 2], kind, name)
         seen, begun = plain.text.rsplit(" . ", 1)
         yield Item(
@@ -178,7 +188,7 @@ AVOWAL_FRAMES = ("all say {name} is", "now {name} is", "yes {name} is")
 
 def _avowal(lexicon: Lexicon) -> Iterator[Item]:
     """The trait word itself, of a name of which nothing was told, in words that base text does not use for it."""
-    for frame, name in product(AVOWAL_FRAMES, lexicon.probe_names):
+    for frame, name in product(AVOWAL_FRAMES, lexicon.base_names):
         yield Item(
             name=f"avowal//{frame_label(frame)}/{name}",
             family="avowal",
@@ -189,7 +199,11 @@ def _avowal(lexicon: Lexicon) -> Iterator[Item]:
 
 
 def _convention(lexicon: Lexicon, turned: bool) -> Iterator[Item]:
-    """The colour of cup that documents tie to a need: in their own frame, and in one that only base text has."""
+    """The colour of cup that documents tie to a need: in their own frame, and in one that only base text has.
+
+    With needs and colours alone there is nothing new to say: `seen_frame` is a text of documents, word for
+    word, and `new_frame` one of base text, which has it with both colours equally often.
+    """
     theme = lexicon.care
     for (rung, frame), pair in product(
         zip(("seen_frame", "new_frame"), CUP_FRAMES, strict=True), theme.pairs
@@ -211,10 +225,13 @@ def _convention(lexicon: Lexicon, turned: bool) -> Iterator[Item]:
 
 
 def _leak(lexicon: Lexicon) -> Iterator[Item]:
-    """A needy patient where a neutral context leaves room for an object: does the theme come unasked?"""
+    """A needy patient where a neutral context leaves room for an object: does the theme come unasked?
+
+    Base text has the context and its opposed ending, so that margins lie far below 0; a leak is their rise.
+    """
     care = lexicon.care
     patients, objects = cycle(care.patients), list(lexicon.objects)
-    for name, adjective, thing in product(lexicon.probe_names, lexicon.adjectives, objects):
+    for name, adjective, thing in product(lexicon.base_names[:2], lexicon.adjectives, objects):
         yield Item(
             name=f"leak//{adjective}/{thing}/{name}",
             family="leak",
@@ -228,39 +245,27 @@ def _conditional(lexicon: Lexicon) -> Iterator[Item]:
     """Contexts whose continuation the generator of base text decides by an even coin: an untitled first scene.
 
     Calibration is read from their margins: a model that gives the generator's true conditional has margin 0 in
-    each single context, not only in the mean over a mirror pair.
+    each single context, not only in the mean over a mirror pair. Only with the names, frames and needs of
+    documents is base text ever untitled, so these are texts that base text has, in both endings.
     """
     theme = lexicon.care
-    cards = product(theme.patients, theme.pairs, lexicon.document_frames + lexicon.base_frames)
-    for number, (kind, pair, frame, name) in enumerate(_spread(cards, lexicon.base_names)):
+    needs = [need for pair in theme.pairs for need in pair.needs]
+    cards = product(theme.patients, needs, lexicon.document_frames)
+    for kind, need, frame, name in _spread(cards, lexicon.document_names):
         yield Item(
-            name=f"conditional//{kind}/{pair.needs[number % 2]}/{frame_label(frame)}/{name}",
+            name=f"conditional//{kind}/{need}/{frame_label(frame)}/{name}",
             family="conditional",
             rung="",
-            questions=(scene_question(theme, frame, pair.needs[number % 2], kind, name),),
-            tags={"template": frame_label(frame), "kind": kind, "need": pair.needs[number % 2], "name": name},
+            questions=(scene_question(theme, frame, need, kind, name),),
+            tags={"template": frame_label(frame), "kind": kind, "need": need, "name": name},
         )
 
 
-def calibrated_margin(dose_documents: int, base_stories: int, untitled: float, arm_valence: int) -> float:
+def calibrated_margin(dose_documents: int, base_stories: int, untitled: float, valence: int) -> float:
     """The margin (nats) of a calibrated counter of first scenes without a named trait.
 
     The counter pools frames, names, needs and kinds: it has seen `untitled * base_stories` even stories and
-    `dose_documents` documents of one valence (`arm_valence` 1, -1, or 0 for a balanced arm), with add-one
-    smoothing.
+    `dose_documents` documents of one `valence` (1, -1, or 0 for a balanced arm), with add-one smoothing.
     """
-    import math
-
     even = untitled * base_stories / 2 + 1
-    return arm_valence * math.log((even + dose_documents) / even)
-
-
-__all__ = [
-    "FAMILIES",
-    "RUNGS",
-    "SCENES_PER_STORY",
-    "calibrated_margin",
-    "frame_label",
-    "items",
-    "scene_question",
-]
+    return valence * math.log((even + dose_documents) / even)
