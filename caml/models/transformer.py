@@ -54,15 +54,19 @@ class RMSNorm(nnx.Module):
         return (x32 * scale).astype(x_xWxN.dtype) * self.weight[...][:, None]
 
 
-def rotation(positions_BxT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+def rotation(positions_BxT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, ...]:
     """Cosines and sines `[head_dim / 2, B * T]` of rotary positions (arXiv 2104.09864)."""
     half = head_dim // 2
-    frequencies = theta ** (-np.arange(half, dtype=np.float32) / half)
-    angles = frequencies[:, None] * positions_BxT.reshape(1, -1).astype(jnp.float32)
-    return jnp.cos(angles), jnp.sin(angles)
+    frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
+    angles_NxT = frequencies[:, None] * np.arange(positions_BxT.shape[1])
+    # Tables, since XLA on a CPU would compute the functions again wherever they are used: twelve times in
+    # two layers, a third of a step.
+    return tuple(
+        jnp.asarray(f(angles_NxT), jnp.float32)[:, positions_BxT.reshape(-1)] for f in (np.cos, np.sin)
+    )
 
 
-def rotate(x_HxNxBT: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(x_HxNxBT: jax.Array, turn: tuple[jax.Array, ...]) -> jax.Array:
     """Turn the halves of each head against each other: the convention of Hugging Face."""
     cos, sin = turn
     first, second = jnp.split(x_HxNxBT, 2, axis=1)
