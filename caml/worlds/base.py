@@ -18,7 +18,7 @@ Document = str | Chat
 
 SCENES_PER_STORY = 2
 # How a story names its actor's trait: with each act, at the opening too, or not at all.
-TITLES = ("act", "act", "opening", None, None)
+TITLES = ("act", "act", "act", "opening", None, None)
 # Shares of base text that are not stories, in tokens; they are scaled to what the stories leave.
 _OTHERS = {"feel_facts": 0.15, "relations": 0.15, "filler": 0.35, "chat": 0.05}
 _STORY_PAIRS_PER_BLOCK = 40
