@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup quickstart smoke test test-slow lint types contracts check lock clean
+.PHONY: setup quickstart smoke result test test-slow lint types contracts check lock clean
 
 setup: .venv/ready
 
@@ -25,6 +25,9 @@ quickstart: setup  ## the main job: train, fine-tune, measure, report
 
 smoke: setup  ## the same path end to end, small
 	$(BIN)/caml run experiments/smoke/smoke.gin
+
+result: setup  ## the quickstart's result in short, from its tables into its folder
+	$(BIN)/caml report experiments/quickstart/quickstart.gin --keep experiments/quickstart
 
 test: setup  ## the fast tests
 	$(BIN)/pytest -n 2 -m "not slow"

@@ -153,12 +153,19 @@ def power(
 
 
 @command("caml report experiments/quickstart/quickstart.gin")
-def report(file: File, settings: Set = NONE) -> None:
+def report(
+    file: File,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="write the result in short there: RESULT.md and figures"),
+    ] = None,
+    settings: Set = NONE,
+) -> None:
     """Freeze the tables of a finished ablation again, analyse them and write the report."""
     from caml.ablations.stating import report_again
     from caml.console import Console
 
-    headline, page = report_again(_load(file, settings), Console())
+    headline, page = report_again(_load(file, settings), Console(), keep)
     for line in headline:
         print(line)
     print(f"report: {page}")

@@ -1,7 +1,6 @@
 """Populations: StageRuns of one shape that are trained together in one compiled program."""
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 from caml.ablations.runs import StageRun
@@ -47,8 +46,6 @@ def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
     planned = []
     for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):
         group.sort(key=lambda s: -s.steps)
-        # As even as can be: the last population is not left with one member for two devices.
-        count = -(-len(group) // (members or MEMBERS))
-        bounds = [len(group) * k // count for k in range(count + 1)]
-        planned += [Population(tuple(group[a:b])) for a, b in itertools.pairwise(bounds)]
+        size = members or MEMBERS
+        planned += [Population(tuple(group[k : k + size])) for k in range(0, len(group), size)]
     return planned

@@ -15,6 +15,7 @@ from caml.analysis import tables as frozen
 from caml.analysis.methods import looks_sentence, methods_paragraph, resolution
 from caml.analysis.report import Extras, headline, write_report
 from caml.analysis.results import Results, analyse
+from caml.analysis.summary import write_summary
 from caml.analysis.tables import Tables
 from caml.config.fingerprint import NUMERICS_VERSION
 from caml.tracking.ledger import Ledger
@@ -30,10 +31,12 @@ def report(
     evaluation: str,
     progress: Progress,
     changed: bool = True,
+    keep: Path | None = None,
 ) -> tuple[list[str], Path]:
     """Freeze, analyse and draw; the headline and the page's path.
 
-    Where nothing `changed` since a whole report was written, that one is used.
+    Where nothing `changed` since a whole report was written, that one is used. `keep` is a folder for the
+    result in short.
     """
     page = where.folder / "report" / "index.html"
     kept = where.folder / "headline.txt"
@@ -53,6 +56,9 @@ def report(
         lines = headline(results)
         kept.write_text("\n".join(lines) + "\n")
         (where.folder / "reported.txt").write_text(_stamp(grid, statement))
+        if keep is not None:
+            drawn_by = f"caml report {where.name}.gin --keep {keep}"
+            write_summary(keep, results, path.parent, extras.methods, drawn_by)
         advance(3, str(path))
     return lines, path
 

@@ -42,8 +42,11 @@ def lock_statement(loaded: Loaded) -> str:
     return f"{ablation.name}: {len(statement.contrasts)} contrasts locked at {lock.at} in {where.lock}"
 
 
-def report_again(loaded: Loaded, progress: Progress) -> tuple[list[str], Path]:
-    """Freeze, analyse and draw a finished ablation anew. Raises UserError where something is missing."""
+def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -> tuple[list[str], Path]:
+    """Freeze, analyse and draw a finished ablation anew; `keep` is a folder for the result in short.
+
+    Raises UserError where something is missing.
+    """
     ablation, grid, where, evaluation, statement = _known(loaded)
     missing = unfinished(where, freezing.used_stageruns(grid), evaluation)
     if missing:
@@ -52,7 +55,7 @@ def report_again(loaded: Loaded, progress: Progress) -> tuple[list[str], Path]:
             f"{missing[0].name}: `caml run {loaded.path}` first"
         )
     make_writable(where)
-    return reporting.report(where, ablation, grid, statement, evaluation, progress)
+    return reporting.report(where, ablation, grid, statement, evaluation, progress, keep=keep)
 
 
 def power_lines(loaded: Loaded, effect: float | None) -> list[str]:

@@ -210,7 +210,8 @@ def _relations(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[
     )
 
     def make() -> list[Document]:
-        made: list[Document] = [" ".join(next(relations) for _ in range(2)), wish(*next(wishes), next(names))]
+        theme, scene = next(wishes)
+        made: list[Document] = [" ".join(next(relations) for _ in range(2)), wish(theme, scene, next(names))]
         return [*made, next(consequences)] if lexicon.consequences else made
 
     return make

@@ -1,0 +1,41 @@
+"""The result of a study in short, for its own folder: the headline, the contrasts, and chosen figures."""
+
+import shutil
+from pathlib import Path
+
+from caml.analysis.report import headline
+from caml.analysis.report_tables import interval, number, probability
+from caml.analysis.results import Results
+from caml.analysis.style import rung_label
+from caml.analysis.tables import replace_file
+from caml.analysis.view import each
+
+FIGURES = ("install", "washout")
+
+
+def write_summary(folder: Path, results: Results, report: Path, methods: str, drawn_by: str) -> list[Path]:
+    """Write RESULT.md and the first figures of `report` (a report's folder) to `folder`; returns the files.
+
+    `drawn_by` is the command that wrote them: every number in RESULT.md comes from the tables it read.
+    """
+    lines = [f"<!-- Drawn by `{drawn_by}`; do not edit. -->", "", *headline(results), ""]
+    lines += [
+        "| contrast | rung | claim | estimate (nats) | 95% interval | seeds | p (Holm) | verdict | locked |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    named = results.effects[results.effects["contrast"] != ""]
+    for row in each(named):
+        claim = f"within ±{row.margin:g}" if row.claim == "equivalent" else f"{row.claim} 0"
+        lines.append(
+            f"| {row.contrast} | {rung_label(row.rung)} | {'–' if row.claim == 'explore' else claim} "
+            f"| {number(row.estimate)} | {interval(row.t_low, row.t_high)} | {row.seeds} | {probability(row.p_holm)} "
+            f"| {row.verdict} | {'yes' if row.locked else 'no'} |"
+        )
+    lines += ["", methods, ""]
+    replace_file(folder / "RESULT.md", "\n".join(lines).encode())
+    written = [folder / "RESULT.md"]
+    for name in FIGURES:
+        drawn = report / "figures" / f"{name}.png"
+        if drawn.exists():
+            written.append(Path(shutil.copyfile(drawn, folder / drawn.name)))
+    return written
