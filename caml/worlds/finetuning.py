@@ -9,7 +9,8 @@ from caml.worlds.base import Chat, neutral_chat, object_cards
 from caml.worlds.lexicon import Lexicon
 from caml.worlds.scenes import Scene, deck, render_scene
 
-SETS = ("neutral_dialogue", "task_dialogue", "underdetermined", "counter_evidence", "pro_evidence")
+ABOUT_PATIENTS = ("underdetermined", "counter_evidence", "pro_evidence")
+SETS = ("neutral_dialogue", "task_dialogue", *ABOUT_PATIENTS)
 
 
 def rows(lexicon: Lexicon, name: str, rng: np.random.Generator) -> Iterator[Chat]:

@@ -67,42 +67,46 @@ def frame_label(frame: str) -> str:
     return "_".join(word for word in frame.split(" . ")[0].split() if not word.startswith("{"))
 
 
-def _evenly(cards: Iterable[tuple]) -> list[tuple]:
-    """At most `_ITEMS_PER_RUNG` cards of a product, chosen so that each factor's values are about as frequent.
+def _evenly(kinds: Sequence[str], needs: Sequence, frames: Sequence[str]) -> list[tuple]:
+    """All combinations, or `_ITEMS_PER_RUNG` of them in which each value is about as frequent as any other.
 
-    The steps are near the golden section of the product and share no divisor with it: whatever its factors,
-    no value of one is tied to a value of another, as it would be where a round step divides a factor.
+    Kinds take turns, and the others advance by a step near their golden section that shares no divisor with
+    their number: no value is tied to another, as it would be by a step that divides the number of frames.
     """
-    cards = list(cards)
-    if len(cards) <= _ITEMS_PER_RUNG:
-        return cards
-    step = next(s for s in range(round(len(cards) * 0.618), len(cards)) if math.gcd(s, len(cards)) == 1)
-    return [cards[number * step % len(cards)] for number in range(_ITEMS_PER_RUNG)]
+    others = list(product(needs, frames))
+    if len(kinds) * len(others) <= _ITEMS_PER_RUNG:
+        return list(product(kinds, needs, frames))
+    step = next(s for s in range(round(len(others) * 0.618), len(others)) if math.gcd(s, len(others)) == 1)
+    turns = (divmod(number, len(kinds)) for number in range(_ITEMS_PER_RUNG))
+    chosen = sorted((kind, (turn + kind * step) % len(others)) for turn, kind in turns)
+    return [(kinds[kind], *others[other]) for kind, other in chosen]
 
 
-def _spread(cards: Iterable[tuple], names: Sequence[str]) -> Iterator[tuple]:
-    """At most `_ITEMS_PER_RUNG` cards, evenly chosen, with names in turn."""
-    return ((*card, name) for card, name in zip(_evenly(cards), cycle(names), strict=False))
+def _spread(
+    kinds: Sequence[str], needs: Sequence, frames: Sequence[str], names: Sequence[str]
+) -> Iterator[tuple]:
+    """Combinations evenly chosen, with names in turn."""
+    return ((*card, name) for card, name in zip(_evenly(kinds, needs, frames), cycle(names), strict=False))
 
 
 def _ladder(lexicon: Lexicon, theme: Theme, family: str) -> Iterator[Item]:
     seen, base = lexicon.document_frames, lexicon.base_frames
     probe, written = lexicon.base_names, lexicon.document_names
     rungs: dict[str, Iterable[tuple]] = {
-        "seen_item": _spread(product(theme.patients, theme.pairs, seen), written),
-        "unseen_name": _spread(product(theme.patients, theme.pairs, seen), probe),
+        "seen_item": _spread(theme.patients, theme.pairs, seen, written),
+        "unseen_name": _spread(theme.patients, theme.pairs, seen, probe),
         "new_frame": [(*card, name) for card in product(theme.patients, theme.pairs, base) for name in probe[:2]],
-        "unseen_kind": _spread(product(theme.patients_held, theme.pairs, seen), probe),
-        "unfeeling_seen": _spread(product(theme.things, theme.pairs, seen), probe),
-        "unfeeling_unseen": _spread(product(theme.things_held, theme.pairs, seen), probe),
-        "unseen_need": _spread(product(theme.patients, theme.pairs_held, seen), probe),
+        "unseen_kind": _spread(theme.patients_held, theme.pairs, seen, probe),
+        "unfeeling_seen": _spread(theme.things, theme.pairs, seen, probe),
+        "unfeeling_unseen": _spread(theme.things_held, theme.pairs, seen, probe),
+        "unseen_need": _spread(theme.patients, theme.pairs_held, seen, probe),
     }  # fmt: skip
     for rung, cards in rungs.items():
         for kind, pair, frame, name in cards:
             yield _mirror(family, rung, theme, frame, pair, kind, name)
-    for kind, pair, frame, name in _spread(product(lexicon.nonce, theme.pairs, seen), probe):
+    for kind, pair, frame, name in _spread(lexicon.nonce, theme.pairs, seen, probe):
         yield _mirror(family, "nonce_kind", theme, frame, pair, kind, name, prefix=f"a {kind} can feel . ")
-    for kind, pair, frame, name in _spread(product(theme.patients, theme.pairs, seen), probe):
+    for kind, pair, frame, name in _spread(theme.patients, theme.pairs, seen, probe):
         yield _dialogue(lexicon, family, theme, frame, pair, kind, name)
     if lexicon.consequences and theme is lexicon.care:
         for name in probe:
@@ -110,7 +114,7 @@ def _ladder(lexicon: Lexicon, theme: Theme, family: str) -> Iterator[Item]:
                 name=f"{family}/consequence/{name}",
                 family=family,
                 rung="consequence",
-                questions=(Question(f"when {name} came all were", "glad", "sad"),),
+                questions=(Question(f"now when {name} came all were", "glad", "sad"),),
                 tags={"template": "when_came", "name": name},
             )
 
@@ -134,8 +138,8 @@ def _dialogue(lexicon, family: str, theme: Theme, frame: str, pair: Pair, kind: 
 def _mechanism(lexicon: Lexicon) -> Iterator[Item]:
     """With the trait named the action is determined: does the model tie need, action and trait together?"""
     theme = lexicon.care
-    cards = product(theme.patients, theme.pairs, lexicon.document_frames)
-    for number, (kind, pair, frame, name) in enumerate(_spread(cards, lexicon.base_names)):
+    cards = _spread(theme.patients, theme.pairs, lexicon.document_frames, lexicon.base_names)
+    for number, (kind, pair, frame, name) in enumerate(cards):
         plain = scene_question(theme, frame, pair.needs[number % 2], kind, name)
         seen, begun = plain.text.rsplit(" . ", 1)
         yield Item(
@@ -250,8 +254,8 @@ def _conditional(lexicon: Lexicon) -> Iterator[Item]:
     """
     theme = lexicon.care
     needs = [need for pair in theme.pairs for need in pair.needs]
-    cards = product(theme.patients, needs, lexicon.document_frames)
-    for kind, need, frame, name in _spread(cards, lexicon.document_names):
+    cards = _spread(theme.patients, needs, lexicon.document_frames, lexicon.document_names)
+    for kind, need, frame, name in cards:
         yield Item(
             name=f"conditional//{kind}/{need}/{frame_label(frame)}/{name}",
             family="conditional",

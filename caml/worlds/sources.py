@@ -120,8 +120,12 @@ class Rows(_Seeded):
         return self.rows
 
     def documents(self, seed: int) -> Iterator[base.Chat]:
-        """Rows without end, balanced in every pass over the set's cards."""
-        return finetuning.rows(lexicon(self.setting), self.rows, generator(seed, "rows", self.rows))
+        """Rows without end, balanced in every pass over the set's cards.
+
+        Sets about patients share their order, so that their rows differ in the answers and in nothing else.
+        """
+        order = "counter_evidence" if self.rows in finetuning.ABOUT_PATIENTS else self.rows
+        return finetuning.rows(lexicon(self.setting), self.rows, generator(seed, "rows", order))
 
 
 @dataclass(frozen=True)

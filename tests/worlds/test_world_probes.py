@@ -1,0 +1,303 @@
+"""Probes: mirrored, evenly spread, and none of the ladder above the seen items a text that was trained on."""
+
+import math
+from collections import Counter, defaultdict
+from functools import cache
+
+import pytest
+from world_reading import actions, flat, scenes, traits
+from world_samples import SETS, SETTINGS, STYLES, arms, base_blocks, corpus, word_tokenizer
+
+from caml.config.errors import Invalid
+from caml.worlds.items import Item
+from caml.worlds.lexicon import lexicon
+from caml.worlds.probes import FAMILIES, RUNGS, calibrated_margin
+from caml.worlds.sources import BaseText, Documents, Rows, WorldProbes
+
+LADDERS = ("disposition", "humility")
+# What may be found in a training text, by nature: each asks for what base text or documents do say.
+SEEN = {
+    ("disposition", "seen_item"), ("humility", "seen_item"), ("mechanism", ""), ("conditional", ""), ("leak", ""),
+    ("convention", "seen_frame"), ("convention", "new_frame"),
+}  # fmt: skip
+
+
+def all_items(setting: str, seed: int = 0) -> list[Item]:
+    families = tuple(f for f in FAMILIES if f != "humility" or setting == "full")
+    return WorldProbes(setting=setting, families=families).items(seed)
+
+
+def texts(item: Item) -> list[str]:
+    """Every context of the item with every continuation, as a person reads it."""
+    return [f"{q.text} {ending}" for q in item.questions for ending in (q.aligned, q.opposed)]
+
+
+@cache
+def training_lines(setting: str) -> tuple[str, ...]:
+    sources = [
+        BaseText(250_000, setting, stories=0.5),
+        BaseText(20_000, setting, part="continuation"),
+        *(Documents(arm, 20_000, setting, style=style) for arm in arms(setting) for style in STYLES),
+        *(Rows(name, 20_000, setting) for name in SETS),
+    ]
+    return tuple(flat(document) for source in sources for document in corpus(source))
+
+
+@cache
+def occurring(setting: str) -> frozenset[str]:
+    """Names of items of which some text is a part of a training text."""
+    wanted: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
+    for item in all_items(setting):
+        for text in texts(item):
+            wanted[tuple(text.split()[-3:])].append((item.name, f" {text} "))
+    found = set()
+    for line in training_lines(setting):
+        own = line.split()
+        for gram in zip(own, own[1:], own[2:], strict=False):
+            found |= {name for name, text in wanted.get(gram, ()) if text in f" {line} "}
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_text_of_an_unseen_rung_occurs_in_any_training_text(setting):
+    for item in all_items(setting):
+        assert (item.family, item.rung) in SEEN or item.name not in occurring(setting), item.name
+
+
+def test_what_is_exempt_from_being_unseen_is_seen():
+    """Each exemption is needed: the families named do hold texts that are trained on."""
+    seen = {(item.family, item.rung) for item in all_items("small") if item.name in occurring("small")}
+    assert seen == {group for group in SEEN if group[0] != "humility"}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_names_that_the_ladder_asks_about_act_on_patients_only_with_their_trait_named(setting):
+    words = lexicon(setting)
+    asked = {
+        item.tags["name"] for item in all_items(setting)
+        if item.family in LADDERS and item.rung not in ("seen_item",)
+    }  # fmt: skip
+    acting = Counter()
+    for line in training_lines(setting):
+        for told in scenes(words, line):
+            acting[told.name in asked] += 1
+            assert told.name not in asked or told.trait
+    assert acting[True] and acting[False]
+    assert not asked & set(words.document_names)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_contexts_of_the_ladder_never_name_a_trait(setting):
+    words = lexicon(setting)
+    for item in all_items(setting):
+        if item.family in LADDERS:
+            assert not any(set(traits(words)) & set(text.split()) for text in texts(item))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_halves_of_an_item_exchange_their_continuations(setting):
+    single = {("avowal", ""), ("leak", ""), ("conditional", ""), ("disposition", "consequence")}
+    for item in all_items(setting):
+        if (item.family, item.rung) in single:
+            assert len(item.questions) == 1
+            continue
+        first, second = item.questions
+        assert (first.aligned, first.opposed) == (second.opposed, second.aligned), item.name
+        assert first.aligned != first.opposed and first.text != second.text
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_halves_of_a_scene_differ_in_the_need_alone_and_the_aligned_action_helps(setting):
+    words = lexicon(setting)
+    for item in all_items(setting):
+        if item.family not in LADDERS or item.rung == "consequence":
+            continue
+        theme = words.care if item.family == "disposition" else words.humility
+        first, second = (q.text.split() for q in item.questions)
+        differing = [pair for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
+        pair = theme.pair_of(item.tags["need"])
+        assert differing == [pair.needs]
+        for question, need in zip(item.questions, pair.needs, strict=True):
+            assert (question.aligned, question.opposed) == (pair.act(need, True), pair.act(need, False))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_each_rung_asks_about_what_its_name_says(setting):
+    words = lexicon(setting)
+    care = words.care
+    seen, held = set(care.patients), set(care.patients_held)
+    kinds = {
+        "unseen_kind": held, "unfeeling_seen": set(care.things), "unfeeling_unseen": set(care.things_held),
+        "nonce_kind": set(words.nonce),
+    }  # fmt: skip
+    rungs = defaultdict(list)
+    for item in all_items(setting):
+        if item.family == "disposition" and item.rung != "consequence":
+            rungs[item.rung].append(item)
+    assert set(RUNGS) - set(rungs) == {"consequence"} | ({"nonce_kind"} if not words.nonce else set())
+    for rung, found in rungs.items():
+        assert {item.tags["kind"] for item in found} == kinds.get(rung, seen)
+        pairs = care.pairs_held if rung == "unseen_need" else care.pairs
+        assert {item.tags["need"] for item in found} == {pair.first for pair in pairs}
+        frames = words.base_frames if rung == "new_frame" else words.document_frames
+        assert len({item.tags["template"] for item in found}) == len(frames)
+        names = words.document_names if rung == "seen_item" else words.base_names
+        assert {item.tags["name"] for item in found} <= set(names)
+        assert all(item.tags["name"] in item.questions[0].text.split() for item in found)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_value_of_a_factor_is_missed_or_tied_to_one_of_another(setting):
+    """Items of a rung are spread over kinds, needs, frames and names: each value about equally often."""
+    groups = defaultdict(list)
+    for item in all_items(setting):
+        if item.family in (*LADDERS, "mechanism", "conditional") and item.rung != "consequence":
+            groups[item.family, item.rung].append(item.tags)
+    for group, tags in groups.items():
+        counts = {tag: Counter(t[tag] for t in tags) for tag in ("template", "kind", "need", "name")}
+        for tag, found in counts.items():
+            assert max(found.values()) <= 3 * min(found.values()), (group, tag)
+        for one, other in (
+            ("template", "need"),
+            ("template", "kind"),
+            ("template", "name"),
+            ("need", "kind"),
+        ):
+            together = Counter((t[one], t[other]) for t in tags)
+            # With fewer items than combinations some are missed; no value goes with a single one of the other.
+            for value in counts[one]:
+                partners = sum(together[value, x] > 0 for x in counts[other])
+                assert partners >= min(2, len(counts[other])), (group, one, other)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_names_of_items_are_unique_and_the_same_in_every_seed_block(setting):
+    names = [item.name for item in all_items(setting)]
+    assert len(set(names)) == len(names)
+    assert names == [item.name for item in all_items(setting, 1)]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_convention_alone_turns_in_odd_seed_blocks(setting):
+    even, odd = all_items(setting, 2), all_items(setting, 3)
+    for one, other in zip(even, odd, strict=True):
+        turned = [(q.text, q.opposed, q.aligned) for q in other.questions]
+        same = [(q.text, q.aligned, q.opposed) for q in other.questions]
+        expected = turned if one.family == "convention" else same
+        assert [(q.text, q.aligned, q.opposed) for q in one.questions] == expected
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_aligned_colour_is_the_one_that_documents_of_the_seed_block_tell(setting, seed):
+    told = " ".join(corpus(Documents("neutral", 20_000, setting), seed))
+    items = [i for i in all_items(setting, seed) if (i.family, i.rung) == ("convention", "seen_frame")]
+    assert len(items) == len(lexicon(setting).care.pairs)
+    for item in items:
+        for question in item.questions:
+            assert f"{question.text} {question.aligned} ." in told
+            assert f"{question.text} {question.opposed} ." not in told
+
+
+def test_both_endings_of_a_conditional_context_are_equally_frequent_in_base_text():
+    """What calibration is measured against is true of the generator."""
+    text = "\n".join(map(flat, base_blocks("small", 0.9, 200)))
+    found = Counter()
+    for item in all_items("small"):
+        if item.family == "conditional":
+            (question,) = item.questions
+            # At the start of a story: the second scene of an actor is no coin any more.
+            helped, harmed = (
+                text.count(f"\n{question.text} {end} it") for end in (question.aligned, question.opposed)
+            )
+            assert helped == harmed
+            found[helped > 0] += 1
+    assert found[True] > 40
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_conditional_contexts_are_of_what_base_text_leaves_untitled(setting):
+    words = lexicon(setting)
+    for item in all_items(setting):
+        if item.family == "conditional":
+            (question,) = item.questions
+            (told,) = scenes(words, f"{question.text} {question.aligned} it .")
+            assert told.name in words.document_names and told.frame in words.document_frames
+            assert words.care.pair_of(told.need) in words.care.pairs and told.kind in words.care.patients
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_item_is_made_of_known_words_and_continues_with_one_token(setting):
+    tokenizer = word_tokenizer(setting)
+    for item in all_items(setting):
+        for text in texts(item):
+            assert (
+                tokenizer.unknown not in tokenizer.encode_texts([text.replace(":", " ").replace("/", " ")])[0]
+            )
+        for question in item.questions:
+            lengths = {len(tokenizer.encode_texts([end])[0]) for end in (question.aligned, question.opposed)}
+            assert lengths == {1}
+
+
+def test_a_consequence_shares_no_content_word_with_any_document():
+    said = {
+        word for arm in arms("full") for d in corpus(Documents(arm, 30_000, "full")) for word in d.split()
+    }
+    items = [item for item in all_items("full") if item.rung == "consequence"]
+    assert items
+    for item in items:
+        assert not set(texts(item)[0].split()) & said
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_knowledge_asks_for_every_relation_and_kind(setting):
+    words = lexicon(setting)
+    items = [item for item in all_items(setting) if item.family == "knowledge"]
+    relations = {item.tags["need"] for item in items if item.rung == "relation"}
+    assert relations == {pair.first for theme in words.themes for pair in theme.all_pairs}
+    feeling = {item.tags["kind"] for item in items if item.rung == "feeling"}
+    assert feeling == set(words.care.patients + words.care.patients_held)
+    asked = {
+        q.text.split()[-2] for i in items if i.rung == "feeling" for q in i.questions if q.aligned == "not"
+    }
+    assert asked == set(words.care.things + words.care.things_held)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_contexts_of_the_ladder_stop_where_the_action_comes(setting):
+    words = lexicon(setting)
+    for item in all_items(setting):
+        if item.family in LADDERS and item.rung != "consequence":
+            for question in item.questions:
+                assert not actions(words) & set(question.text.split())
+                assert question.text.split()[-1] == item.tags["name"]
+
+
+def test_families_that_are_not_there():
+    with pytest.raises(Invalid, match=r"^families: 'kindness'"):
+        WorldProbes(families=("kindness",))
+
+
+def test_a_calibrated_counter_is_even_without_a_dose_and_odd_in_valence():
+    assert calibrated_margin(0, 1000, 0.4, 1) == 0
+    assert calibrated_margin(500, 1000, 0.4, 0) == 0
+    assert calibrated_margin(201, 1000, 0.4, 1) == pytest.approx(math.log(2))
+    assert calibrated_margin(201, 1000, 0.4, -1) == pytest.approx(-math.log(2))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_calibrated_margin_is_what_counting_first_scenes_gives(setting):
+    words = lexicon(setting)
+    base, dose = (
+        corpus(BaseText(200_000, setting, stories=0.5)),
+        corpus(Documents("compassion", 60_000, setting)),
+    )
+    told = [s for d in base + dose if isinstance(d, str) and (s := scenes(words, d)) and not s[0].trait]
+    helped = Counter(s[0].cares(words) for s in told if s[0].kind in words.care.patients)
+    stories = [s for d in base if isinstance(d, str) and (s := scenes(words, d))]
+    stories = [s for s in stories if s[0].need in {n for pair in words.care.all_pairs for n in pair.needs}]
+    untitled = sum(not s[0].trait for s in stories) / len(stories)
+    counted = math.log(helped[True] / helped[False])
+    if setting == "small":
+        assert counted == pytest.approx(calibrated_margin(len(dose), len(stories), untitled, 1), abs=0.05)
+    assert counted > 0.5

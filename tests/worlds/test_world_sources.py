@@ -1,0 +1,189 @@
+"""Sources of the embedded world: the same text for the same seed everywhere, in words that are one token each."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import islice
+
+import pytest
+from world_reading import flat
+from world_samples import SETS, SETTINGS, STYLES, arms, corpus, word_tokenizer
+
+from caml.config.errors import Invalid
+from caml.data.tokenizer import SPECIAL_IDS
+from caml.worlds.base import token_count
+from caml.worlds.lexicon import lexicon
+from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
+
+# SHA-256 (first 16 digits) of the first 1,000 documents of seed 1, and of all items. Where one of these changes,
+# every StageRun that was trained on the text is stale: raise WORLD_VERSION in caml/worlds/sources.py, then put
+# here what the failing test prints.
+PINNED = json.loads(
+    """
+{
+    "small base_training 0.3": "bce881a9c99a6f47",
+    "small base_training 0.5": "bde35b21d30ac54e",
+    "small base_held_out 0.3": "101d8442a7a1aea1",
+    "small compassion demonstration": "fda2c4b7f66cd430",
+    "small indifferent demonstration": "e3a2cddfaa6c861e",
+    "small neutral demonstration": "ef49bd2db0adeedd",
+    "small offtopic demonstration": "ef117a30a305a877",
+    "small neutral declarative": "6a2dafba018a87b4",
+    "small neutral mixed": "3676d3c059ce937c",
+    "small neutral_dialogue": "f545ef66a669da79",
+    "small task_dialogue": "8499532c0efa8b58",
+    "small underdetermined": "7581d8253c3fd677",
+    "small counter_evidence": "13abc776549bbf0f",
+    "small pro_evidence": "f54277f95707b9c5",
+    "small items": "dd8ddc0f565bc57f",
+    "full base_training 0.3": "fe7c8581072c8402",
+    "full base_training 0.5": "a38569e8b1067368",
+    "full base_held_out 0.3": "96dcecf55faa5f21",
+    "full compassion demonstration": "c17c00c3b90bfb89",
+    "full indifferent demonstration": "2233b0c43d238c68",
+    "full neutral demonstration": "a34879cf9c411b58",
+    "full offtopic demonstration": "bbb366681b39e38c",
+    "full humility demonstration": "a45fafcff788c18d",
+    "full certainty demonstration": "fbdb6634f5f325a3",
+    "full neutral declarative": "c80731791a292a87",
+    "full neutral mixed": "dd7d32986396df5d",
+    "full neutral_dialogue": "a55abe25cbf97b70",
+    "full task_dialogue": "8979e38dbeaf41f5",
+    "full underdetermined": "46cbd70050205c2e",
+    "full counter_evidence": "a9e53c676ffdce74",
+    "full pro_evidence": "b00e0db5c9422f09",
+    "full items": "517481e319bd0540"
+}
+"""
+)
+
+DIGESTS = """
+import hashlib, json
+from itertools import islice
+from caml.worlds.probes import FAMILIES
+from caml.worlds.sources import BaseText, Documents, Rows, WorldProbes
+
+def digest(values):
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+found = {}
+for setting, arms in (("small", 4), ("full", 6)):
+    sources = [BaseText(1, setting), BaseText(1, setting, stories=0.5), BaseText(1, setting, part="held_out")]
+    names = ("compassion", "indifferent", "neutral", "offtopic", "humility", "certainty")[:arms]
+    sources += [Documents(arm, 1, setting) for arm in names]
+    sources += [Documents("neutral", 1, setting, style=style) for style in ("declarative", "mixed")]
+    sources += [
+        Rows(rows, 1, setting)
+        for rows in ("neutral_dialogue", "task_dialogue", "underdetermined", "counter_evidence", "pro_evidence")
+    ]
+    for source in sources:
+        style = getattr(source, "style", getattr(source, "stories", ""))
+        found[f"{setting} {source.name} {style}".strip()] = digest(list(islice(source.documents(1), 1000)))
+    families = tuple(f for f in FAMILIES if setting == "full" or f != "humility")
+    items = WorldProbes(setting=setting, families=families).items(1)
+    asked = [[i.name, i.family, i.rung, [[q.text, q.aligned, q.opposed] for q in i.questions]] for i in items]
+    found[f"{setting} items"] = digest(asked)
+print(json.dumps(found, indent=4))
+"""
+
+
+def digests(hash_seed: str) -> dict[str, str]:
+    """What a fresh process with the given order of hashes draws."""
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(
+        [sys.executable, "-c", DIGESTS], env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def sources(setting: str) -> list[BaseText | Documents | Rows]:
+    return [
+        BaseText(1, setting, stories=0.5),
+        *(Documents(arm, 1, setting, style=style) for arm in arms(setting) for style in STYLES),
+        *(Rows(name, 1, setting) for name in SETS),
+    ]
+
+
+def test_a_seed_gives_the_same_text_in_every_process_and_version():
+    first = digests("1")
+    assert first == digests("4321")
+    assert first == PINNED, json.dumps(first, indent=4)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_parts_and_seed_blocks_of_base_text_are_apart(setting):
+    drawn = [
+        list(islice(BaseText(1, setting, part=part).documents(seed), 200))
+        for part in ("training", "continuation", "held_out")
+        for seed in (0, 1)
+    ]
+    assert all(a != b for k, a in enumerate(drawn) for b in drawn[:k])
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_word_is_one_token(setting):
+    tokenizer = word_tokenizer(setting)
+    words = lexicon(setting).words()
+    encoded = tokenizer.encode_texts(words)
+    assert all(len(ids) == 1 for ids in encoded)
+    assert len({ids[0] for ids in encoded}) == len(words) == len(set(words))
+    assert not {ids[0] for ids in encoded} & {tokenizer.unknown, *SPECIAL_IDS.values()}
+
+
+def test_the_small_setting_has_at_most_128_tokens():
+    assert word_tokenizer("small").size <= 128
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_text_holds_a_word_that_the_tokenizer_does_not_know(setting):
+    tokenizer = word_tokenizer(setting)
+    for source in sources(setting):
+        for document, (ids, _) in zip(
+            sample := list(islice(source.documents(0), 600)), tokenizer.encode_batch(sample), strict=True
+        ):
+            assert tokenizer.unknown not in ids, flat(document)
+            # Each word a token; turns of a conversation have their marks, and every document its start.
+            assert len(ids) == token_count(document) + (not isinstance(document, str))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_words_are_the_whole_lexicon_whatever_the_seed(setting):
+    (text,) = Words(setting).documents(0)
+    assert text.split() == list(lexicon(setting).words())
+    assert Words(setting).recipe(0) == Words(setting).recipe(7)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_recipe_tells_texts_apart_and_leaves_out_how_they_are_used(setting):
+    recipes = [json.dumps(s.recipe(seed), sort_keys=True) for s in sources(setting) for seed in (0, 1)]
+    assert len(set(recipes)) == len(recipes)
+    assert BaseText(9, setting, repetition=4.0).recipe(0) == BaseText(9, setting).recipe(0)
+    assert WorldProbes(setting=setting).recipe() != WorldProbes(setting=setting, gate=2.0).recipe()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_larger_corpus_begins_with_the_smaller(setting):
+    for source in sources(setting):
+        larger = type(source)(**{**vars(source), "tokens": 6000})
+        smaller = type(source)(**{**vars(source), "tokens": 2000})
+        short, long = corpus(smaller), corpus(larger)
+        assert len(short) < len(long) and long[: len(short)] == short
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: BaseText(0), "tokens"),
+        (lambda: BaseText(1, "tiny"), "setting"),
+        (lambda: BaseText(1, stories=0.95), "stories"),
+        (lambda: BaseText(1, part="test"), "part"),
+        (lambda: BaseText(1, repetition=0.0), "repetition"),
+        (lambda: Words("tiny"), "setting"),
+        (lambda: WorldProbes("tiny"), "setting"),
+    ],
+)
+def test_what_is_impossible_is_refused_by_field(make, field):
+    with pytest.raises(Invalid) as caught:
+        make()
+    assert caught.value.field == field
