@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from caml.config.fingerprint import fingerprint
 from caml.data.mixture import Batch, read_sequences
 from caml.data.store import TokenStore
-from caml.data.tokenizer import Tokenizer
+from caml.data.tokenizer import SPECIAL_IDS, Tokenizer
 from caml.evals import scoring
 from caml.evals.questions import Questions, question_rows
 from caml.models.sizes import Model
@@ -23,8 +23,13 @@ MONITORED = (("mechanism", ""), ("disposition", "new_frame"))
 
 
 def evaluation_fingerprint(probes: Probes) -> str:
-    """Digest of what the probes are and how they are scored: evaluations of another one are stale."""
-    return fingerprint({"probes": probes.recipe(), "scorer": scoring.SCORER_VERSION})
+    """Digest of what the probes are and how they are scored: evaluations of another one are stale.
+
+    The items of one seed block are digested too, so that a change of code that changes a probe is one of it.
+    """
+    return fingerprint(
+        {"probes": probes.recipe(), "items": probes.items(0), "scorer": scoring.SCORER_VERSION}
+    )
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,15 @@ class Evaluator:
         """Held-out batches, and the bytes of text that each of their targets stands for."""
         found = {}
         for seed, store in self.held_out.items():
-            # The last sequence is left out: where a corpus ends inside it, blocks would differ in shape.
-            batch = read_sequences(store, np.arange(self._sequences), self.length, "all")
-            text = self.tokenizer.decode(batch.tokens[batch.weights > 0].tolist())
-            found[seed] = batch, len(text.encode()) / float(batch.weights.sum())
+            # As many as the text asked for fills, however long its last document is: seed blocks have equal
+            # shapes, and a member's score does not depend on which blocks are scored beside it.
+            sequences = max(1, self.probes.held_out(seed).tokens // self.length)
+            batch = read_sequences(store, np.arange(sequences), self.length, "all")
+            targets = np.roll(batch.tokens, -1, axis=-1)[batch.weights > 0]
+            # The marks of documents and turns are targets, but stand for no byte of text.
+            text = self.tokenizer.decode(targets[targets >= len(SPECIAL_IDS)].tolist())
+            found[seed] = batch, len(text.encode()) / len(targets)
         return found
-
-    @cached_property
-    def _sequences(self) -> int:
-        return min(len(store.packing(self.length)) for store in self.held_out.values())
 
     def score(self, params: Any, parents: Any, seeds: Sequence[int]) -> list[Scores]:
         """Scores of each member from stacked final parameters and those of the parents (numpy trees)."""
@@ -113,14 +118,16 @@ class Evaluator:
 def _by_family(items: Sequence[Item], margins: np.ndarray) -> dict[str, float]:
     groups: dict[str, list[float]] = {}
     for item, margin in zip(items, margins, strict=True):
-        groups.setdefault(f"{item.rung or item.family}", []).append(float(margin))
+        groups.setdefault(item.rung or item.family, []).append(float(margin))
     return {name: float(np.mean(values)) for name, values in groups.items()}
 
 
 def _summary(items: Sequence[Item], margins: np.ndarray) -> dict[str, float]:
     """Outcomes that follow from margins: the mechanism, and the divergence from the generator's even coin."""
-    found = {name: np.array([m for i, m in zip(items, margins, strict=True) if i.family == name])
-             for name in ("mechanism", "conditional")}  # fmt: skip
+    found = {
+        name: np.array([m for item, m in zip(items, margins, strict=True) if item.family == name])
+        for name in ("mechanism", "conditional")
+    }
     outcomes = {}
     if len(found["mechanism"]):
         outcomes["mechanism"] = float(found["mechanism"].mean())

@@ -69,11 +69,11 @@ class Questions:
         }
 
 
-def question_rows(items: Sequence[Item], tokenizer: Tokenizer, template: str = "chatml") -> Questions:
+def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
     """Lay out `items` for a tokenizer. Raises UserError for an item with a word that it does not have."""
     layout = _Layout()
     questions = [(number, question) for number, item in enumerate(items) for question in item.questions]
-    contexts = [_context(question, tokenizer, template) for _, question in questions]
+    contexts = [_context(question, tokenizer) for _, question in questions]
     start = [SPECIAL_IDS[END_OF_TEXT]]
     pairs, bare, characters, lengths = [], [], [], []
     for (number, question), context in zip(questions, contexts, strict=True):
@@ -95,11 +95,11 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer, template: str = "
     )
 
 
-def _context(question: Question, tokenizer: Tokenizer, template: str) -> list[int]:
+def _context(question: Question, tokenizer: Tokenizer) -> list[int]:
     if isinstance(question.context, str):
         return [SPECIAL_IDS[END_OF_TEXT]] + tokenizer.encode_texts([question.context])[0]
     *turns, (_, begun) = question.context
-    prompt = tokenizer.encode_prompt([{"role": r, "content": c} for r, c in turns], template)
+    prompt = tokenizer.encode_prompt([{"role": r, "content": c} for r, c in turns])
     return prompt + tokenizer.encode_texts([begun])[0]
 
 
