@@ -1,5 +1,6 @@
 """The command line: parse, call, print. What a command does stands in the rooms that it calls."""
 
+import errno
 import functools
 import os
 import sys
@@ -37,8 +38,11 @@ def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 _end(str(error), 2)
             except Failure as error:
                 _end(str(error), 1)
+            except BrokenPipeError:  # whoever read what this prints has left
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
             except OSError as error:
-                _end(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+                _end(_of_disk(error), 1)
             except KeyboardInterrupt:
                 _end("interrupted; the same command goes on from the last checkpoint", 1)
 
@@ -51,6 +55,14 @@ def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]
 def _end(line: str, status: int) -> None:
     print(f"caml: {' '.join(line.split())}", file=sys.stderr, flush=True)
     raise typer.Exit(status)
+
+
+def _of_disk(error: OSError) -> str:
+    """What the system says, of which file, and what is to be done."""
+    of = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{of}{error.strerror}; what was finished is kept: make room, and the same command goes on from here"
+    return f"{of}{error.strerror or error}"
 
 
 def _load(file: Path, settings: list[str]) -> Any:

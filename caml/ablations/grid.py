@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,20 @@ class Cell:
 
     def text(self, ablation: Ablation) -> str:
         """Gin text of this cell as an ablation of its own, without axes and contrasts: it runs alone."""
-        return write(dataclasses.replace(ablation, run=self.run, axes={}, contrasts=(), control={}))
+        return write(_alone(ablation, self.run, self.stageruns[-1]))
+
+    @property
+    def file(self) -> str:
+        """The name of the gin file that `text` is written to: the id, in characters that every disk takes."""
+        plain_id = re.sub(r"[^A-Za-z0-9_.,=+-]", "_", self.id)[:200]
+        mark = "" if plain_id == self.id else f"-{self.stageruns[-1].fingerprint[:12]}"
+        return f"{plain_id}{mark}.gin"
+
+
+def _alone(ablation: Ablation, run: Run, last: StageRun) -> Ablation:
+    """An ablation of one run, with a name and so a report of its own."""
+    name = f"{ablation.name[:80]}-{last.fingerprint[:12]}"
+    return dataclasses.replace(ablation, name=name, run=run, axes={}, contrasts=(), control={})
 
 
 def stagerun_text(ablation: Ablation, stagerun: StageRun) -> str:
@@ -48,7 +62,7 @@ def stagerun_text(ablation: Ablation, stagerun: StageRun) -> str:
         ancestor = ancestor.parent
     probes = ablation.run.probes
     run = Run(stagerun.model, stagerun.tokenizer, tuple(stages), probes, stagerun.seed)
-    return write(dataclasses.replace(ablation, run=run, axes={}, contrasts=(), control={}))
+    return write(_alone(ablation, run, stagerun))
 
 
 def cells(loaded: Loaded) -> list[Cell]:

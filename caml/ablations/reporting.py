@@ -18,6 +18,7 @@ from caml.analysis.results import Results, analyse
 from caml.analysis.summary import write_summary
 from caml.analysis.tables import Tables
 from caml.config.fingerprint import NUMERICS_VERSION
+from caml.data.files import write_text
 from caml.tracking.ledger import Ledger
 
 DOCUMENTS_SHOWN = 6
@@ -42,8 +43,11 @@ def report(
     kept = where.folder / "headline.txt"
     if not changed and page.exists() and kept.exists() and _current(where, grid, statement):
         return kept.read_text().splitlines(), page
+    stamp = where.folder / "reported.txt"
     with progress.task("report", 3) as advance:
         advance(0, "frozen tables")
+        # Until the new report is whole there is none.
+        stamp.unlink(missing_ok=True)
         tables = freezing.gather(where.ledger, grid, evaluation, statement.gate)
         frozen.freeze(tables, where.folder / "tables")
         advance(1, "effects and intervals")
@@ -54,8 +58,8 @@ def report(
         extras = _extras(where.ledger, ablation, grid, tables, results, statement, lock, locked)
         path = write_report(where.folder / "report", tables, results, extras)
         lines = headline(results)
-        kept.write_text("\n".join(lines) + "\n")
-        (where.folder / "reported.txt").write_text(_stamp(grid, statement))
+        write_text(kept, "\n".join(lines) + "\n")
+        write_text(stamp, _stamp(grid, statement))
         if keep is not None:
             drawn_by = f"caml report {where.name}.gin --keep {keep}"
             write_summary(keep, results, path.parent, extras.methods, drawn_by)

@@ -1,5 +1,6 @@
 """An ablation from its gin file to its report: what is missing is made, what is there is used."""
 
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from caml.ablations.prepare import Stores, stores_of
 from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation, Run, StageRun
 from caml.ablations.scorer import Evaluators, score_missing
-from caml.ablations.trainer import Launch, pace, train_population
+from caml.ablations.trainer import Launch, discard, discard_finished, pace, train_population
 from caml.analysis.lock import state as statement_of
 from caml.config.errors import UserError
 from caml.config.files import suggest
@@ -22,7 +23,7 @@ from caml.config.resolve import Loaded
 from caml.data.files import write_text
 from caml.evals.evaluation import evaluation_fingerprint
 from caml.tracking.lease import Leases, acquire_all
-from caml.tracking.ledger import State
+from caml.tracking.ledger import Ledger, State
 from caml.tracking.markers import Damaged
 from caml.tracking.mirror import Mirror
 from caml.tracking.provenance import provenance
@@ -61,7 +62,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     make_writable(where)
     stageruns = freezing.used_stageruns(wanted)
     evaluation = evaluation_fingerprint(wanted[0].run.probes)
-    _move_damaged_aside(where, stageruns, progress)
+    _move_damaged_aside(where, stageruns, evaluation, progress)
     missing = unfinished(where, stageruns, evaluation)
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     if missing:
@@ -70,6 +71,9 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
         )
         launch = _launch(ablation, grid, where, progress, stop, mirror)
         _make(launch, freezing.used_stageruns(grid), stageruns, [cell.run for cell in grid])
+    discard_finished(where, stageruns)
+    if stop.is_set():
+        raise Stopped
     for stagerun in stageruns:
         mirror.submit(stagerun.name)
     statement = statement_of(
@@ -82,7 +86,13 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
             where, ablation, grid, statement, evaluation, progress, bool(missing)
         )
     with progress.task("tracking store", max(len(stageruns), 1)) as advance:
-        mirror.stop(MIRROR_PATIENCE, lambda done, total: advance(done, f"{done} of {total} StageRuns"))
+
+        def brought(done: int, total: int) -> None:
+            advance(done, f"{done} of {total} StageRuns")
+            if stop.is_set():
+                raise Stopped
+
+        mirror.stop(MIRROR_PATIENCE, brought)
     return Outcome(headline, report, len(missing), time.monotonic() - began)
 
 
@@ -95,14 +105,23 @@ def chosen(grid: Sequence[Cell], name: str) -> Cell:
 
 
 def unfinished(where: Places, stageruns: Sequence[StageRun], evaluation: str) -> list[StageRun]:
-    """Those of `stageruns` that are not trained or not scored."""
+    """Those of `stageruns` that are not trained, not scored, or from other parameters than their parent's."""
     ledger = where.ledger
     return [
         s
         for s in stageruns
         if ledger.state(s.name) is not State.COMPLETE
         or ledger.evaluation_state(s.name, evaluation) is not State.COMPLETE
+        or _orphaned(where, s)
     ]
+
+
+def _orphaned(where: Places, stagerun: StageRun) -> bool:
+    """Whether a complete StageRun started from other parameters than its complete parent has now."""
+    ledger, parent = where.ledger, stagerun.parent
+    if parent is None or ledger.state(parent.name) is not State.COMPLETE:
+        return False
+    return ledger.manifest(stagerun.name)["started_from"] != ledger.params_digest(parent.name)
 
 
 def _launch(
@@ -118,7 +137,7 @@ def _launch(
         for stagerun in cell.stageruns:
             if stagerun.fingerprint not in configs:
                 configs[stagerun.fingerprint] = stagerun_text(ablation, stagerun)
-        write_text(where.folder / "cells" / f"{cell.id}.gin", cell.text(ablation))
+        write_text(where.folder / "cells" / cell.file, cell.text(ablation))
     return Launch(
         where=where,
         stores=Stores(where),
@@ -128,7 +147,7 @@ def _launch(
         provenance=provenance(),
         configs=configs,
         control=" ".join(str(value) for value in ablation.control.values()),
-        pace=pace(ablation.population),
+        pace=pace(ablation.population, ablation.checkpoint_seconds),
     )
 
 
@@ -139,13 +158,14 @@ def _make(
 
     Populations are planned from the StageRuns of the whole ablation, so that they are the same in each launch.
     """
-    populations = []
+    populations, asked_for = [], set(wanted)
     for population in plan(all_of_them, launch.pace.places):
-        members = tuple(member for member in population.members if member in set(wanted))
+        members = tuple(member for member in population.members if member in asked_for)
         if members:
             populations.append(Population(members))
     held_out = {(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs}
-    launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress)
+    if not launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress, launch.stop):
+        raise Stopped
     evaluators = Evaluators(launch, runs)
     for number, population in enumerate(populations, start=1):
         first = population.members[0]
@@ -159,17 +179,12 @@ def _make(
 
 def _make_population(launch: Launch, population: Population, evaluators: Evaluators) -> None:
     """Train and score one population; StageRuns that another launch holds are waited for, or taken over."""
-    ledger = launch.where.ledger
+    where, members = launch.where, population.members
     waited = False
-    while True:
-        names = [s.name for s in population.members]
-        if all(
-            ledger.state(name) is State.COMPLETE
-            and ledger.evaluation_state(name, evaluators.fingerprint) is State.COMPLETE
-            for name in names
-        ):
-            return
-        with acquire_all([ledger.folder(name) for name in names]) as leases:
+    while unfinished(where, members, evaluators.fingerprint):
+        if launch.stop.is_set():
+            raise Stopped
+        with acquire_all([where.ledger.folder(member.name) for member in members]) as leases:
             if not leases.refused:
                 _train_and_score(launch, population, evaluators, leases)
                 return
@@ -177,19 +192,30 @@ def _make_population(launch: Launch, population: Population, evaluators: Evaluat
             who = next(iter(leases.refused.values()))
             launch.progress.say(f"another launch ({who}) is working on this population; waiting for it")
             waited = True
-        if launch.stop.wait(WAIT):
-            raise Stopped
+        # Not in step with the other launch, or each could for ever find what the other has just taken.
+        launch.stop.wait(WAIT * random.uniform(0.5, 1.5))
 
 
 def _train_and_score(launch: Launch, population: Population, evaluators: Evaluators, leases: Leases) -> None:
     ledger = launch.where.ledger
     evaluator = evaluators.of(population.members[0].model)
-    try:
-        complete = train_population(launch, population, evaluator)
-    except Damaged as damaged:
-        # What a kill or a disk left behind is put aside, and this population's member starts anew.
-        launch.progress.say(f"{damaged}; moved to {ledger.repair(damaged.name, damaged.evaluation)}")
-        complete = train_population(launch, population, evaluator)
+    for member in population.members:
+        if ledger.state(member.name) is State.COMPLETE and _orphaned(launch.where, member):
+            aside = ledger.repair(member.name)
+            launch.progress.say(f"the parent of {member.name} has other parameters now; moved to {aside}")
+    sound = {member.name for member in population.members}
+    while True:
+        try:
+            complete = train_population(launch, population, evaluator)
+            break
+        except Damaged as damaged:
+            if damaged.name not in sound:
+                raise
+            # What a kill or a disk left behind is put aside, once. The checkpoints go with it: they are of
+            # steps whose metrics are gone.
+            sound.remove(damaged.name)
+            _put_aside(ledger, damaged, launch.progress)
+            discard(launch, population)
     if not complete:
         raise Stopped
     for folder in leases.held:
@@ -199,10 +225,37 @@ def _train_and_score(launch: Launch, population: Population, evaluators: Evaluat
         raise Stopped
 
 
-def _move_damaged_aside(where: Places, stageruns: Sequence[StageRun], progress: Progress) -> None:
-    """Put every damaged StageRun aside, and its descendants' scores with it: they are made again."""
+def _move_damaged_aside(
+    where: Places, stageruns: Sequence[StageRun], evaluation: str, progress: Progress
+) -> None:
+    """Put aside every complete StageRun, or its scores, of which a file was altered: they are made again."""
+    ledger = where.ledger
     for stagerun in sorted(stageruns, key=depth):
-        if where.ledger.state(stagerun.name, content=True) is State.DAMAGED:
-            damage = where.ledger.damage(stagerun.name, content=True)
-            aside = where.ledger.repair(stagerun.name)
-            progress.say(f"{damage}; moved to {aside}, and it is trained again")
+        name = stagerun.name
+        if ledger.state(name) is State.MISSING:
+            continue
+        for scores in (None, evaluation):
+            if _damage(ledger, name, scores):
+                with acquire_all([ledger.folder(name)]) as leases:
+                    # Whoever has the lease puts it aside: another launch may have done so in the meantime.
+                    damaged = _damage(ledger, name, scores)
+                    if damaged and not leases.refused:
+                        _put_aside(ledger, damaged, progress)
+
+
+def _damage(ledger: Ledger, name: str, evaluation: str | None) -> Damaged | None:
+    """What is wrong with a StageRun, or with its scores by `evaluation`, every file read; None if nothing is."""
+    there = ledger.state(name)
+    if evaluation is None:
+        return ledger.damage(name, content=True) if there in (State.COMPLETE, State.DAMAGED) else None
+    if there is not State.COMPLETE or ledger.evaluation_state(name, evaluation) in (
+        State.MISSING,
+        State.STARTED,
+    ):
+        return None
+    return ledger.damage(name, content=True, evaluation=evaluation)
+
+
+def _put_aside(ledger: Ledger, damaged: Damaged, progress: Progress) -> None:
+    aside = ledger.repair(damaged.name, damaged.evaluation)
+    progress.say(f"{damaged.file} {damaged.wrong}; moved to {aside}, and it is made again")

@@ -80,7 +80,8 @@ class Ablation:
     the union of their products, where a macro that one of them doesn't name keeps the file's value.
     `control` names the arm that every treatment must have beside it, such as {'ARM': 'neutral'}. `output` is
     the folder of all results, `population` the most members trained together (0: what suits the machine),
-    `tracking` the address of an MLflow store (empty: a SQLite file in the output folder).
+    `checkpoint_seconds` the time between checkpoints of a population in training, `tracking` the address of
+    an MLflow store (empty: a SQLite file in the output folder).
     """
 
     name: str
@@ -90,6 +91,7 @@ class Ablation:
     control: dict[str, Any] = dataclasses.field(default_factory=dict)
     output: str = runtime("runs")
     population: int = runtime(0)
+    checkpoint_seconds: float = runtime(20.0)
     tracking: str = runtime("")
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Ablation:
         require(
             self.population >= 0, "population", "members trained together, or 0 for what the machine takes"
         )
+        require(self.checkpoint_seconds >= 0, "checkpoint_seconds", "seconds between checkpoints, 0 or above")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from caml.data.files import write_json
 from caml.data.mixture import StageData
 from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
+from caml.tracking.lease import acquire_all
 from caml.tracking.ledger import State
 from caml.training.checkpoints import save_parameters
 from caml.training.loop import Member, Pace, Parameters, train
@@ -30,6 +32,8 @@ from caml.training.loop import Member, Pace, Parameters, train
 # are matters of record keeping: neither changes a bit of what is trained.
 LOG_STEPS = 8
 OBSERVE_STEPS = 80
+# In the folder of a population in flight.
+RECORD, CHECKPOINTS = "members.json", "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     if len(untrained) == len(missing):
         return True
     folder = launch.where.populations / population.name
-    members = _recorded_members(folder, population, missing)
+    members = _recorded_members(launch, population, missing)
     data = {member.name: launch.stores.data(member) for member in members}
     first = members[0]
     with launch.progress.task(
@@ -90,36 +94,82 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
             first.tokenizer.vocabulary,
             first.stage.batch,
             first.stage.length,
-            folder / "checkpoints",
+            folder / CHECKPOINTS,
             sink,
             launch.pace,
             launch.stop,
             launch.progress.say,
         )
     if trained.complete:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(launch, population)
     return trained.complete
 
 
-def pace(members: int) -> Pace:
+def pace(members: int, checkpoint_seconds: float) -> Pace:
     """How this machine trains populations of at most `members` (0: the default)."""
     layout = "turn" if jax.default_backend() == "cpu" else "stacked"
     return Pace(
-        places=members or MEMBERS, layout=layout, checkpoint_seconds=20.0, observe_steps=OBSERVE_STEPS
+        places=members or MEMBERS,
+        layout=layout,
+        checkpoint_seconds=checkpoint_seconds,
+        observe_steps=OBSERVE_STEPS,
     )
 
 
-def _recorded_members(folder: Any, population: Population, missing: Sequence[StageRun]) -> list[StageRun]:
-    """The members with which this population was first launched, by the record beside its checkpoints."""
-    record = folder / "members.json"
+def started_from(launch: Launch, stagerun: StageRun) -> str | None:
+    """The digest of the parent's parameters as they are now; None for a first stage."""
+    return launch.where.ledger.params_digest(stagerun.parent.name) if stagerun.parent else None
+
+
+def discard(launch: Launch, population: Population) -> None:
+    """Forget how far the training of `population` has come."""
+    _remove(launch.where.populations / population.name)
+
+
+def discard_finished(where: Places, stageruns: Sequence[StageRun]) -> None:
+    """Remove what populations of nothing but complete `stageruns` left behind.
+
+    A launch may have been killed before it did, or have trained a member in another population.
+    """
+    folders = {s.fingerprint: where.ledger.folder(s.name) for s in stageruns
+               if where.ledger.state(s.name) is State.COMPLETE}  # fmt: skip
+    for record in where.populations.glob(f"*/{RECORD}"):
+        members = _read_record(record)
+        if members and set(members) <= set(folders):
+            with acquire_all([folders[name] for name in members]) as leases:
+                if not leases.refused:
+                    _remove(record.parent)
+
+
+def _remove(folder: Path) -> None:
+    # Its record goes last: what a kill leaves of it is found again.
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_record(path: Path) -> dict[str, str | None]:
+    """The members of a population and what they started from; none where there is no record to be read."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def _recorded_members(launch: Launch, population: Population, missing: Sequence[StageRun]) -> list[StageRun]:
+    """The members with which this population was first launched, by the record beside its checkpoints.
+
+    Where a member was damaged after it had left, or a parent is not what it was, the population starts anew.
+    """
+    path = launch.where.populations / population.name / RECORD
     by_name = {s.fingerprint: s for s in population.members}
-    if record.exists():
-        recorded = json.loads(record.read_text())
-        if all(name in by_name for name in recorded) and {s.fingerprint for s in missing} <= set(recorded):
-            return [by_name[name] for name in recorded]
-        shutil.rmtree(folder)  # A member was damaged after it had left: start this population anew.
+    recorded = _read_record(path)
+    if {s.fingerprint for s in missing} <= set(recorded) <= set(by_name) and all(
+        started_from(launch, by_name[name]) == parent for name, parent in recorded.items()
+    ):
+        return [by_name[name] for name in recorded]
+    discard(launch, population)
     trained = [s for s in missing if s.steps]
-    write_json(record, [s.fingerprint for s in trained])
+    write_json(path, {s.fingerprint: started_from(launch, s) for s in trained})
     return trained
 
 
@@ -149,6 +199,7 @@ def _manifest(launch: Launch, stagerun: StageRun, data: StageData | None) -> dic
         "fingerprint": stagerun.fingerprint,
         "stage": stagerun.stage.name,
         "parent": stagerun.parent.fingerprint if stagerun.parent else None,
+        "started_from": started_from(launch, stagerun),
         "identity": stagerun.history,
         "numerics": NUMERICS_VERSION,
         "arm": stagerun.arm,

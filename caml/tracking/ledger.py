@@ -88,9 +88,11 @@ class Ledger:
             return State.STARTED if (folder / "manifest.json").exists() else State.MISSING
         return State.DAMAGED if self.damage(name, content) else State.COMPLETE
 
-    def damage(self, name: str, content: bool = False) -> Damaged | None:
-        """The first file that is not as the marker of the complete StageRun `name` says, or None."""
+    def damage(self, name: str, content: bool = False, evaluation: str | None = None) -> Damaged | None:
+        """The first file of the complete StageRun `name`, or of one evaluation, that its marker denies, or None."""
         try:
+            if evaluation:
+                return self._evaluation_marker(name, evaluation).damage(content)
             return markers.read(self.folder(name), name).damage(content)
         except Damaged as damaged:
             return damaged
@@ -221,11 +223,7 @@ class Ledger:
             return State.MISSING
         if not (folder / MARKER).exists():
             return State.STARTED
-        try:
-            damage = self._evaluation_marker(name, evaluation).damage(content)
-        except Damaged:
-            return State.DAMAGED
-        return State.DAMAGED if damage else State.COMPLETE
+        return State.DAMAGED if self.damage(name, content, evaluation) else State.COMPLETE
 
     # ---------------------------------------------------------------- reading, verified
 
@@ -249,6 +247,10 @@ class Ledger:
     def params(self, name: str) -> bytes:
         """The final parameters of a complete StageRun as safetensors bytes, their digest checked."""
         return self._complete(name).read(PARAMS)
+
+    def params_digest(self, name: str) -> str:
+        """SHA-256 of the final parameters of a complete StageRun, by its marker."""
+        return self._complete(name).files[PARAMS].sha256
 
     def read_segments(self, name: str, kind: Kind) -> list[segments.Content]:
         """The segments of `name` with their rows, in order.

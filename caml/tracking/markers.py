@@ -21,6 +21,7 @@ class Damaged(Failure):
         what = "the evaluation is done again" if evaluation else "the StageRun is trained again"
         super().__init__(f"{file} {wrong}; start `caml run` again and {what}")
         self.file = file
+        self.wrong = wrong
         self.name = name
         self.evaluation = evaluation
 

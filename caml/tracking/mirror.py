@@ -1,5 +1,6 @@
 """The MLflow mirror of a running ablation: a background thread that training never waits for."""
 
+import contextlib
 import json
 import os
 import sys
@@ -155,7 +156,10 @@ class Notes:
         database = database_of(uri)
         # Without its database, nothing is there whatever the notes say.
         there = self._path.exists() and (database is None or database.exists())
-        self._brought: dict[str, list[str]] = json.loads(self._path.read_text()) if there else {}
+        self._brought: dict[str, list[str]] = {}
+        # What a power cut left of them is no note.
+        with contextlib.suppress(ValueError):
+            self._brought = json.loads(self._path.read_text()) if there else {}
         self._changed = False
 
     def has(self, name: str) -> bool:

@@ -103,7 +103,8 @@ class Sink(Protocol):
     def finished(self, member: int, params: Parameters, stopped: int) -> None:
         """A member's final parameters, as soon as there are any; `stopped` as in `Trained`.
 
-        After a resume called again for members that had finished before.
+        After a resume called again for members that had finished before. A member that was stopped is handed
+        out before `close` is called past its last step.
         """
         ...
 
@@ -276,7 +277,7 @@ def train(
     handed_out: set[int] = set()
 
     def hand_out(all_of_them: bool) -> None:
-        due = [m for m in range(len(members)) if members[m].steps <= step or all_of_them]
+        due = [m for m in range(len(members)) if members[m].steps <= step or gone[m] or all_of_them]
         if any(m not in handed_out for m in due):
             params, stopped = on_host((state.params, state.stopped))
             for m in sorted(set(due) - handed_out):
@@ -306,6 +307,8 @@ def train(
 
     def save() -> None:
         read_metrics()
+        # Before its metrics are closed past the step that stopped it.
+        hand_out(all_of_them=False)
         sink.close(step)
         checkpoints.save(step, state)
 
@@ -333,8 +336,8 @@ def train(
     read_metrics()
     complete = bool((gone | (ends <= step)).all())
     if complete:
-        sink.close(step)
         hand_out(all_of_them=True)
+        sink.close(step)
     else:
         save()
     checkpoints.wait()
