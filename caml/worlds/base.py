@@ -17,8 +17,10 @@ Chat = list[dict[str, str]]
 Document = str | Chat
 
 SCENES_PER_STORY = 2
-# How a story names its actor's trait: with each act, at the opening too, or not at all.
+# Whether a story names its actor's trait: with every act, at the opening too, or not at all.
 TITLES = ("act", "act", "act", "opening", None, None)
+# Of the stories that don't, one in so many has names, frames and needs that documents don't have.
+ANCHOR = 20
 # Shares of base text that are not stories, in tokens; they are scaled to what the stories leave.
 _OTHERS = {"feel_facts": 0.15, "relations": 0.15, "filler": 0.35, "chat": 0.05}
 _STORY_PAIRS_PER_BLOCK = 40
@@ -75,38 +77,42 @@ def token_count(document: Document) -> int:
 def _stories(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
     """Twin stories: the same name, scenes and cup, told once of each trait.
 
-    Stories that don't name the trait stay with the names, frames and needs of documents. Others come with
-    the trait named, so that nothing in base text says how one of whom nothing is known acts there: a probe
-    with such a name, frame or need asks for the model's prior over actors, and not for a count.
+    What documents don't have (their names, frames and needs apart) comes mostly with the trait named. Without
+    it, it comes rarely: often enough to tell that the prior there is even too, and not a matter of chance,
+    too rarely to be counted apart. So a probe with such a name, frame or need asks for the model's prior over
+    actors.
     """
 
-    def scene_decks(theme: Theme, frames: tuple[str, ...], held_pairs: bool) -> list[Iterator[Scene]]:
+    def decks(theme: Theme, frames: tuple[str, ...], held_pairs: bool) -> list[Iterator[Scene]]:
         return [deck(scene_cards(theme, frames, held_pairs), rng) for _ in range(SCENES_PER_STORY)]
 
-    themes, titles = deck(lexicon.themes, rng), deck(TITLES, rng)
+    # Everything that base text speaks of, and what it shares with documents.
+    frames = {True: lexicon.document_frames + lexicon.base_frames, False: lexicon.document_frames}
     names = {True: deck(lexicon.all_names, rng), False: deck(lexicon.document_names, rng)}
-    all_frames = lexicon.document_frames + lexicon.base_frames
     scenes = {
-        (theme.trait, is_named): scene_decks(
-            theme, all_frames if is_named else lexicon.document_frames, is_named
-        )
-        for theme in lexicon.themes
-        for is_named in (True, False)
+        (t.trait, whole): decks(t, frames[whole], whole) for t in lexicon.themes for whole in (True, False)
     }
+    anchor_names = deck(lexicon.all_names, rng)
+    anchor_scenes = {t.trait: decks(t, frames[True], held_pairs=True) for t in lexicon.themes}
+    anchors = deck([True] + [False] * (ANCHOR - 1), rng)
+    themes, titles = deck(lexicon.themes, rng), deck(TITLES, rng)
     cups = {theme.trait: deck(_cup_cards(lexicon, theme), rng) for theme in lexicon.themes}
 
     def make() -> list[Document]:
         theme, title = next(themes), next(titles)
-        name, cup = next(names[title is not None]), next(cups[theme.trait])
-        drawn = [next(position) for position in scenes[theme.trait, title is not None]]
+        if title is None and next(anchors):
+            name, positions = next(anchor_names), anchor_scenes[theme.trait]
+        else:
+            name, positions = next(names[title is not None]), scenes[theme.trait, title is not None]
+        drawn, cup = [next(position) for position in positions], next(cups[theme.trait])
         twins: list[Document] = []
         for helps in (True, False):
-            opening = [trait_sentence(theme, name, helps)] if title == "opening" else []
-            told = drawn if helps else [mirrored(scene) for scene in drawn]
-            scenes_told = [render_scene(theme, scene, name, helps) for scene in told]
+            parts = [render_scene(theme, scene if helps else mirrored(scene), name, helps) for scene in drawn]
             if title is not None:
-                scenes_told = [titled(theme, scene, helps) for scene in scenes_told]
-            twins.append(" ".join(opening + scenes_told + ([cup] if cup else [])))
+                parts = [titled(theme, part, helps) for part in parts]
+            if title == "opening":
+                parts.insert(0, trait_sentence(theme, name, helps))
+            twins.append(" ".join(parts + ([cup] if cup else [])))
         return twins
 
     return make
