@@ -1,0 +1,106 @@
+"""Running the tiny ablation as a person does, and reading what is on the disk afterwards without caml's readers."""
+
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+TINY = HERE / "tiny.gin"
+# What differs from run to run: who trained when and where.
+CIRCUMSTANCES = ["commit", "dirty", "machine"]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """An environment whose compiled programs lie below `cache`."""
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    # Compiled Python lies there too: the command starts in half the time, and the checkout stays as it is.
+    return own | {"XDG_CACHE_HOME": str(cache), "PYTHONPYCACHEPREFIX": str(cache / "python"), "OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: str) -> list[str]:
+    """The public command."""
+    return [sys.executable, "-m", "caml.cli", *arguments]
+
+
+def dying(when: str, signal: str, *arguments: str) -> list[str]:
+    """The public command with a signal to itself at a chosen moment; see dying.py."""
+    return [sys.executable, str(HERE / "dying.py"), when, signal, *arguments]
+
+
+def run(arguments: list[str], folder: Path, cache: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A command in `folder` to its end."""
+    done = subprocess.run(
+        arguments, cwd=folder, env=environment(cache), capture_output=True, text=True, timeout=600, **options
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def parameters(output: Path) -> dict[str, str]:
+    """The digest of the final parameters of every StageRun that is complete."""
+    return {
+        path.parent.name: hashlib.sha256((path.parent / "checkpoints/final/params.safetensors").read_bytes()).hexdigest()
+        for path in sorted(output.glob("ledger/*/complete.json"))
+        if ".damaged-" not in path.parent.name
+    }  # fmt: skip
+
+
+def tables(output: Path, name: str = "tiny") -> dict[str, pd.DataFrame]:
+    """The frozen tables and those of the report, without the circumstances."""
+    frozen, report = (output / name / folder for folder in ("tables", "report/tables"))
+    found = {path.stem: pd.read_parquet(path) for path in sorted(frozen.glob("*.parquet"))}
+    found |= {f"report {path.stem}": pd.read_parquet(path) for path in sorted(report.glob("*.parquet"))}
+    found["stageruns"] = found["stageruns"].drop(columns=CIRCUMSTANCES)
+    return found
+
+
+def assert_same(output: Path, expected: Path) -> None:
+    """The same parameters, bit for bit, and the same tables; no step twice; nothing left behind."""
+    assert parameters(output) == parameters(expected)
+    ours, theirs = tables(output), tables(expected)
+    assert ours.keys() == theirs.keys() and "effects" in " ".join(ours)
+    for name, table in theirs.items():
+        pd.testing.assert_frame_equal(ours[name], table, check_exact=True, obj=name)
+    twice = ours["metrics"].groupby(["stagerun", "step"]).size()
+    assert twice.max() == 1
+    assert steps_in_mlflow(output) == steps_in_mlflow(expected)
+    assert not list((output / "populations").iterdir())
+    assert not list(output.glob("stores/.*"))
+
+
+def steps_in_mlflow(output: Path) -> Counter[tuple[str, str, int]]:
+    """How often (StageRun, metric, step) is in the tracking store."""
+    store = sqlite3.connect(output / "mlflow.db")
+    rows = store.execute(
+        "select tags.value, metrics.key, metrics.step from metrics join tags using (run_uuid) "
+        "where tags.key = 'caml.stagerun'"
+    ).fetchall()
+    store.close()
+    found = Counter(rows)
+    assert found and max(found.values()) == 1, found.most_common(3)
+    return found
+
+
+def manifests(output: Path) -> dict[str, dict[str, Any]]:
+    """The manifest of every StageRun."""
+    return {
+        path.parent.name: json.loads(path.read_text()) for path in sorted(output.glob("ledger/*/manifest.json"))
+    }
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Time of the last change and size of every file below `folder`."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            stat = path.stat()
+            found[str(path.relative_to(folder))] = (stat.st_mtime_ns, stat.st_size)
+    return found
