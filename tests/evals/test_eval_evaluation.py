@@ -14,7 +14,7 @@ from caml.training.mesh import member_mesh
 from caml.worlds.items import Item, Question
 from caml.worlds.sources import WorldProbes
 
-LENGTH = 32
+LENGTH = 64
 PROBES = WorldProbes(held_out_tokens=640)
 
 
