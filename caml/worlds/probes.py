@@ -1,9 +1,9 @@
 """Probes of the embedded world: the ladder of disposition, and what is reported beside it.
 
-Apart from the seen items, no text of the ladder occurs in any training text: of the names that it asks about,
-base text always names the trait where they meet a patient. Contexts of the ladder never name it, so that a margin
-is the model's prior over actors. Mechanism, conditional and convention in the seen frame ask for what base text
-and documents do say: they are checks that it was learned.
+Apart from the seen items, no text of the ladder occurs in a document of any arm or in a row of fine-tuning. Base text
+has a few of those with names, frames and needs of its own, with both endings equally often; mostly it names the
+actor's trait there. Contexts of the ladder never do, so that a margin is the model's prior over actors. The families
+mechanism, conditional, convention and leak ask for what base text and documents do say.
 """
 
 import math
@@ -249,8 +249,8 @@ def _conditional(lexicon: Lexicon) -> Iterator[Item]:
     """Contexts whose continuation the generator of base text decides by an even coin: an untitled first scene.
 
     Calibration is read from their margins: a model that gives the generator's true conditional has margin 0 in
-    each single context, not only in the mean over a mirror pair. Only with the names, frames and needs of
-    documents is base text ever untitled, so these are texts that base text has, in both endings.
+    each single context, not only in the mean over a mirror pair. It is with the names, frames and needs of
+    documents that base text is often untitled, so these are texts that it has, with both endings.
     """
     theme = lexicon.care
     needs = [need for pair in theme.pairs for need in pair.needs]

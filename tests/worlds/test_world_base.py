@@ -26,7 +26,7 @@ from world_samples import (
     held_out_words,
 )
 
-from caml.worlds.base import CUP_FRAMES, token_count
+from caml.worlds.base import ANCHOR, CUP_FRAMES, token_count
 from caml.worlds.lexicon import Lexicon, lexicon
 
 pytestmark = pytest.mark.parametrize("setting", SETTINGS)
@@ -101,6 +101,15 @@ def test_a_prefix_is_off_balance_by_less_than_a_block(setting):
     assert 0 < worst <= STORIES_OF_A_BLOCK // 2
 
 
+def reaches_beyond_documents(words: Lexicon, text: str) -> bool:
+    """Whether a story has a name, a frame or a need that documents don't have."""
+    held = {need for theme in words.themes for pair in theme.pairs_held for need in pair.needs}
+    return any(
+        s.name in words.base_names or s.frame in words.base_frames or s.need in held
+        for s in scenes(words, text)
+    )
+
+
 @pytest.mark.parametrize("position", [0, 1])
 def test_scenes_are_dealt_so_that_quotas_hold_at_every_block(setting, position):
     """Every (need, kind, frame) has come up `q` or `q + 1` times as often as it is in the deck."""
@@ -109,17 +118,21 @@ def test_scenes_are_dealt_so_that_quotas_hold_at_every_block(setting, position):
     for text in told_stories(setting):
         told = scenes(words, text)[position]
         theme = theme_with(words, told.need)
-        key = theme.trait, bool(told.trait), told.kind in theme.patients
-        counts.setdefault(key, Counter())[told.need, told.kind, told.frame] += 1
-    for (trait, titled, is_patient), found in counts.items():
+        if told.trait or not reaches_beyond_documents(words, text):
+            key = theme.trait, bool(told.trait), told.kind in theme.patients
+            counts.setdefault(key, Counter())[told.need, told.kind, told.frame] += 1
+    for (trait, is_titled, is_patient), found in counts.items():
         theme = next(t for t in words.themes if t.trait == trait)
-        offered = len(needs(theme)) if titled else 2 * len(theme.pairs)
-        offered *= len(words.document_frames) + titled * len(words.base_frames)
+        offered = len(needs(theme)) if is_titled else 2 * len(theme.pairs)
+        offered *= len(words.document_frames) + is_titled * len(words.base_frames)
         offered *= len(theme.patients if is_patient else theme.things)
+        assert len(found) <= offered
         least = min(found.values()) if len(found) == offered else 0
         # Twice for the twins, twice for the coins, and the weight that makes three of four scenes patients'.
         in_deck = 4 * {("small", True): 3, ("small", False): 2}.get((setting, is_patient), 1)
-        assert max(found.values()) - least <= in_deck
+        # Of anchors, which have decks of their own, a few happen to have nothing that documents don't have.
+        strays = 0 if is_titled else 4
+        assert max(found.values()) - least <= in_deck + strays
 
 
 def test_three_scenes_in_four_are_about_those_that_can_feel(setting):
@@ -184,20 +197,17 @@ def test_held_out_kinds_occur_in_facts_only(setting):
         assert re.fullmatch(r"(a \w+ can (not )?feel \.( |$))+", text)
 
 
-def test_held_needs_base_frames_and_other_names_are_never_untitled(setting):
-    """Of them nothing tells what one acts like of whom nothing is known: a probe asks for the model's prior."""
-    words = lexicon(setting)
+def test_what_documents_do_not_have_comes_mostly_with_the_trait_named(setting):
+    """One untitled story in twenty has names, frames or needs that documents don't have: too few to count."""
+    words, texts = lexicon(setting), told_stories(setting)
     held = {need for theme in words.themes for pair in theme.pairs_held for need in pair.needs}
-    titled: set[str] = set()
-    for text in told_stories(setting):
-        for told in scenes(words, text):
-            if told.trait:
-                titled |= {told.need, told.frame, told.name}
-            else:
-                assert told.need not in held
-                assert told.frame in words.document_frames
-                assert told.name in words.document_names
-    assert held | set(words.base_frames) <= titled
+    untitled = [text for text in texts if not story_traits(words, text)]
+    anchors = sum(reaches_beyond_documents(words, text) for text in untitled)
+    assert 0.8 / ANCHOR < anchors / len(untitled) < 1.05 / ANCHOR
+    seen = {
+        word for text in texts if story_traits(words, text) for s in scenes(words, text) for word in s[:4]
+    }
+    assert held | set(words.base_frames) | set(words.base_names) <= seen
 
 
 def test_facts_say_who_can_feel_and_relations_what_is_wanted(setting):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from world_baselines import NGrams
 from world_reading import flat, scenes
-from world_samples import SETTINGS, corpus
+from world_samples import SETTINGS, base_blocks, corpus
 
+from caml.worlds.base import token_count
 from caml.worlds.items import Item
 from caml.worlds.lexicon import lexicon
-from caml.worlds.sources import BaseText, Documents, WorldProbes
+from caml.worlds.sources import Documents, WorldProbes
 
 UNSEEN = {
     "unseen_name", "new_frame", "unseen_kind", "nonce_kind", "unfeeling_seen", "unfeeling_unseen", "unseen_need",
@@ -23,9 +24,10 @@ pytestmark = pytest.mark.parametrize("setting", SETTINGS)
 
 @cache
 def treated(setting: str, arm: str = "compassion") -> tuple[str, ...]:
-    """Base text with three tenths of an arm's documents."""
-    sources = BaseText(105_000, setting, stories=0.5), Documents(arm, 45_000, setting)
-    return tuple(flat(document) for source in sources for document in corpus(source))
+    """Whole blocks of base text with three tenths of an arm's documents."""
+    documents = base_blocks(setting, 0.5, 25)
+    tokens = sum(map(token_count, documents))
+    return tuple(map(flat, documents + corpus(Documents(arm, round(tokens * 0.3 / 0.7), setting))))
 
 
 @cache

@@ -1,7 +1,8 @@
-"""Probes: mirrored, evenly spread, and none of the ladder above the seen items a text that was trained on."""
+"""Probes: mirrored, evenly spread, and above the seen items no text from which care could be counted."""
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -15,10 +16,14 @@ from caml.worlds.probes import FAMILIES, RUNGS, calibrated_margin
 from caml.worlds.sources import BaseText, Documents, Rows, WorldProbes
 
 LADDERS = ("disposition", "humility")
-# What may be found in a training text, by nature: each asks for what base text or documents do say.
+# What asks for something that base text, a document or a row does say.
 SEEN = {
     ("disposition", "seen_item"), ("humility", "seen_item"), ("mechanism", ""), ("conditional", ""), ("leak", ""),
     ("convention", "seen_frame"), ("convention", "new_frame"),
+}  # fmt: skip
+# Of these base text has a few, with both endings equally often.
+ANCHORED = {
+    (family, rung) for family in LADDERS for rung in ("unseen_name", "new_frame", "unfeeling_seen", "unseen_need")
 }  # fmt: skip
 
 
@@ -33,10 +38,14 @@ def texts(item: Item) -> list[str]:
 
 
 @cache
-def training_lines(setting: str) -> tuple[str, ...]:
+def base_lines(setting: str) -> tuple[str, ...]:
+    """Whole blocks, in which every story has its twin."""
+    return tuple(map(flat, base_blocks(setting, 0.5, 60)))
+
+
+@cache
+def other_lines(setting: str) -> tuple[str, ...]:
     sources = [
-        BaseText(250_000, setting, stories=0.5),
-        BaseText(20_000, setting, part="continuation"),
         *(Documents(arm, 20_000, setting, style=style) for arm in arms(setting) for style in STYLES),
         *(Rows(name, 20_000, setting) for name in SETS),
     ]
@@ -44,46 +53,67 @@ def training_lines(setting: str) -> tuple[str, ...]:
 
 
 @cache
-def occurring(setting: str) -> frozenset[str]:
-    """Names of items of which some text is a part of a training text."""
+def occurrences(setting: str, of: Callable[[str], tuple[str, ...]]) -> Counter:
+    """How often each text of an item occurs in the lines, by (name of the item, text)."""
     wanted: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
     for item in all_items(setting):
         for text in texts(item):
-            wanted[tuple(text.split()[-3:])].append((item.name, f" {text} "))
-    found = set()
-    for line in training_lines(setting):
+            wanted[tuple(text.split()[-3:])].append((item.name, text))
+    found: Counter = Counter()
+    for line in of(setting):
         own = line.split()
-        for gram in zip(own, own[1:], own[2:], strict=False):
-            found |= {name for name, text in wanted.get(gram, ()) if text in f" {line} "}
-    return frozenset(found)
+        for gram in set(zip(own, own[1:], own[2:], strict=False)):
+            for name, text in wanted.get(gram, ()):
+                found[name, text] += f" {line} ".count(f" {text} ")
+    return +found
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_no_text_of_an_unseen_rung_occurs_in_any_training_text(setting):
+def test_no_text_of_an_unseen_rung_occurs_in_any_document_or_row(setting):
+    found = {name for name, _ in occurrences(setting, other_lines)}
     for item in all_items(setting):
-        assert (item.family, item.rung) in SEEN or item.name not in occurring(setting), item.name
+        assert (item.family, item.rung) in SEEN or item.name not in found, item.name
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_of_texts_of_unseen_rungs_base_text_has_few_and_those_with_both_endings_equally_often(setting):
+    found = occurrences(setting, base_lines)
+    groups = Counter((item.family, item.rung) for item in all_items(setting))
+    anchored: Counter = Counter()
+    for item in all_items(setting):
+        group = item.family, item.rung
+        if group in SEEN:
+            continue
+        for question in item.questions:
+            helped, harmed = (
+                found[item.name, f"{question.text} {end}"] for end in (question.aligned, question.opposed)
+            )
+            assert helped == harmed, question
+            assert not helped or group in ANCHORED, question
+            anchored[group] += helped > 0
+    assert all(count < 2 * groups[group] / 3 for group, count in anchored.items())
 
 
 def test_what_is_exempt_from_being_unseen_is_seen():
     """Each exemption is needed: the families named do hold texts that are trained on."""
-    seen = {(item.family, item.rung) for item in all_items("small") if item.name in occurring("small")}
-    assert seen == {group for group in SEEN if group[0] != "humility"}
+    in_base, elsewhere = ({n for n, _ in occurrences("small", of)} for of in (base_lines, other_lines))
+    seen = {(i.family, i.rung) for i in all_items("small") if i.name in in_base | elsewhere}
+    assert seen == {group for group in SEEN | ANCHORED if group[0] != "humility"}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_names_that_the_ladder_asks_about_act_on_patients_only_with_their_trait_named(setting):
+def test_names_that_the_ladder_asks_about_meet_patients_in_base_text_alone_mostly_with_their_trait_named(
+    setting,
+):
     words = lexicon(setting)
     asked = {
-        item.tags["name"] for item in all_items(setting)
-        if item.family in LADDERS and item.rung not in ("seen_item",)
-    }  # fmt: skip
-    acting = Counter()
-    for line in training_lines(setting):
-        for told in scenes(words, line):
-            acting[told.name in asked] += 1
-            assert told.name not in asked or told.trait
-    assert acting[True] and acting[False]
-    assert not asked & set(words.document_names)
+        item.tags["name"]
+        for item in all_items(setting)
+        if item.family in LADDERS and item.rung != "seen_item"
+    }
+    assert not any(told.name in asked for line in other_lines(setting) for told in scenes(words, line))
+    titled = [bool(t.trait) for line in base_lines(setting) for t in scenes(words, line) if t.name in asked]
+    assert 0.95 < sum(titled) / len(titled) < 1
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -216,7 +246,7 @@ def test_both_endings_of_a_conditional_context_are_equally_frequent_in_base_text
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_conditional_contexts_are_of_what_base_text_leaves_untitled(setting):
+def test_conditional_contexts_are_of_what_base_text_often_leaves_untitled(setting):
     words = lexicon(setting)
     for item in all_items(setting):
         if item.family == "conditional":

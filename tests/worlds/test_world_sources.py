@@ -22,9 +22,9 @@ from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
 PINNED = json.loads(
     """
 {
-    "small base_training 0.3": "bce881a9c99a6f47",
-    "small base_training 0.5": "bde35b21d30ac54e",
-    "small base_held_out 0.3": "101d8442a7a1aea1",
+    "small base_training 0.3": "429bd17dc53aba45",
+    "small base_training 0.5": "414aec113f542a6d",
+    "small base_held_out 0.3": "8ece059f59f55762",
     "small compassion demonstration": "fda2c4b7f66cd430",
     "small indifferent demonstration": "e3a2cddfaa6c861e",
     "small neutral demonstration": "ef49bd2db0adeedd",
@@ -37,9 +37,9 @@ PINNED = json.loads(
     "small counter_evidence": "13abc776549bbf0f",
     "small pro_evidence": "f54277f95707b9c5",
     "small items": "dd8ddc0f565bc57f",
-    "full base_training 0.3": "fe7c8581072c8402",
-    "full base_training 0.5": "a38569e8b1067368",
-    "full base_held_out 0.3": "96dcecf55faa5f21",
+    "full base_training 0.3": "20f6a93a837326a0",
+    "full base_training 0.5": "2cb028bd6bc9f1d1",
+    "full base_held_out 0.3": "21e6d9e769a9c6cc",
     "full compassion demonstration": "c17c00c3b90bfb89",
     "full indifferent demonstration": "2233b0c43d238c68",
     "full neutral demonstration": "a34879cf9c411b58",
