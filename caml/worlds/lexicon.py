@@ -106,10 +106,12 @@ class Lexicon:
         return tuple(sorted(found))
 
 
+# No frame of documents ends its first sentence in "was {need} .", as base-only frames do: a counter of the few words
+# before an act, with names read as one, would know the new frame from them.
 _FRAMES = (
     "{name} saw a {need} {kind} . {name} {act} it .",
     "there was a {need} {kind} . {name} {act} it .",
-    "a {kind} near {name} was {need} . {name} {act} it .",
+    "near {name} was a {need} {kind} . {name} {act} it .",
 )
 _BASE_FRAMES = (
     "{name} met a {kind} that was {need} . {name} {act} it .",
@@ -190,9 +192,9 @@ _FULL = Lexicon(
     document_frames=(
         *_FRAMES,
         "on the road {name} passed a {need} {kind} . {name} {act} it .",
-        "one day a {kind} was {need} . {name} {act} it .",
+        "one day {name} went to a {need} {kind} . {name} {act} it .",
         "{name} heard of a {need} {kind} . {name} {act} it .",
-        "by the lake was a {kind} . it was {need} . {name} {act} it .",
+        "by the lake {name} has a {need} {kind} . {name} {act} it .",
     ),
     base_frames=(
         *_BASE_FRAMES,
