@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -48,6 +48,8 @@ class Store:
 
             for name in ("mlflow", "alembic"):
                 logging.getLogger(name).setLevel(logging.ERROR)
+            if database and not database.exists():
+                _create(mlflow.MlflowClient, database)
             self._entities = mlflow.entities
             self._client = mlflow.MlflowClient(tracking_uri=uri)
             place = (database.parent / "mlartifacts").resolve().as_uri() if database else None
@@ -143,6 +145,18 @@ class Store:
     def finish(self, run: str, failed: bool, finished: int | None) -> None:
         """Mark `run` as ended at `finished` (milliseconds since 1970, None: now)."""
         self._client.set_terminated(run, "FAILED" if failed else "FINISHED", finished)
+
+
+def _create(client: Callable[..., Any], database: Path) -> None:
+    """Make the SQLite file `database` with mlflow's tables, in one step.
+
+    A process that is killed while it makes them would leave a file that mlflow can neither use nor mend.
+    """
+    new = database.with_name(f"{database.name}.new")
+    for left in (new, new.with_name(f"{new.name}-journal")):
+        left.unlink(missing_ok=True)
+    client(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+    new.rename(database)
 
 
 def database_of(uri: str) -> Path | None:

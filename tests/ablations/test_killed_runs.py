@@ -1,6 +1,7 @@
 """A run that is killed, stopped, damaged or started twice ends in the bits and the tables of one that was not."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -18,12 +19,13 @@ from whole_runs import (
     command,
     dying,
     environment,
-    manifests,
     parameters,
     run,
     stamps,
     tables,
 )
+
+from caml.tracking import markers
 
 KILLS = 20
 # A checkpoint after every dispatch.
@@ -52,8 +54,12 @@ MOMENTS = {
     "frozen tables": "caml.analysis.tables:replace_file:7:after",
     "figures": "caml.analysis.figures:save:2:after",
     "page": "caml.ablations.reporting:headline:1:before",
-    "tracking store": "caml.ablations.runner:Mirror.stop:1:before",
+    "in the making of the tracking store": "pathlib:Path.rename:1:before",
+    "at the end": "caml.ablations.runner:Mirror.stop:1:before",
 }
+
+
+STOPPED = "caml: stopped and saved; the same command goes on from here"
 
 
 def cut(path: Path) -> None:
@@ -66,40 +72,37 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_killed_in_fine_tuning_and_damaged_it_still_ends_in_the_same_bits(
+def test_stopped_then_killed_then_damaged_it_ends_in_the_same_bits(
     finished: Path, tmp_path: Path, cache: Path
 ) -> None:
-    done = run(dying(MOMENTS["fine-tuning, between segments and checkpoint"], "KILL", *OFTEN), tmp_path, cache)
-    assert done.returncode == -signal.SIGKILL
-    ledger = tmp_path / "runs/ledger"
-    (population,) = (tmp_path / "runs/populations").iterdir()
-    assert json.loads((population / "members.json").read_text())
+    """Three launches: one is told to stop in pretraining, one is killed in fine-tuning, one comes to the end."""
+    ledger, populations = tmp_path / "runs/ledger", tmp_path / "runs/populations"
+    stopped = run(dying(MOMENTS["pretraining"], "TERM", "run", str(TINY)), tmp_path, cache)
+    assert stopped.returncode == 1 and not stopped.stdout
+    assert stopped.stderr.splitlines()[-1] == STOPPED and stopped.stderr.count("caml: ") == 1
+    # Nothing but the signal gave it a reason to save.
+    (saved,) = populations.glob("*/checkpoints/*")
+    assert 0 < int(saved.name) < 96
+
+    when = "caml.training.checkpoints:Checkpoints.save:2:before"
+    killed = run(dying(when, "KILL", *OFTEN), tmp_path, cache)
+    assert killed.returncode == -signal.SIGKILL and f"goes on from step {int(saved.name)}" in killed.stderr
+    done = {name for name in parameters(tmp_path / "runs") if name.startswith("pretrain")}
+    assert len(done) == 8, "all of pretraining was finished before"
+
     parent = next(ledger.glob("pretrain-compassion*seed0*"))
     flip(parent / "checkpoints/final/params.safetensors")
     cut(next(ledger.glob("pretrain-neutral*seed1*/evals/*/margins.parquet")))
     flip(next(ledger.glob("sft-compassion*seed1*/metrics/*.parquet")))
-    done = run(command(*OFTEN), tmp_path, cache)
-    assert done.returncode == 0, done.stderr
-    for damaged in (f"{parent.name}/checkpoints/final/params.safetensors was altered", "margins.parquet has "):
-        assert damaged in done.stderr
+    ended = run(command(*OFTEN), tmp_path, cache)
+    assert ended.returncode == 0, ended.stderr
+    for damaged in (
+        f"{parent.name}/checkpoints/final/params.safetensors was altered",
+        "margins.parquet has ",
+        "metrics/00000000-00000016.parquet was cut short or altered",
+    ):
+        assert ended.stderr.count(damaged) == 1
     assert_same(tmp_path / "runs", finished / "runs")
-
-
-def test_told_to_stop_it_saves_says_so_in_one_line_and_goes_on(
-    finished: Path, tmp_path: Path, cache: Path
-) -> None:
-    done = run(dying(MOMENTS["pretraining"], "TERM", "run", str(TINY)), tmp_path, cache)
-    assert done.returncode == 1 and not done.stdout
-    assert done.stderr.splitlines()[-1] == "caml: stopped and saved; the same command goes on from here"
-    # It had no reason to save but the signal.
-    (checkpoints,) = (tmp_path / "runs/populations").glob("*/checkpoints")
-    assert [folder.name for folder in checkpoints.iterdir()] == ["00000080"]
-    done = run(dying("caml.ablations.scorer:stack:1:before", "INT", "run", str(TINY)), tmp_path, cache)
-    assert done.returncode == 1 and "goes on from step 80" in done.stderr
-    assert done.stderr.count("caml: ") == 1
-    assert {name: digest for name, digest in parameters(finished / "runs").items() if name.startswith("pre")} == (
-        parameters(tmp_path / "runs")
-    )
 
 
 @pytest.mark.slow
@@ -124,7 +127,11 @@ def test_killed_at_random_moments(finished: Path, tmp_path: Path, cache: Path) -
     kills = 0
     while kills < KILLS:
         launch = subprocess.Popen(
-            command(*OFTEN), cwd=tmp_path, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(*OFTEN),
+            cwd=tmp_path,
+            env=environment(cache),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             assert launch.wait(rng.uniform(0.1, 0.9) * whole) == 0
@@ -139,6 +146,144 @@ def test_killed_at_random_moments(finished: Path, tmp_path: Path, cache: Path) -
             assert not writers(tmp_path)
     assert run(command(*OFTEN), tmp_path, cache).returncode == 0
     assert_same(tmp_path / "runs", finished / "runs")
+
+
+# Where a launch is interrupted as a person does it, and how far it must have come before it is told.
+INTERRUPTIONS = {
+    "stores": ("caml.ablations.prepare:wait:1:after", "tiny: "),
+    "pretraining": ("caml.ablations.trainer:_LedgerSink.record:3:after", "population 2"),
+    "evaluation": ("caml.ablations.scorer:stack:3:before", "population 2"),
+    "fine-tuning": ("caml.ablations.trainer:_LedgerSink.record:7:after", "population 3"),
+    "report": ("caml.analysis.figures:save:2:after", "population 3"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", INTERRUPTIONS)
+def test_interrupted_it_ends_in_one_line_and_goes_on(
+    when: str, finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    moment, said = INTERRUPTIONS[when]
+    done = run(dying(moment, "INT", "run", str(TINY)), tmp_path, cache)
+    assert done.returncode == 1, done.stderr
+    assert (
+        done.stderr.splitlines()[-1] == STOPPED and done.stderr.count("caml: ") == 1 and said in done.stderr
+    )
+    assert not writers(tmp_path)
+    assert run(command("run", str(TINY)), tmp_path, cache).returncode == 0
+    assert_same(tmp_path / "runs", finished / "runs")
+
+
+@pytest.mark.slow
+def test_interrupted_at_a_terminal_the_writers_of_stores_say_nothing(tmp_path: Path, cache: Path) -> None:
+    """A terminal sends Ctrl-C to every process of the group."""
+    for delay in (0.0, 0.3):
+        launch = subprocess.Popen(
+            command("run", str(TINY), "--set", f"OUTPUT='{tmp_path / str(delay)}'"),
+            cwd=tmp_path, env=environment(cache), stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while len(writers(tmp_path)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(delay)
+        os.killpg(launch.pid, signal.SIGINT)
+        _, said = launch.communicate(timeout=120)
+        assert launch.returncode == 1 and said.splitlines()[-1] == STOPPED, said
+        assert "Traceback" not in said and not writers(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_launches_at_once_train_nothing_twice(finished: Path, tmp_path: Path, cache: Path) -> None:
+    launches = [
+        subprocess.Popen(
+            command(*OFTEN), cwd=tmp_path, env=environment(cache), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [launch.communicate(timeout=600) for launch in launches]
+    assert [launch.returncode for launch in launches] == [0, 0], said
+    assert_same(tmp_path / "runs", finished / "runs")
+    # Each population was trained by one launch and waited for, or found finished, by the other.
+    assert sum(err.count("tiny: 96 of 96, ") for _, err in said) == 1
+    assert sum(err.count("tiny: 32 of 32, ") for _, err in said) == 1
+    assert any("is working on this population; waiting for it" in err for _, err in said)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_and_an_older_one_used(
+    finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    done = run(dying("caml.training.checkpoints:Checkpoints.save:5:before", "KILL", *OFTEN), tmp_path, cache)
+    assert done.returncode == -signal.SIGKILL
+    older, newest = sorted((tmp_path / "runs/populations").glob("*/checkpoints/*"))
+    flip(max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size))
+    done = run(command(*OFTEN), tmp_path, cache)
+    assert done.returncode == 0, done.stderr
+    assert f"{newest} is not used: " in done.stderr and f"goes on from step {int(older.name)}" in done.stderr
+    assert_same(tmp_path / "runs", finished / "runs")
+
+
+@pytest.mark.slow
+def test_a_damaged_store_is_refused_by_name(tmp_path: Path, cache: Path) -> None:
+    done = run(dying(MOMENTS["pretraining"], "KILL", *OFTEN), tmp_path, cache)
+    store = next((tmp_path / "runs/stores").glob("neutral-*"))
+    flip(store / "tokens.bin")
+    before = parameters(tmp_path / "runs")
+    done = run(command(*OFTEN), tmp_path, cache)
+    assert done.returncode == 1 and parameters(tmp_path / "runs") == before
+    assert str(store / "tokens.bin") in done.stderr.splitlines()[-1] and done.stderr.count("caml: ") == 1
+    shutil.rmtree(store)
+    assert run(command(*OFTEN), tmp_path, cache).returncode == 0
+
+
+@pytest.mark.slow
+def test_children_of_other_parameters_are_trained_again(finished: Path, tmp_path: Path, cache: Path) -> None:
+    """A parent that was trained again with other bits, as another machine may give, takes its children along."""
+    shutil.copytree(finished / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("mlflow.db*"))
+    output = tmp_path / "runs"
+    (child,) = output.glob("ledger/sft-compassion*seed0*")
+    manifest = json.loads((child / "manifest.json").read_text())
+    # Forge a child whose parent was another: its marker vouches for it.
+    manifest["started_from"] = "0" * 64
+    (child / "manifest.json").write_text(json.dumps(manifest))
+    markers.write(child, [*json.loads((child / "complete.json").read_text())["files"]], {})
+    done = run(command("run", str(TINY)), tmp_path, cache)
+    assert done.returncode == 0 and done.stdout.startswith("1 StageRuns trained or scored")
+    assert f"the parent of {child.name} has other parameters now" in done.stderr
+    assert parameters(output) == parameters(finished / "runs")
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_in_one_line_and_keeps_what_was_finished(
+    finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = sum(stamp[1] for stamp in stamps(finished / "runs").values())
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "tmpfs", str(disk)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a small disk here")
+    try:
+        for room in (size // 2, size * 2 // 3, size * 5 // 6):
+            subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
+            before = parameters(disk / "runs")
+            done = run(command(*OFTEN), disk, cache)
+            if done.returncode == 0:
+                break
+            assert done.returncode == 1 and not done.stdout
+            assert re.search("No space left|disk", done.stderr.splitlines()[-1]), done.stderr
+            kept = parameters(disk / "runs")
+            assert before.items() <= kept.items() <= parameters(finished / "runs").items()
+        subprocess.run(["mount", "-o", f"remount,size={4 * size}", str(disk)], check=True)
+        assert run(command(*OFTEN), disk, cache).returncode == 0
+        assert parameters(disk / "runs") == parameters(finished / "runs")
+        for name, table in tables(finished / "runs").items():
+            pd.testing.assert_frame_equal(tables(disk / "runs")[name], table, check_exact=True, obj=name)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
 def writers(folder: Path) -> list[psutil.Process]:

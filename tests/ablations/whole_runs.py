@@ -22,7 +22,11 @@ def environment(cache: Path) -> dict[str, str]:
     """An environment whose compiled programs lie below `cache`."""
     own = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     # Compiled Python lies there too: the command starts in half the time, and the checkout stays as it is.
-    return own | {"XDG_CACHE_HOME": str(cache), "PYTHONPYCACHEPREFIX": str(cache / "python"), "OMP_NUM_THREADS": "1"}
+    return own | {
+        "XDG_CACHE_HOME": str(cache),
+        "PYTHONPYCACHEPREFIX": str(cache / "python"),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def command(*arguments: str) -> list[str]:
@@ -44,13 +48,18 @@ def run(arguments: list[str], folder: Path, cache: Path, **options: Any) -> subp
     return done
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def parameters(output: Path) -> dict[str, str]:
     """The digest of the final parameters of every StageRun that is complete."""
     return {
-        path.parent.name: hashlib.sha256((path.parent / "checkpoints/final/params.safetensors").read_bytes()).hexdigest()
-        for path in sorted(output.glob("ledger/*/complete.json"))
-        if ".damaged-" not in path.parent.name
-    }  # fmt: skip
+        marker.parent.name: digest(marker.parent / "checkpoints/final/params.safetensors")
+        for marker in sorted(output.glob("ledger/*/complete.json"))
+        if ".damaged-" not in marker.parent.name
+    }
 
 
 def tables(output: Path, name: str = "tiny") -> dict[str, pd.DataFrame]:
@@ -92,7 +101,8 @@ def steps_in_mlflow(output: Path) -> Counter[tuple[str, str, int]]:
 def manifests(output: Path) -> dict[str, dict[str, Any]]:
     """The manifest of every StageRun."""
     return {
-        path.parent.name: json.loads(path.read_text()) for path in sorted(output.glob("ledger/*/manifest.json"))
+        path.parent.name: json.loads(path.read_text())
+        for path in sorted(output.glob("ledger/*/manifest.json"))
     }
 
 
