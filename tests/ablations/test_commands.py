@@ -1,0 +1,179 @@
+"""What can be asked of an ablation whose results are there, or are not yet."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+from whole_runs import TINY, assert_same, command, parameters, run, stamps, steps_in_mlflow, tables
+
+import caml as package
+from caml.cli import app
+
+
+def caml(*arguments: str) -> Result:
+    """The command in this process."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run to work in, without the tracking store, whose paths are of the original."""
+    shutil.copytree(
+        finished / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("mlflow.db*", ".mirrored")
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def test_show_says_what_is_there(copy: Path) -> None:
+    shutil.rmtree(next(copy.glob("ledger/sft-neutral*seed0*/evals")))
+    shutil.rmtree(next(copy.glob("ledger/sft-neutral*seed1*")))
+    (next(copy.glob("ledger/sft-compassion*seed1*")) / "complete.json").unlink()
+    states = {line.split()[0]: line.split()[1] for line in caml("show", str(TINY)).stdout.splitlines()[:12]}
+    cell = "arm={},ratio=0.25,seed={},tokens=12288,sft_tokens=4096"
+    tuned = [states[cell.format(arm, seed)] for arm in ("compassion", "neutral") for seed in (0, 1)]
+    assert tuned == ["scored", "started", "complete", "missing"]
+    assert list(states.values()).count("scored") == 9
+    refused = caml("report", str(TINY))
+    assert refused.exit_code == 2 and refused.stderr.startswith("caml: 3 StageRuns of tiny are not trained")
+
+
+def test_a_lock_counts_when_it_was_there_before_the_results(copy: Path) -> None:
+    late = caml("lock", str(TINY))
+    assert late.exit_code == 2 and "12 StageRuns of this grid are already scored" in late.stderr
+    assert not (copy / "tiny/lock.json").exists()
+    (copy / "ledger").rename(copy / "later")
+    locked = caml("lock", str(TINY))
+    assert locked.exit_code == 0 and locked.stdout.startswith("tiny: 1 contrasts locked at ")
+    (copy / "later").rename(copy / "ledger")
+    assert not tables(copy)["report effects"]["locked"].any()
+    report = caml("report", str(TINY))
+    assert (
+        report.exit_code == 0
+        and report.stdout.splitlines()[-1] == f"report: {copy / 'tiny/report/index.html'}"
+    )
+    effects = tables(copy)["report effects"]
+    assert effects.loc[effects["primary"].astype(bool), "locked"].all()
+    # The same may be locked as often as one likes; another claim may not.
+    assert caml("lock", str(TINY)).exit_code == 0
+    changed = Path("changed.gin")
+    changed.write_text(TINY.read_text().replace("claim = 'above'", "claim = 'below'"))
+    refused = caml("lock", str(changed))
+    assert refused.exit_code == 2 and "changed since it was locked" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_power_tells_of_the_contrast(copy: Path) -> None:
+    result = caml("power", str(TINY), "--effect", "0.3")
+    assert result.exit_code == 0 and "compassion against neutral" in result.stdout
+
+
+def test_python_loads_the_tables_that_were_frozen(copy: Path) -> None:
+    loaded = package.load(copy / "tiny")
+    for name, table in tables(copy).items():
+        if name == "stageruns":
+            assert set(loaded.stageruns["stagerun"]) == set(table["stagerun"])
+        elif not name.startswith(("report", "dictionary")):
+            pd.testing.assert_frame_equal(getattr(loaded, name), table)
+    described = set(zip(loaded.dictionary["table"], loaded.dictionary["column"], strict=True))
+    assert {("margins", column) for column in loaded.margins.columns} <= described
+
+
+@pytest.mark.slow
+def test_sync_brings_what_the_store_lacks_and_nothing_twice(copy: Path, finished: Path) -> None:
+    first = caml("sync", str(TINY))
+    assert first.exit_code == 0 and first.stdout.startswith("12 StageRuns brought up to date with ")
+    assert steps_in_mlflow(copy) == steps_in_mlflow(finished / "runs")
+    again = caml("sync", str(TINY))
+    assert again.exit_code == 0 and again.stdout.startswith(
+        "0 StageRuns brought up to date with 0 points, 12 were"
+    )
+    assert steps_in_mlflow(copy) == steps_in_mlflow(finished / "runs")
+
+
+@pytest.mark.slow
+def test_doctor_tries_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = caml("doctor")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0, result.stdout
+    parts = ["python", "packages", "devices", "training step", "checkpoint", "tracking store", "writing here"]
+    assert [line.split(": ")[0] for line in lines] == [f"ok   {part}" for part in parts]
+    monkeypatch.setattr("caml.ablations.doctor.tempfile.NamedTemporaryFile", lambda **_: 1 / 0)
+    broken = caml("doctor")
+    assert broken.exit_code == 1 and broken.stdout.splitlines()[-1].startswith(
+        "FAIL writing here: ZeroDivisionError"
+    )
+    assert len(broken.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_cell_alone_has_the_bits_that_it_has_in_company(
+    finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    """By name from the grid, and written out as a file of its own: then it has its own report."""
+    cell = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=4096"
+    done = run(command("run", str(TINY), "--only", cell), tmp_path, cache)
+    assert done.returncode == 0, done.stderr
+    output = tmp_path / "runs"
+    alone, together = parameters(output), parameters(finished / "runs")
+    assert len(alone) == 2 and alone.items() <= together.items()
+    for name in alone:
+        ours, theirs = (
+            pd.concat([pd.read_parquet(path) for path in sorted(root.glob(f"ledger/{name}/metrics/*"))])
+            for root in (output, finished / "runs")
+        )
+        first = theirs["step"] <= 50
+        assert np.abs(ours["loss"][first] - theirs["loss"][first]).max() < 1e-5
+        pd.testing.assert_frame_equal(ours.reset_index(drop=True), theirs.reset_index(drop=True))
+    ledger = {k: v for k, v in stamps(output / "ledger").items() if not k.startswith(".")}
+    own = tmp_path / "mine.gin"
+    shutil.copy(output / f"tiny/cells/{cell}.gin", own)
+    assert not (output / "tiny/report").exists()
+    done = run(command("run", str(own)), tmp_path, cache)
+    assert done.returncode == 0 and done.stdout.startswith("nothing to do: ")
+    (page,) = output.glob("tiny-*/report/index.html")
+    assert f"report: {page}" in done.stdout and not (output / "tiny/report").exists()
+    after = {k: v for k, v in stamps(output / "ledger").items() if not k.startswith(".")}
+    assert after == ledger
+    # The whole ablation uses what is there, and is what it would have been.
+    done = run(command("run", str(TINY)), tmp_path, cache)
+    assert done.returncode == 0 and done.stdout.startswith("10 StageRuns trained or scored")
+    assert_same(output, finished / "runs")
+
+
+@pytest.mark.slow
+def test_cells_of_an_output_folder_of_one_population_after_another(
+    finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    """Populations of two members instead of six: the same bits."""
+    text = TINY.read_text().replace(
+        "Ablation.name = 'tiny'", "Ablation.name = 'tiny'\nAblation.population = 2"
+    )
+    (tmp_path / "small.gin").write_text(text)
+    done = run(command("run", "small.gin"), tmp_path, cache)
+    assert done.returncode == 0 and "population 1 of 6" in done.stderr
+    assert_same(tmp_path / "runs", finished / "runs")
+
+
+def test_the_notes_of_the_mirror_may_be_lost(copy: Path) -> None:
+    """What a power cut leaves of them is no note, and the store is asked."""
+    from caml.tracking.ledger import Ledger
+    from caml.tracking.mirror import Notes
+
+    ledger = Ledger(copy / "ledger")
+    notes = Notes(ledger, "http://nowhere", "caml/tiny")
+    name = next(iter(parameters(copy)))
+    notes.add(name)
+    notes.save()
+    assert Notes(ledger, "http://nowhere", "caml/tiny").has(name)
+    (file,) = (copy / "ledger/.mirrored").iterdir()
+    json.loads(file.read_text())
+    file.write_text(file.read_text()[:-20])
+    assert not Notes(ledger, "http://nowhere", "caml/tiny").has(name)

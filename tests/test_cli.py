@@ -1,0 +1,194 @@
+"""The command line: help, one line for every mistake, and what can be asked without training."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from caml.ablations import machine
+from caml.cli import app
+
+TINY = (Path(__file__).parent / "ablations/tiny.gin").read_text()
+COMMANDS = ("run", "show", "explain", "diff", "lock", "power", "report", "sync", "ui", "doctor")
+CELL = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=4096"
+
+
+def caml(*arguments: str) -> Result:
+    """The command in this process."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def line_of(text: str, part: str) -> int:
+    """The number of the line of `text` that holds `part`."""
+    return next(number for number, line in enumerate(text.splitlines(), start=1) if part in line)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the tiny ablation; devices of this process are as they are."""
+    (tmp_path / "tiny.gin").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "prepare_devices", lambda: None)
+    return tmp_path
+
+
+def assert_refused(result: Result, folder: Path, *says: str) -> None:
+    """One line, status 2, and nothing written."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("caml: ")
+    for part in says:
+        assert part in line, line
+    assert [path.name for path in folder.iterdir()] == ["tiny.gin"]
+
+
+# What is put for what, the line to be named (the one that holds this), and what is said.
+MISTAKES = {
+    "unknown parameter": ("Model.width = 16", "Model.wdith = 16", "Model.wdith", "width"),
+    "unknown class": ("Model.width = 16", "Modle.width = 16", "Modle.width", "Model"),
+    "misspelt macro": ("pretrain/Mixture.ratio = %RATIO", "pretrain/Mixture.ratio = %RATOI", "%RATOI", "RATIO"),
+    "a macro that nothing reads": ("SEED = 0", "SEED = 0\nDOSE = 3", "DOSE = 3", "DOSE"),
+    "a binding that no cell reads": ("Rows.tokens = 6000", "Rows.tokens = 6000\nother/Rows.tokens = 1", "other/", ""),
+    "a string for a number": ("Model.width = 16", "Model.width = '16'", "Model.width", "'16'"),
+    "a number for a string": ("Model.name = 'tiny'", "Model.name = 1", "Model.name", "1"),
+    "not a number": ("Optimizer.rate = 0.003", "Optimizer.rate = float('nan')", "Optimizer.rate", ""),
+    "ratio above 1": ("'RATIO': [0.25]", "'RATIO': [1.5]", "'RATIO': [1.5]", "1.5"),
+    "ratio below 0": ("'RATIO': [0.25]", "'RATIO': [-0.5]", "'RATIO': [-0.5]", "-0.5"),
+    "heads that do not divide": ("Model.kv_heads = 2", "Model.kv_heads = 3", "Model.", "heads"),
+    "an axis without values": ("'SEED': [0, 1], 'SFT", "'SEED': [], 'SFT", "'SEED': []", "at least one value"),
+    "a value twice": ("'SEED': [0, 1], 'SFT", "'SEED': [1, 1], 'SFT", "'SEED': [1, 1]", "twice"),
+    "an axis of no macro": ("'SEED': [0, 1], 'SFT", "'SEEDS': [0, 1], 'SFT", "'SEEDS'", "SEED"),
+    "an arm that is not in the grid": (
+        "install/Contrast.treatment = {'ARM': 'compassion'}",
+        "install/Contrast.treatment = {'ARM': 'indifferent'}",
+        "install/Contrast.treatment",
+        "indifferent",
+    ),
+    "a treatment without its control": ("['compassion', 'neutral']", "['compassion']", "install/", "neutral"),
+    "a dose beyond the corpus": ("Documents.tokens = 5000", "Documents.tokens = 500", "Documents.tokens", "repetition"),
+    "a name that leaves the folder": ("Ablation.name = 'tiny'", "Ablation.name = '../x'", "Ablation.name", "letters"),
+    "no syntax": ("SEED = 0", "SEED = ", "SEED = ", ""),
+    "a time below 0": ("CHECKPOINT_SECONDS = 20.0", "CHECKPOINT_SECONDS = -1.0", "CHECKPOINT_SECONDS", "0 or above"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_file_ends_in_one_line_with_its_place(mistake: str, folder: Path) -> None:
+    old, new, where, says = MISTAKES[mistake]
+    assert TINY.count(old) == 1
+    text = TINY.replace(old, new)
+    (folder / "tiny.gin").write_text(text)
+    result = caml("run", "tiny.gin")
+    lines = {number for number, line in enumerate(text.splitlines(), start=1) if where in line}
+    assert_refused(result, folder, "tiny.gin:", says)
+    assert int(re.search(r"tiny\.gin:(\d+)", result.stderr)[1]) in lines, result.stderr  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["run", "absent.gin"], ["absent.gin"]),
+        (["run", "."], ["."]),
+        (["run", "tiny.gin", "--set", "RATOI=0.1"], ["--set RATOI", "RATIO"]),
+        (["run", "tiny.gin", "--set", "RATIO"], ["--set RATIO", "MACRO=VALUE"]),
+        (["run", "tiny.gin", "--set", "SEED=7"], ["--set SEED=7", "0, 1"]),
+        (["run", "tiny.gin", "--set", "ARM=kindness"], ["ARM"]),
+        (
+            ["run", "tiny.gin", "--only", CELL.replace("seed=1", "seed=9")],
+            ["--only", "there is no such cell"],
+        ),
+        (["explain", "tiny.gin", "RATOI"], ["RATOI", "RATIO"]),
+        (["diff", "tiny.gin", CELL, "x"], ["x", "there is no such cell"]),
+        (["power", "tiny.gin"], ["no results", "caml run tiny.gin"]),
+        (["report", "tiny.gin"], ["12 StageRuns", "caml run tiny.gin"]),
+    ],
+)
+def test_a_mistake_in_the_command_ends_in_one_line(
+    arguments: list[str], says: list[str], folder: Path
+) -> None:
+    assert_refused(caml(*arguments), folder, *says)
+
+
+def test_an_include_that_is_missing_is_named_by_its_line(folder: Path) -> None:
+    (folder / "tiny.gin").write_text(f"{TINY}\ninclude 'sizes.gin'\n")
+    line = line_of((folder / "tiny.gin").read_text(), "include")
+    assert_refused(caml("run", "tiny.gin"), folder, f"tiny.gin:{line}: ", "sizes.gin")
+
+
+@pytest.mark.parametrize("command", ["run", "lock"])
+def test_an_output_folder_that_cannot_be_written_is_refused(command: str, folder: Path) -> None:
+    # A file stands where a folder should be: not even root can write below it.
+    result = caml(command, "tiny.gin", "--set", "OUTPUT='tiny.gin/runs'")
+    assert_refused(result, folder, f"the output folder {folder / 'tiny.gin/runs'} cannot be written")
+
+
+def test_show_tells_cells_sizes_and_cost(folder: Path) -> None:
+    result = caml("show", "tiny.gin")
+    assert result.exit_code == 0 and [path.name for path in folder.iterdir()] == ["tiny.gin"]
+    lines = result.stdout.splitlines()
+    assert sum("missing" in line for line in lines) == 12
+    assert any(line.startswith(f"{CELL}  missing") for line in lines)
+    assert "12 cells, 12 StageRuns in 3 populations" in result.stdout
+    one = caml("show", "tiny.gin", "--set", "SEED=1", "--set", "ARM=compassion")
+    assert "2 cells, 2 StageRuns in 2 populations" in one.stdout
+    # Six StageRuns of 12288 tokens and four of 4096, six operations a parameter and token.
+    size = re.search(r"size tiny: ([\d,]+) .* and ([\d,]+) in", result.stdout)
+    cost = re.search(r"training cost: (\S+) floating", result.stdout)
+    assert size and cost
+    parameters = sum(int(count.replace(",", "")) for count in size.groups())
+    assert float(cost[1]) == pytest.approx(6 * parameters * (6 * 12288 + 4 * 4096), rel=0.01)
+
+
+def test_explain_names_file_and_line(folder: Path) -> None:
+    result = caml("explain", "tiny.gin", "RATIO")
+    line = line_of(TINY, "RATIO = 0.25")
+    assert result.exit_code == 0 and f"tiny.gin:{line}" in result.stdout
+    result = caml("explain", "tiny.gin", "CHECKPOINT_SECONDS", "--set", "CHECKPOINT_SECONDS=1.0")
+    assert result.exit_code == 0 and "--set: CHECKPOINT_SECONDS = 1.0" in result.stdout
+
+
+def test_diff_says_why_two_stageruns_are_not_the_same(folder: Path) -> None:
+    result = caml("diff", "tiny.gin", CELL, CELL.replace("compassion", "neutral"))
+    assert result.exit_code == 0
+    assert result.stdout == "pretrain.mixture.intervention.recipe.arm: 'compassion' -> 'neutral'\n"
+    assert caml("diff", "tiny.gin", CELL, CELL).stdout == "the same StageRun\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_in_an_example(command: str) -> None:
+    result = caml(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: caml {command}" in " ".join(result.stdout.split())
+
+
+def test_help_starts_nothing_heavy(record_property: pytest.FixtureRequest) -> None:
+    """`caml --help` must answer at once, so that it may not even import numpy."""
+    program = (
+        "import sys, time\nfrom caml.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'jax', 'numpy', 'pandas', 'mlflow', 'gin', 'matplotlib', 'rich'} & set(sys.modules)\n"
+        "print(f'{time.process_time():.2f} s', sorted(heavy), file=sys.stderr)"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    record_property("help", f"{done.stderr.strip()}, {time.monotonic() - began:.2f} s by the clock")  # type: ignore[operator]
+    assert done.stderr.strip().endswith("[]"), done.stderr
+    assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
+
+
+def test_an_error_of_the_disk_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/disk/file")
+
+    monkeypatch.setattr("caml.ablations.showing.shown", full)
+    result = caml("show", "tiny.gin")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("caml: /disk/file: No space left on device; what was finished is kept")
