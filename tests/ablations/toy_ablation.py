@@ -42,12 +42,16 @@ class Item:
 @dataclasses.dataclass(frozen=True)
 class Quiz:
     rungs: tuple[str, ...] = ("new_frame", "dialogue")
+    gate: float = 1.0
 
     def recipe(self) -> dict[str, Any]:
         return identity(self)
 
     def items(self, seed: int) -> list[Item]:
         return [Item("disposition", rung) for rung in self.rungs]
+
+    def held_out(self, seed: int) -> Any:
+        return None
 
 
 CLASSES = [
