@@ -47,7 +47,7 @@ class Store:
             import mlflow.entities
 
             for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told by us
             if database and not database.exists():
                 _create(mlflow.MlflowClient, database)
             self._entities = mlflow.entities

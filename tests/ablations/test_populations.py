@@ -1,0 +1,146 @@
+"""Populations: planned from the whole ablation, trained into the ledger, realised counts as training saw them."""
+
+import dataclasses
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from whole_runs import TINY, manifests, parameters
+
+from caml.ablations import runner
+from caml.ablations.catalogue import load_ablation
+from caml.ablations.freezing import used_stageruns
+from caml.ablations.grid import cells
+from caml.ablations.places import places
+from caml.ablations.populations import depth, plan
+from caml.ablations.prepare import Stores
+from caml.ablations.progress import Advance
+from caml.ablations.runs import StageRun
+from caml.data.mixture import Batch, StageData
+
+
+class Silence:
+    """Shows nothing, and remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Advance]:
+        yield lambda done, note: None
+
+
+@pytest.fixture(scope="module")
+def tiny() -> list[StageRun]:
+    return used_stageruns(cells(load_ablation(TINY)))
+
+
+@pytest.mark.parametrize("members", [0, 1, 2, 3, 4, 5, 100])
+def test_every_stagerun_is_in_one_population_after_its_parent(members: int, tiny: list[StageRun]) -> None:
+    planned = plan(tiny, members)
+    placed = [member for population in planned for member in population.members]
+    assert len(placed) == len(set(placed)) == len(tiny)
+    when = {member: i for i, population in enumerate(planned) for member in population.members}
+    for population in planned:
+        assert len({(depth(m), m.model, m.stage.batch, m.stage.length) for m in population.members}) == 1
+        assert len({m.steps == 0 for m in population.members}) == 1
+        assert len(population.members) <= (members or 12)
+        assert all(when[m.parent] < when[m] for m in population.members if m.parent)
+    assert len({population.name for population in planned}) == len(planned)
+
+
+def test_the_plan_is_the_same_in_every_launch(tiny: list[StageRun]) -> None:
+    again = used_stageruns(cells(load_ablation(TINY)))
+    assert [p.name for p in plan(tiny, 3)] == [p.name for p in plan(again, 3)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Batch]], Silence]:
+    """One cell of the tiny ablation trained in this process, each member alone, and the batches that were read."""
+    folder = tmp_path_factory.mktemp("trained")
+    seen: dict[str, list[Batch]] = defaultdict(list)
+    progress = Silence()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plain = StageData.batches
+
+        def watched(self: StageData, first_step: int, count: int) -> Batch:
+            batches = plain(self, first_step, count)
+            assert first_step == sum(len(read.tokens) for read in seen[names[id(self.mixture)]])
+            seen[names[id(self.mixture)]].append(batches)
+            return batches
+
+        names: dict[int, str] = {}
+        give = Stores.data
+
+        def named(self: Stores, stagerun: StageRun) -> StageData:
+            data = give(self, stagerun)
+            data.mixture = dataclasses.replace(data.mixture)
+            names[id(data.mixture)] = stagerun.name
+            return data
+
+        patch.setattr(StageData, "batches", watched)
+        patch.setattr(Stores, "data", named)
+        loaded = load_ablation(TINY, ["ARM='compassion'", "CHECKPOINT_SECONDS=0.0", "OUTPUT='runs'"])
+        last = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=4096"
+        runner.run(loaded, progress, threading.Event(), only=last)
+    return folder / "runs", dict(seen), progress
+
+
+def test_a_member_alone_has_the_bits_of_the_population(
+    trained: tuple[Path, dict[str, list[Batch]], Silence], finished: Path
+) -> None:
+    alone = parameters(trained[0])
+    assert len(alone) == 2 and alone.items() <= parameters(finished / "runs").items()
+
+
+def test_counts_are_those_of_the_batches_that_training_saw(
+    trained: tuple[Path, dict[str, list[Batch]], Silence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, seen, _ = trained
+    monkeypatch.chdir(output.parent)
+    cell = max(
+        (c for c in cells(load_ablation(TINY)) if c.stageruns[-1].name in seen),
+        key=lambda c: len(c.stageruns),
+    )
+    stores = Stores(places(load_ablation(TINY).tree))
+    for stagerun in cell.stageruns:
+        manifest = manifests(output)[stagerun.name]
+        read = Batch(*(np.concatenate(parts) for parts in zip(*seen[stagerun.name], strict=True)))
+        assert len(read.tokens) == manifest["steps"]
+        assert manifest["tokens"] == read.tokens.size
+        assert manifest["loss_tokens"] == read.weights.sum()
+        assert (read.tokens[read.segments == 0] == 0).all()
+        # Which source a sequence is of is told by its text alone.
+        rows = read.tokens.reshape(-1, read.tokens.shape[-1])
+        used = (read.segments > 0).reshape(rows.shape)
+        kinds = dict.fromkeys(manifest["sources"], 0)
+        tokens = dict.fromkeys(manifest["sources"], 0)
+        texts = {
+            role: _text(stores, source, stagerun) for role, source in stagerun.stage.mixture.sources().items()
+        }
+        for row, here in zip(rows, used, strict=True):
+            text = row[here].astype("<u2").tobytes()
+            found = [role for role, whole in texts.items() if text in whole]
+            # The rest of a long base document may be a word that others have too; those of arms are whole.
+            (role,) = found if len(text) > 32 else {"base"}.intersection(found)
+            kinds[role] += 1
+            tokens[role] += int(here.sum())
+        for role, source in manifest["sources"].items():
+            assert (source["slots"], source["tokens"]) == (kinds[role], tokens[role])
+            assert source["padding"] == kinds[role] * rows.shape[1] - tokens[role]
+        if stagerun.parent is None:
+            assert manifest["dose_tokens"] == tokens["intervention"]
+
+
+def _text(stores: Stores, source: object, stagerun: StageRun) -> bytes:
+    template = stagerun.stage.mixture.template
+    store = stores.open(source, stagerun.seed, stagerun.tokenizer, template)  # type: ignore[arg-type]
+    return (store.folder / "tokens.bin").read_bytes()
