@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from caml.ablations.grid import Cell, cells_table
@@ -51,6 +52,9 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
 def _cells(cells: Sequence[Cell], facts: pd.DataFrame) -> pd.DataFrame:
     """The table of cells with what only the data know: the realised dose, and S."""
     table = cells_table(cells)
+    # Analysis pairs by SEED; of an ablation without that axis, such as a cell alone, there is one seed block.
+    if "SEED" not in table:
+        table["SEED"] = table["seed"]
     dose = dict(zip(facts["stagerun"], facts["dose_tokens"], strict=True))
     loss_tokens = dict(zip(facts["stagerun"], facts["loss_tokens"], strict=True))
     table["dose_tokens"] = [int(dose[root]) for root in table["root"]]
@@ -81,7 +85,8 @@ def _of_fine_tuning(facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.Dat
     nats = outcomes[outcomes["outcome"] == "held_out_nats"].set_index("stagerun")["value"]
     rows = []
     for stagerun, parent, final in zip(tuned["stagerun"], tuned["parent"], tuned["final_loss"], strict=True):
-        rows.append((stagerun, "finetuning_loss_drop_nats", first[stagerun] - final))
+        # A stage that diverged in its first step has no loss.
+        rows.append((stagerun, "finetuning_loss_drop_nats", first.get(stagerun, np.nan) - final))
         rows.append((stagerun, "held_out_rise_nats", nats[stagerun] - nats[parent]))
     return pd.DataFrame(rows, columns=["stagerun", "outcome", "value"]).astype({"value": float})
 

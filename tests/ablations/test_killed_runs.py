@@ -255,6 +255,34 @@ def test_children_of_other_parameters_are_trained_again(finished: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_a_member_that_diverges_ends_where_it_stopped_and_its_company_goes_on(
+    finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    text = TINY.read_text().replace("0.003", "%RATE").replace("SEED = 0\n", "SEED = 0\nRATE = 0.003\n")
+    axes = text[text.index("    {'ARM': ['base']") : text.index("]\nAblation.contrasts")]
+    text = text.replace(
+        axes, "    {'ARM': ['base'], 'RATIO': [0.0], 'RATE': [0.003, 1e30], 'SFT_TOKENS': [0, 4096]},\n"
+    )
+    text = text[: text.index("Ablation.contrasts")] + text[text.index("Run.model") :]
+    file = tmp_path / "diverging.gin"
+    file.write_text(text.replace("Ablation.control = {'ARM': 'neutral'}\n", ""))
+    often = ("run", str(file), "--set", "CHECKPOINT_SECONDS=0.0")
+    when = "caml.training.checkpoints:Checkpoints._retire:4:after"
+    assert run(dying(when, "KILL", *often), tmp_path, cache).returncode == -signal.SIGKILL
+    done = run(command(*often), tmp_path, cache)
+    assert done.returncode == 0 and "goes on from step 64" in done.stderr, done.stderr
+    stageruns = tables(tmp_path / "runs")["stageruns"]
+    roots = stageruns[stageruns["stage"] == "pretrain"].set_index("diverged")
+    assert roots.loc[False, "steps"] == 96 and 0 < roots.loc[True, "steps"] < 64
+    metrics = tables(tmp_path / "runs")["metrics"]
+    assert metrics.groupby("stagerun")["step"].max()[roots.loc[True, "stagerun"]] == roots.loc[True, "steps"]
+    assert metrics["loss"].notna().all()
+    healthy = parameters(tmp_path / "runs")
+    same = [name for name in healthy if healthy[name] == parameters(finished / "runs").get(name)]
+    assert len(same) == 1 and same[0].startswith("pretrain-base")
+
+
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_keeps_what_was_finished(
     finished: Path, tmp_path: Path, cache: Path
 ) -> None:
