@@ -105,9 +105,11 @@ def decode(segment: Segment, data: bytes) -> Content | None:
     except ValueError:
         return None
     table = table.replace_schema_metadata(None)
-    if marks.get(b"caml.digest") != _digest(table, segment.begin, segment.end, written).encode():
+    try:
+        found = _digest(table, segment.begin, segment.end, written)
+    except (pa.ArrowException, ValueError):  # text that is no UTF-8
         return None
-    return Content(table, written)
+    return Content(table, written) if marks.get(b"caml.digest") == found.encode() else None
 
 
 def _plain(name: str, values: Sequence | np.ndarray) -> np.ndarray | list[str]:
@@ -126,7 +128,7 @@ def _digest(table: pa.Table, begin: int, end: int, written: int) -> str:
     for name, column in zip(table.column_names, table.columns, strict=True):
         digest.update(f"\n{name}:{column.type}:{column.null_count}\n".encode())
         if pa.types.is_string(column.type):
-            digest.update("\0".join(column.to_pylist()).encode())
+            digest.update("\0".join(map(str, column.to_pylist())).encode())
         else:
             digest.update(column.to_numpy().tobytes())
     return digest.hexdigest()
