@@ -51,7 +51,8 @@ class Outcome:
 def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | None = None) -> Outcome:
     """Train, evaluate, mirror, analyse and report whatever of the ablation is missing.
 
-    `only` names one cell: it is trained and evaluated, and nothing is reported. Raises UserError before
+    `only` names one cell: it is trained and evaluated, and nothing is reported, as where a setting of an axis
+    macro leaves only a part of the grid. Raises UserError before
     anything is written, Failure for what breaks, `Stopped` where `stop` was set.
     """
     began = time.monotonic()
@@ -79,8 +80,12 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     statement = statement_of(
         ablation.contrasts, ablation.axes, ablation.control, evaluation, grid[0].run.probes.gate
     )
-    if only:
-        headline, report = [f"{only} is trained and scored"], where.ledger.folder(stageruns[-1].name)
+    if only or loaded.restrictions:
+        # A part of the grid has no controls, or fewer seeds: the report is of all of it.
+        headline = [
+            f"{len(wanted)} cells of the grid are trained and scored; the report is of the whole grid"
+        ]
+        report = where.ledger.folder(stageruns[-1].name)
     else:
         headline, report = reporting.report(
             where, ablation, grid, statement, evaluation, progress, bool(missing)

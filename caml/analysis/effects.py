@@ -139,7 +139,7 @@ def resolve(tables: Tables, contrast: Contrast) -> Comparison:
 
 def _against_control(cells: pd.DataFrame, axes: list[str], control: dict[str, Any]) -> list[Comparison]:
     rest = [axis for axis in axes if axis != "SEED"]
-    groups = dict(iter(cells.groupby(rest, sort=True, dropna=False)))
+    groups = _by_axes(cells, rest)
     out, done = [], set()
     for key, treated in groups.items():
         wanted = tuple(control.get(axis, value) for axis, value in zip(rest, key, strict=True))
@@ -158,12 +158,17 @@ def _against_control(cells: pd.DataFrame, axes: list[str], control: dict[str, An
 
 def _alone(cells: pd.DataFrame, axes: list[str]) -> list[Comparison]:
     out, done = [], set()
-    for _, group in cells.groupby([axis for axis in axes if axis != "SEED"], sort=True, dropna=False):
+    for group in _by_axes(cells, [axis for axis in axes if axis != "SEED"]).values():
         runs = tuple(sorted(group["stagerun"]))
         if runs not in done:
             done.add(runs)
             out.append(_comparison(None, group, None, "", {}, None))
     return out
+
+
+def _by_axes(cells: pd.DataFrame, axes: list[str]) -> dict[tuple, pd.DataFrame]:
+    """The cells that are equal in `axes`, by their values there; all of them where there are no axes."""
+    return dict(iter(cells.groupby(axes, sort=True, dropna=False))) if axes else {(): cells}
 
 
 def _comparison(

@@ -177,3 +177,14 @@ def test_the_notes_of_the_mirror_may_be_lost(copy: Path) -> None:
     json.loads(file.read_text())
     file.write_text(file.read_text()[:-20])
     assert not Notes(ledger, "http://nowhere", "caml/tiny").has(name)
+
+
+@pytest.mark.slow
+def test_a_part_of_the_grid_is_trained_without_a_report_of_its_own(copy: Path, cache: Path) -> None:
+    shutil.rmtree(next(copy.glob("ledger/sft-compassion*seed0*")))
+    before = stamps(copy / "tiny")
+    done = run(command("run", str(TINY), "--set", "ARM=compassion"), copy.parent, cache)
+    assert done.returncode == 0 and done.stdout.startswith("1 StageRuns trained or scored"), done.stderr
+    assert "4 cells of the grid" in done.stdout
+    after = {name: stamp for name, stamp in stamps(copy / "tiny").items() if not name.startswith("cells/")}
+    assert after == {name: stamp for name, stamp in before.items() if not name.startswith("cells/")}
