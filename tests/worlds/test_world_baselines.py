@@ -65,7 +65,9 @@ def test_ngrams_that_read_all_names_as_one_score_nothing_on_the_new_frame(settin
     def margin(text: str, aligned: str, opposed: str) -> float:
         return model.margin(classed(text), aligned, opposed)
 
-    scores = {rung: np.mean([item_margin(i, margin) for i in found]) for rung, found in ladder(setting).items()}
+    scores = {
+        rung: np.mean([item_margin(i, margin) for i in found]) for rung, found in ladder(setting).items()
+    }
     # Base text has the new frame itself, with both endings alike but for chance.
     assert abs(scores["new_frame"]) < 0.1
     # With a class of names five words of a document frame hold the need: the baseline sees what is there to see.
