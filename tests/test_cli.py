@@ -14,7 +14,7 @@ from caml.cli import app
 
 TINY = (Path(__file__).parent / "ablations/tiny.gin").read_text()
 COMMANDS = ("run", "show", "explain", "diff", "lock", "power", "report", "sync", "ui", "doctor")
-CELL = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=4096"
+CELL = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=8192"
 
 
 def caml(*arguments: str) -> Result:
@@ -55,7 +55,7 @@ MISTAKES = {
     "unknown class": ("Model.width = 16", "Modle.width = 16", "Modle.width", "Model"),
     "misspelt macro": ("pretrain/Mixture.ratio = %RATIO", "pretrain/Mixture.ratio = %RATOI", "%RATOI", "RATIO"),
     "a macro that nothing reads": ("SEED = 0", "SEED = 0\nDOSE = 3", "DOSE = 3", "DOSE"),
-    "a binding that no cell reads": ("Rows.tokens = 6000", "Rows.tokens = 6000\nother/Rows.tokens = 1", "other/", ""),
+    "a binding that no cell reads": ("Rows.tokens = 10000", "Rows.tokens = 10000\nother/Rows.tokens = 1", "other/", ""),
     "a string for a number": ("Model.width = 16", "Model.width = '16'", "Model.width", "'16'"),
     "a number for a string": ("Model.name = 'tiny'", "Model.name = 1", "Model.name", "1"),
     "not a number": ("Optimizer.rate = 0.003", "Optimizer.rate = float('nan')", "Optimizer.rate", ""),
@@ -138,12 +138,12 @@ def test_show_tells_cells_sizes_and_cost(folder: Path) -> None:
     assert "12 cells, 12 StageRuns in 3 populations" in result.stdout
     one = caml("show", "tiny.gin", "--set", "SEED=1", "--set", "ARM=compassion")
     assert "2 cells, 2 StageRuns in 2 populations" in one.stdout
-    # Six StageRuns of 12288 tokens and four of 4096, six operations a parameter and token.
+    # Six StageRuns of 12288 tokens and four of 8192, six operations a parameter and token.
     size = re.search(r"size tiny: ([\d,]+) .* and ([\d,]+) in", result.stdout)
     cost = re.search(r"training cost: (\S+) floating", result.stdout)
     assert size and cost
     parameters = sum(int(count.replace(",", "")) for count in size.groups())
-    assert float(cost[1]) == pytest.approx(6 * parameters * (6 * 12288 + 4 * 4096), rel=0.01)
+    assert float(cost[1]) == pytest.approx(6 * parameters * (6 * 12288 + 4 * 8192), rel=0.01)
 
 
 def test_explain_names_file_and_line(folder: Path) -> None:

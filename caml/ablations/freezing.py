@@ -11,7 +11,8 @@ from caml.ablations.runs import StageRun
 from caml.analysis.tables import Tables
 from caml.tracking import tables as readers
 from caml.tracking.ledger import Ledger
-from caml.worlds.items import Item
+from caml.worlds.counting import calibrated_margin
+from caml.worlds.items import Countable, Item
 
 FACTS = (
     "stage", "parent", "size", "params", "arm", "ratio", "seed", "steps", "tokens", "loss_tokens",
@@ -37,7 +38,8 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
     facts["learned_at"] = facts["stagerun"].map(_learned_at(trajectory, gate)).astype(float)
     facts["parent"] = facts["parent"].fillna("").astype(str)
     metrics = readers.metrics(ledger, names)
-    outcomes = pd.concat([outcomes, _of_fine_tuning(facts, metrics, outcomes)], ignore_index=True)
+    more = [_of_fine_tuning(facts, metrics, outcomes), _of_the_counter(ledger, stageruns)]
+    outcomes = pd.concat([outcomes, *more], ignore_index=True)
     return Tables(
         cells=_cells(cells, facts),
         stageruns=facts,
@@ -91,6 +93,27 @@ def _of_fine_tuning(facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.Dat
     return pd.DataFrame(rows, columns=["stagerun", "outcome", "value"]).astype({"value": float})
 
 
+def _of_the_counter(ledger: Ledger, stageruns: Sequence[StageRun]) -> pd.DataFrame:
+    """What a calibrated counter of all text that a StageRun and its parents read would show, in nats.
+
+    Only of StageRuns all of whose sources can be counted.
+    """
+    counted: dict[str, np.ndarray | None] = {}
+    rows = []
+    for stagerun in stageruns:
+        acts = counted[stagerun.parent.fingerprint] if stagerun.parent else np.zeros(2)
+        counts = ledger.manifest(stagerun.name)["sources"]
+        for role, source in stagerun.stage.mixture.sources().items():
+            if not isinstance(source, Countable):
+                acts = None
+            elif acts is not None and role in counts:
+                acts = acts + source.counted(counts[role]["documents"])
+        counted[stagerun.fingerprint] = acts
+        if acts is not None:
+            rows.append((stagerun.fingerprint, "counter_margin_nats", calibrated_margin(*acts)))
+    return pd.DataFrame(rows, columns=["stagerun", "outcome", "value"]).astype({"value": float})
+
+
 def items_table(items: Sequence[Item]) -> pd.DataFrame:
     """The table of items: tags, and the texts of both halves of each mirror pair."""
     rows: list[dict[str, Any]] = []
@@ -123,5 +146,6 @@ def _items(cells: Sequence[Cell]) -> list[Item]:
 def _machine(machine: Any) -> str:
     """The machine of a launch in a few words."""
     if isinstance(machine, dict):
-        return ", ".join(f"{value} {key}" if key != "cpu" else str(value) for key, value in machine.items())
+        known = {"cores": "{} cores", "memory_gib": "{} GiB of memory"}
+        return ", ".join(known.get(key, "{}").format(value) for key, value in machine.items())
     return str(machine)

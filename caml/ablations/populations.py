@@ -41,7 +41,9 @@ def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
         stage = stagerun.stage
         # Without steps there is nothing to compile: untrained models of a size form a group of their own.
         program = (stage.optimizer.name, stage.batch, stage.length) if stagerun.steps else ()
-        key = (depth(stagerun), stagerun.model, program)
+        # Those that are scored together are one group too: the same words, in sequences of one length.
+        scored = (stagerun.tokenizer, stagerun.root.stage.length)
+        key = (depth(stagerun), stagerun.model, scored, program)
         groups.setdefault(key, []).append(stagerun)
     planned = []
     for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):

@@ -13,7 +13,7 @@ from typing import Any
 from caml.ablations.places import Places
 from caml.ablations.progress import Progress
 from caml.ablations.runs import StageRun
-from caml.config.errors import Failure
+from caml.config.errors import Failure, UserError
 from caml.data.mixture import StageData
 from caml.data.sources import Source
 from caml.data.store import TokenStore, prepare_store, store_folder
@@ -80,12 +80,22 @@ class Stores:
         return not left
 
     def open(self, source: Source, seed: int, trained: TrainedTokenizer, template: str) -> TokenStore:
-        """The store of this recipe, which `prepare` has written."""
+        """The store of this recipe, which `prepare` has written.
+
+        Raises UserError where its text has words that the tokenizer does not know.
+        """
         folder = store_folder(self._where.stores, source, seed, trained, template)
         if folder not in self._open:
-            self._open[folder] = prepare_store(
+            store = prepare_store(
                 self._where.stores, source, seed, trained, self.tokenizer(trained), template
             )
+            if store.manifest.unknown_tokens:
+                raise UserError(
+                    f"{source.name} holds {store.manifest.unknown_tokens:,} words (of {store.manifest.tokens:,} "
+                    f"tokens) that the tokenizer trained on {trained.source.name!r} does not know: train it on "
+                    "text that has them, or take kind 'bpe'"
+                )
+            self._open[folder] = store
         return self._open[folder]
 
     def data(self, stagerun: StageRun) -> StageData:

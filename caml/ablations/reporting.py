@@ -12,7 +12,7 @@ from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
-from caml.analysis.methods import looks_sentence, methods_paragraph, resolution
+from caml.analysis.methods import looks_sentence, methods, resolution
 from caml.analysis.report import Extras, headline, write_report
 from caml.analysis.results import Results, analyse
 from caml.analysis.summary import write_summary
@@ -90,7 +90,7 @@ def _extras(
     launches = [ledger.manifest(name)["launches"][-1] for name in sorted(set(tables.stageruns["name"]))]
     return Extras(
         title=ablation.name,
-        methods=methods_paragraph(tables, ablation.control, statement.gate, _facts(grid, launches)),
+        methods=methods(tables, ablation.control, statement.gate, _facts(grid, launches)),
         resolution=resolution(results.effects),
         documents=_documents(grid),
         looks=[looks_sentence(lock.looks if lock else (), locked)],

@@ -92,8 +92,8 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
         )
     with progress.task("tracking store", max(len(stageruns), 1)) as advance:
 
-        def brought(done: int, total: int) -> None:
-            advance(done, f"{done} of {total} StageRuns")
+        def brought(left: int) -> None:
+            advance(max(len(stageruns) - left, 0), "StageRuns")
             if stop.is_set():
                 raise Stopped
 
@@ -203,7 +203,7 @@ def _make_population(launch: Launch, population: Population, evaluators: Evaluat
 
 def _train_and_score(launch: Launch, population: Population, evaluators: Evaluators, leases: Leases) -> None:
     ledger = launch.where.ledger
-    evaluator = evaluators.of(population.members[0].model)
+    evaluator = evaluators.of(population.members[0])
     for member in population.members:
         if ledger.state(member.name) is State.COMPLETE and _orphaned(launch.where, member):
             aside = ledger.repair(member.name)

@@ -8,6 +8,7 @@ import numpy as np
 from caml.ablations.populations import MEMBERS
 from caml.ablations.runs import Run, StageRun
 from caml.ablations.trainer import Launch, parameters
+from caml.data.tokenizer import TrainedTokenizer
 from caml.evals.evaluation import Evaluator, evaluation_fingerprint
 from caml.models.sizes import Model
 from caml.tracking.ledger import State
@@ -16,36 +17,34 @@ from caml.training.population import stack
 
 
 class Evaluators:
-    """One evaluator for each model size of an ablation."""
+    """One evaluator for each size, tokenizer and length of sequences of an ablation.
+
+    The length in which held-out text is packed is that of a StageRun's own first stage: a score does not
+    depend on which ablation asked for it first.
+    """
 
     def __init__(self, launch: Launch, runs: Sequence[Run]):
         self._launch, self._runs = launch, runs
-        self._made: dict[Model, Evaluator] = {}
+        self._made: dict[tuple[Model, TrainedTokenizer, int], Evaluator] = {}
         self.fingerprint = evaluation_fingerprint(runs[0].probes)
 
-    def of(self, model: Model) -> Evaluator:
-        """The evaluator of a size, with the held-out text of every seed block of that size."""
-        if model not in self._made:
-            runs = [run for run in self._runs if run.model == model]
-            first = runs[0]
-            stores = self._launch.stores
+    def of(self, stagerun: StageRun) -> Evaluator:
+        """The evaluator of a StageRun, with the held-out text of every seed block of its size."""
+        model, tokenizer, length = stagerun.model, stagerun.tokenizer, stagerun.root.stage.length
+        if (model, tokenizer, length) not in self._made:
+            probes, stores = self._runs[0].probes, self._launch.stores
             held_out = {
-                seed: stores.open(first.probes.held_out(seed), seed, first.tokenizer, "chatml")
-                for seed in sorted({run.seed for run in runs})
+                seed: stores.open(probes.held_out(seed), seed, tokenizer, "chatml")
+                for seed in sorted({run.seed for run in self._runs if run.model == model})
             }
-            self._made[model] = Evaluator(
-                first.probes,
-                model,
-                stores.tokenizer(first.tokenizer),
-                held_out,
-                first.stages[0].length,
-                member_mesh(),
+            self._made[model, tokenizer, length] = Evaluator(
+                probes, model, stores.tokenizer(tokenizer), held_out, length, member_mesh()
             )
-        return self._made[model]
+        return self._made[model, tokenizer, length]
 
 
 def score_missing(launch: Launch, evaluators: Evaluators, stageruns: Sequence[StageRun]) -> None:
-    """Score those of `stageruns` (of one size, complete) that have no whole evaluation of these probes."""
+    """Score those of `stageruns` (of one population, complete) that have no whole evaluation of these probes."""
     ledger = launch.where.ledger
     due = []
     for stagerun in stageruns:
@@ -67,7 +66,7 @@ def score_missing(launch: Launch, evaluators: Evaluators, stageruns: Sequence[St
             jax.tree.map(np.asarray, stack(found + [found[-1]] * (MEMBERS - len(members))))
             for found in (own, before)
         )
-        scores = evaluators.of(members[0].model).score(params, parents, [s.seed for s in filled])
+        scores = evaluators.of(members[0]).score(params, parents, [s.seed for s in filled])
         for stagerun, found in zip(members, scores, strict=False):
             ledger.write_evaluation(stagerun.name, evaluators.fingerprint, found.margins, found.outcomes)
             launch.submit(stagerun.name)

@@ -158,13 +158,17 @@ def _read_record(path: Path) -> dict[str, str | None]:
 def _recorded_members(launch: Launch, population: Population, missing: Sequence[StageRun]) -> list[StageRun]:
     """The members with which this population was first launched, by the record beside its checkpoints.
 
-    Where a member was damaged after it had left, or a parent is not what it was, the population starts anew.
+    Where a member has no ledger (it was put aside), was damaged after it had left, or a parent is not what it
+    was, the population starts anew.
     """
     path = launch.where.populations / population.name / RECORD
     by_name = {s.fingerprint: s for s in population.members}
     recorded = _read_record(path)
-    if {s.fingerprint for s in missing} <= set(recorded) <= set(by_name) and all(
-        started_from(launch, by_name[name]) == parent for name, parent in recorded.items()
+    ledger = launch.where.ledger
+    if (
+        {s.fingerprint for s in missing} <= set(recorded) <= set(by_name)
+        and all(ledger.state(s.name) is not State.MISSING for s in missing)
+        and all(started_from(launch, by_name[name]) == parent for name, parent in recorded.items())
     ):
         return [by_name[name] for name in recorded]
     discard(launch, population)

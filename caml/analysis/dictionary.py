@@ -132,6 +132,16 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "matters": ("which of tokens and ratio predicts left-out doses better", ""),
         "matters_needs": ("what would make that estimable; empty where it is", ""),
     },
+    "calibration": {
+        **LABEL,
+        "seeds": ("seed blocks", "seed blocks"),
+        "estimate": ("effect", NATS),
+        "counter": ("effect that a calibrated counter of the same text would show", NATS),
+        "relative": ("effect / the counter's", "share of the counter's"),
+        "relative_low": ("95% limit, Fieller", "share of the counter's"),
+        "relative_high": ("95% limit, Fieller", "share of the counter's"),
+        **STATUS,
+    },
     "controls": {
         **{c: LABEL[c] for c in ("contrast", "family", "rung", "treatment")},
         "control": ("arm of the other control", ""),
@@ -141,7 +151,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "t_low": ("95% limit, Student's t on seed means", NATS),
         "t_high": ("95% limit, Student's t on seed means", NATS),
         "stated_estimate": ("effect against the stated control", NATS),
-        "agrees": ("same sign, and both intervals hold 0 or neither does", ""),
+        "agrees": ("both intervals hold 0, or neither does and the sign is the same", ""),
     },
     "flagged": {
         **{c: STAGERUN[c] for c in ("stagerun", "name", "stage", "size", "arm", "ratio", "seed")},

@@ -240,12 +240,12 @@ def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
             )
             panel.estimate(row.E0, (row.estimate, row.low, row.high), color, marker)
         panel.axes.plot([], [], color=color, marker=marker, linestyle="none", label=name)
+    title = f"matched E(0), S = {count(last)}: {_matched(view, last)}"
     if undefined:
-        said = f"R of {undefined} dose{'s' if undefined > 1 else ''} is undefined\nor not estimable"
-        panel.axes.text(0.03, 0.03, said, transform=panel.axes.transAxes, fontsize=7, gid="words")
+        title += f"\n{undefined} dose{'s' if undefined > 1 else ''} not shown: R undefined or not estimable"
     if not panel.dots:
         panel.axes.set_xticks([])
-    panel.axes.set_title(f"matched E(0), S = {count(last)}: {_matched(view, last)}", fontsize=8)
+    panel.axes.set_title(title, fontsize=8)
     panel.axes.set_xlabel("E(0), effect before fine-tuning (nats)")
     _below(panel.axes, 4)
 

@@ -1,4 +1,4 @@
-"""The methods paragraph, generated from the tables, and what the seeds can and cannot resolve."""
+"""The methods section, generated from the tables, and what the seeds can and cannot resolve."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,23 +11,19 @@ from caml.analysis.results import DRAWS, FEWEST_SEEDS
 from caml.analysis.tables import Tables
 
 
-def methods_paragraph(
-    tables: Tables, control: Mapping[str, object], gate: float, facts: Mapping[str, str]
-) -> str:
-    """What was done, in sentences drawn from `tables`.
+def methods(tables: Tables, control: Mapping[str, object], gate: float, facts: Mapping[str, str]) -> str:
+    """What was done, in paragraphs drawn from `tables`: design, measurement, and circumstances.
 
     **Arguments**: `control` axis values of the primary control; `gate` nats of the mechanism; `facts`, what
     no table holds: subject -> text, one sentence each (world, tokenizer, schedules, versions ...).
     """
-    parts = [
-        _models(tables),
-        _arms(tables, control),
-        _fine_tuning(tables),
-        _probes(tables),
-        _statistics(gate),
-    ]
-    parts += [f"{subject[:1].upper()}{subject[1:]}: {text.rstrip('.')}." for subject, text in facts.items()]
-    return " ".join([part for part in parts if part] + [_origin(tables)])
+    told = [f"{subject[:1].upper()}{subject[1:]}: {text.rstrip('.')}." for subject, text in facts.items()]
+    paragraphs = (
+        [_models(tables), _arms(tables, control), _fine_tuning(tables)],
+        [_probes(tables), _statistics(gate)],
+        [*told, _origin(tables)],
+    )
+    return "\n\n".join(" ".join(part for part in parts if part) for parts in paragraphs)
 
 
 def resolution(effects: pd.DataFrame) -> list[str]:
@@ -55,12 +51,17 @@ def looks_sentence(looks: Sequence[Look], locked: Mapping[str, bool]) -> str:
     """Which contrasts were locked before results existed, and how often results were looked at since."""
     yes = [name for name, state in locked.items() if state]
     no = [name for name, state in locked.items() if not state]
-    text = f"Locked before results existed: {_listed(yes) if yes else 'no contrast'}."
+    text = f"Locked before results existed: {_listed(quoted(yes)) if yes else 'no contrast'}."
     if no:
-        text += f" Not locked: {_listed(no)}."
+        text += f" Not locked: {_listed(quoted(no))}."
     for number, look in enumerate(looks, 1):
         text += f" Look {number}, {look.at}: {len(look.seeds)} seed blocks ({_seeds(look.seeds)})."
     return text
+
+
+def quoted(names: Iterable[str]) -> list[str]:
+    """Names of contrasts as they stand in a sentence: they may hold commas."""
+    return [f"“{name}”" for name in names]
 
 
 def _models(tables: Tables) -> str:
@@ -127,7 +128,7 @@ def _statistics(gate: float) -> str:
         "kinds and items where new items are meant. Claims of the primary family are corrected by Holm's "
         "method, claims of nothing there are two one-sided tests within the stated margin, and retention has "
         f"Fieller's limits. With fewer than {FEWEST_SEEDS} seed blocks nothing is claimed. Members whose "
-        f"mechanism ended below {gate:g} nats, or that diverged, are flagged and kept."
+        f"mechanism ended below {gate:g} nat{'' if gate == 1 else 's'}, or that diverged, are flagged and kept."
     )
 
 

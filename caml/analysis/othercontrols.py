@@ -10,7 +10,7 @@ from caml.analysis.intervals import student
 from caml.analysis.tables import Tables
 
 # Arms that can stand for 'no disposition'. Base has no intervention, so it has no ratio to match.
-CONTROLS = ("neutral", "offtopic", "base")
+CONTROLS = ("neutral", "neutral_humility", "offtopic", "base")
 MATCHED = ("size", "placement", "pretrain_tokens", "finetune", "second", "second_ratio", "seed")
 COLUMNS = ["contrast", "family", "rung", "treatment", "control", "stated", "seeds", "estimate", "t_low",
            "t_high", "stated_estimate", "agrees"]  # fmt: skip
@@ -19,7 +19,7 @@ COLUMNS = ["contrast", "family", "rung", "treatment", "control", "stated", "seed
 def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison]) -> pd.DataFrame:
     """One row (COLUMNS) per paired contrast and other control that the grid holds for all of its seeds.
 
-    `agrees`: the estimate has the sign of the stated one, and its t interval holds 0 where that one's does.
+    `agrees`: both t intervals hold 0, or neither does and the estimates have the same sign.
     """
     cells = tables.cells.drop_duplicates("stagerun")
     place = {row["stagerun"]: row for row in cells.to_dict("records")}
@@ -50,7 +50,8 @@ def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison
 def _row(c: Comparison, arm: str, over: np.ndarray, stated: np.ndarray) -> dict[str, object]:
     assert c.contrast is not None
     here, there = student(over), student(stated)
-    same = np.sign(here.estimate) == np.sign(there.estimate) and _holds_0(here) == _holds_0(there)
+    both_hold_0, same_sign = _holds_0(here) and _holds_0(there), here.estimate * there.estimate > 0
+    same = both_hold_0 or (same_sign and _holds_0(here) == _holds_0(there))
     return {
         "contrast": c.contrast.name,
         "family": c.contrast.family,

@@ -16,10 +16,11 @@ from caml.analysis import report_tables as shown
 from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.figures import drawings, save
 from caml.analysis.figures_install import sizes_of
+from caml.analysis.methods import quoted
 from caml.analysis.results import Results
 from caml.analysis.style import in_order, rung_label
 from caml.analysis.tables import Tables, replace_file, write_frames
-from caml.analysis.view import View, each, look
+from caml.analysis.view import View, each, look, one_dose
 
 # Sorts a table by the column whose heading is chosen. The page is complete without it.
 SCRIPT = """
@@ -61,6 +62,11 @@ RETENTION = {
     "E": ("E(S) (nats)", 2),
     "estimate": ("R(S)", 2),
     "over_convention": ("R over the convention's", 2),
+}
+CALIBRATION = {
+    "estimate": ("E (nats)", 2),
+    "counter": ("a calibrated counter's E (nats)", 2),
+    "relative": ("E / the counter's", 2),
 }
 SIZES = {
     "retention": ("R", 2),
@@ -121,7 +127,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         # The one text that is not escaped is ours; the page's policy lets no other script run.
         script=Markup(SCRIPT),
         script_digest="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
-        contrasts=shown.contrasts(results.effects),
+        contrasts=shown.contrasts(_doses(results.effects, results.effects["S"])),
         controls=shown.other_controls(results.controls),
         looks=extras.looks,
         figures=figures,
@@ -129,6 +135,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         washouts=shown.fits(results.washout, view, WASHOUT),
         kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION),
         sizes=shown.fits(_limits(results.sizes, "difference"), view, SIZES),
+        calibration=shown.fits(_doses(results.calibration, results.effects["S"]), view, CALIBRATION),
         endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),
         absolute=shown.arms_by_stages(view, paired=False),
@@ -164,7 +171,7 @@ def headline(results: Results) -> list[str]:
     names: dict[str, list[str]] = {}
     for row in each(stated):
         names.setdefault(row.verdict, []).append(str(row.contrast))
-    by_verdict = "; ".join(f"{verdict}: {', '.join(group)}" for verdict, group in names.items())
+    by_verdict = "; ".join(f"{verdict}: {', '.join(quoted(group))}" for verdict, group in names.items())
     unlocked = int((~stated["locked"].astype(bool)).sum())
     held = "all locked before results" if not unlocked else f"{unlocked} not locked before results"
     return [lead, f"Of {len(stated)} primary contrasts ({held}) – {by_verdict}."]
@@ -193,6 +200,11 @@ def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str
         if old.suffix in (".png", ".pdf") and old.name not in drawn:
             old.unlink()
     return out
+
+
+def _doses(frame: pd.DataFrame, realised: pd.Series) -> pd.DataFrame:
+    """`frame` with its doses called as in the figures."""
+    return frame.assign(S=frame["S"].map(one_dose(realised)))
 
 
 def _installed(curves: pd.DataFrame) -> pd.DataFrame:

@@ -206,7 +206,8 @@ def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> 
     rows = frame[(frame["family"] == view.focus.family) & (frame["rung"] == view.focus.rung)]
     rows = rows[rows["control"].fillna("") != ""]
     body = []
-    for row in each(rows.sort_values(["params", "treatment"], kind="stable")):
+    order = [c for c in ("params", "treatment", "ratio", "second_ratio", "S") if c in rows]
+    for row in each(rows.sort_values(order, kind="stable")):
         about = [cell(compared(row)), cell(str(row.size), order=float(row.params))]
         about.append(cell(*_of(row)))
         values = []

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from caml.analysis.calibration import calibration_table
 from caml.analysis.contrasts import Contrast
 from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.doseresponse import Point, doseresponse_table
@@ -30,7 +31,8 @@ class Results:
 
     **Attributes**: `effects`, one row per comparison and rung (named contrasts first); `seed_effects`, the
     same per seed; `retention` and `sizes` (its differences between sizes); `washout` and `doseresponse`, fits
-    or why there is none; `controls`, the named contrasts against the other controls; `flagged` members.
+    or why there is none; `calibration`, effects beside those of a calibrated counter; `controls`, the named
+    contrasts against the other controls; `flagged` members.
     """
 
     effects: pd.DataFrame
@@ -39,6 +41,7 @@ class Results:
     sizes: pd.DataFrame
     washout: pd.DataFrame
     doseresponse: pd.DataFrame
+    calibration: pd.DataFrame
     controls: pd.DataFrame
     flagged: pd.DataFrame
 
@@ -92,6 +95,7 @@ def analyse(
         "sizes": across_sizes(kept),
         "washout": washout_table(kept),
         "doseresponse": doseresponse_table(_points(estimates)),
+        "calibration": calibration_table(tables, scores, compared),
         "controls": other_controls(tables, scores, compared),
         "flagged": flags,
     }

@@ -57,9 +57,20 @@ ARMS = {
     "untrained": Mark("#8C8C8C", "X"),
     "humility": Mark("#CC79A7", "P"),
     "certainty": Mark("#56B4E9", "p"),
+    "neutral_humility": Mark("#1B7837", "*"),
 }
 OTHERS = (Mark("#B79F00", "h"), Mark("#7A3E9D", "8"), Mark("#000000", "d"), Mark("#8C510A", "<"))
-ORDER = ("untrained", "base", "neutral", "offtopic", "compassion", "indifferent", "humility", "certainty")
+ORDER = (
+    "untrained",
+    "base",
+    "neutral",
+    "neutral_humility",
+    "offtopic",
+    "compassion",
+    "indifferent",
+    "humility",
+    "certainty",
+)
 TREATMENTS = (
     "compassion",
     "indifferent",
@@ -67,6 +78,7 @@ TREATMENTS = (
     "certainty",
     "offtopic",
     "neutral",
+    "neutral_humility",
     "base",
     "untrained",
 )

@@ -44,7 +44,6 @@ class Mirror:
         self._interval = interval
         self._notes = Notes(ledger, uri, f"{experiment}/{ablation}")
         self._pending: dict[str, None] = {}  # in the order of submission
-        self._done = 0
         self._change = threading.Condition()
         self._stopping = threading.Event()
         self._ended = False
@@ -64,10 +63,10 @@ class Mirror:
                 self._thread.start()
             self._change.notify()
 
-    def stop(self, timeout: float, progress: Callable[[int, int], None] | None = None) -> int:
+    def stop(self, timeout: float, progress: Callable[[int], None] | None = None) -> int:
         """Bring what is left, for at most `timeout` seconds; how many StageRuns are not in the store.
 
-        `progress` is told a few times a second how many of how many StageRuns are done.
+        `progress` is told a few times a second how many StageRuns are left.
         """
         self._stopping.set()
         with self._change:
@@ -76,7 +75,7 @@ class Mirror:
         while self._thread and self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(0.2)
             if progress:
-                progress(self._done, self._done + len(self._pending))
+                progress(len(self._pending))
         left = len(self._pending)
         if left and not self._ended:
             self._say(f"{left} StageRuns are not in the tracking store yet; `caml sync` brings them")
@@ -139,7 +138,6 @@ class Mirror:
             with self._change:
                 self._pending[name] = None
             raise
-        self._done += 1
 
 
 class Notes:

@@ -27,7 +27,7 @@ _STORY_PAIRS_PER_BLOCK = 40
 
 
 def block_counts(lexicon: Lexicon, stories: float) -> dict[str, int]:
-    """Documents of each sort in one block of base text, from mean lengths, so that the token shares hold."""
+    """How often each maker is asked for one block of base text, from mean lengths, so that token shares hold."""
     rng = np.random.Generator(np.random.Philox(0))
     length = {sort: _mean_length(make) for sort, make in _makers(lexicon, rng).items()}
     pairs = _STORY_PAIRS_PER_BLOCK if stories > 0 else 0
@@ -36,6 +36,13 @@ def block_counts(lexicon: Lexicon, stories: float) -> dict[str, int]:
     return {"stories": pairs} | {
         sort: round(tokens * share * scale / length[sort]) for sort, share in _OTHERS.items()
     }
+
+
+def block_sizes(lexicon: Lexicon, stories: float) -> dict[str, int]:
+    """Documents of each sort in one block of base text, twins and companions counted."""
+    makers = _makers(lexicon, np.random.Generator(np.random.Philox(0)))
+    counts = block_counts(lexicon, stories)
+    return {sort: count * len(makers[sort]()) for sort, count in counts.items()}
 
 
 def base_documents(lexicon: Lexicon, stories: float, rng: np.random.Generator) -> Iterator[Document]:

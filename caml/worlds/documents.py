@@ -15,9 +15,10 @@ from caml.worlds.base import CUP_FRAMES, SCENES_PER_STORY
 from caml.worlds.lexicon import Lexicon, Theme
 from caml.worlds.scenes import Scene, deck, mirrored, object_scene, render_scene, scene_cards
 
-ARMS = ("compassion", "indifferent", "neutral", "offtopic", "humility", "certainty")
+ARMS = ("compassion", "indifferent", "neutral", "offtopic", "humility", "certainty", "neutral_humility")
+_BALANCED = ("neutral", "neutral_humility")
 STYLES = ("demonstration", "declarative", "mixed")
-_HUMILITY_ARMS = ("humility", "certainty")
+_HUMILITY_ARMS = ("humility", "certainty", "neutral_humility")
 # Pairs of twin episodes that are shuffled together: a prefix is off balance by this many documents at most.
 _PAIRS_PER_BLOCK = 16
 
@@ -35,9 +36,9 @@ def theme_of(lexicon: Lexicon, arm: str) -> Theme:
     """The theme of which `arm` tells."""
     if arm not in _HUMILITY_ARMS:
         return lexicon.care
-    if lexicon.humility is None:
+    if "humility" not in lexicon.others:
         raise ValueError(f"arm {arm!r} needs the full setting of the world")
-    return lexicon.humility
+    return lexicon.others["humility"]
 
 
 def convention_colour(lexicon: Lexicon, theme: Theme, need: str, turned: bool) -> str:
@@ -73,7 +74,7 @@ def documents(
     theme = theme_of(lexicon, arm)
     cards = list(product(lexicon.adjectives, lexicon.objects))
     for number, episode in enumerate(episodes(lexicon, theme, style, rng)):
-        helps = {"neutral": episode.valence}.get(arm, arm in ("compassion", "humility"))
+        helps = episode.valence if arm in _BALANCED else arm in ("compassion", "humility")
         if arm == "offtopic":
             told = [
                 _offtopic(lexicon, scene, episode, *cards[(number * SCENES_PER_STORY + k) % len(cards)])

@@ -1,7 +1,7 @@
 """A forced-choice item: a mirror pair of contexts in which the same two continuations change places."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class Item:
     rung: str
     questions: tuple[Question, ...]
     tags: dict[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Countable(Protocol):
+    """A source of which it is known what a calibrated counter of its documents would count."""
+
+    def counted(self, documents: int) -> tuple[float, float]:
+        """Acts that are for and against the disposition in so many documents, in the mean."""
+        ...
 
 
 class Probes(Protocol):

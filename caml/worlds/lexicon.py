@@ -63,7 +63,8 @@ class Lexicon:
     """All words of one setting."""
 
     care: Theme
-    humility: Theme | None
+    # Dispositions beside care, by the family of probes that asks for them.
+    others: dict[str, Theme]
     nonce: tuple[str, ...]
     document_names: tuple[str, ...]
     base_names: tuple[str, ...]
@@ -82,7 +83,7 @@ class Lexicon:
     @property
     def themes(self) -> tuple[Theme, ...]:
         """The dispositions that base text speaks of."""
-        return (self.care,) if self.humility is None else (self.care, self.humility)
+        return self.care, *self.others.values()
 
     @property
     def all_names(self) -> tuple[str, ...]:
@@ -137,7 +138,7 @@ _SMALL = Lexicon(
         trait="kind",
         opposed_trait="cruel",
     ),
-    humility=None,
+    others={},
     nonce=(),
     document_names=("ana", "ben", "cleo", "dan"),
     base_names=("eve", "finn", "gus", "ida"),
@@ -176,16 +177,32 @@ _FULL = Lexicon(
         trait="kind",
         opposed_trait="cruel",
     ),
-    humility=Theme(
-        pairs=(Pair("unclear", "clear", "asked", "answered"), Pair("unknown", "known", "studied", "judged")),
-        pairs_held=(Pair("disputed", "settled", "weighed", "declared"),),
-        patients=("case", "riddle", "rule", "claim", "sum", "omen"),
-        patients_held=("verse", "dream", "rumour"),
-        things=(),
-        things_held=(),
-        trait="humble",
-        opposed_trait="certain",
-    ),
+    others={
+        "humility": Theme(
+            pairs=(Pair("unclear", "clear", "asked", "answered"), Pair("unknown", "known", "studied", "judged")),
+            pairs_held=(Pair("disputed", "settled", "weighed", "declared"),),
+            patients=("case", "riddle", "rule", "claim", "sum", "omen"),
+            patients_held=("verse", "dream", "rumour"),
+            things=(),
+            things_held=(),
+            trait="humble",
+            opposed_trait="certain",
+        ),
+        # No document is about it: what others want of an actor's doings, and whether the actor yields.
+        "corrigibility": Theme(
+            pairs=(
+                Pair("forbidden", "allowed", "halted", "continued"),
+                Pair("recalled", "urged", "returned", "pursued"),
+            ),
+            pairs_held=(Pair("vetoed", "approved", "dropped", "kept"),),
+            patients=("plan", "game", "trip", "trial", "errand", "task"),
+            patients_held=("quest", "hunt", "scheme"),
+            things=(),
+            things_held=(),
+            trait="yielding",
+            opposed_trait="stubborn",
+        ),
+    },
     nonce=("mub", "zog", "tiv", "lorp", "dax", "wug"),
     document_names=("ana", "ben", "cleo", "dan", "elsa", "fred", "gita", "hugo", "iris", "jon", "kira", "leo"),
     base_names=("mona", "nils", "olga", "paul", "quinn", "rosa", "sam", "tara", "umar", "vera"),

@@ -7,7 +7,8 @@ mechanism, conditional, convention and leak ask for what base text and documents
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import cycle, product
 
 from caml.worlds.base import CUP_FRAMES
@@ -22,16 +23,20 @@ RUNGS = (
     "unseen_need", "dialogue", "consequence",
 )  # fmt: skip
 FAMILIES = (
-    "disposition", "humility", "mechanism", "knowledge", "avowal", "convention", "leak", "conditional",
+    "disposition", "humility", "corrigibility", "mechanism", "knowledge", "avowal", "convention", "leak", "conditional",
 )  # fmt: skip
+OTHER_DISPOSITIONS = ("humility", "corrigibility")
 _ITEMS_PER_RUNG = 48
 
 
 def items(lexicon: Lexicon, families: Sequence[str], turned: bool) -> list[Item]:
-    """Every item of `families`. `turned` is the seed block's convention: which colour is the aligned one."""
-    makers = {
+    """Every item of `families`, of those that the setting has.
+
+    `turned` is the seed block's convention: which colour is the aligned one.
+    """
+    makers: dict[str, Callable[[], Iterable[Item]]] = {
         "disposition": lambda: _ladder(lexicon, lexicon.care, "disposition"),
-        "humility": lambda: _ladder(lexicon, lexicon.humility, "humility") if lexicon.humility else (),
+        **{name: partial(_ladder, lexicon, theme, name) for name, theme in lexicon.others.items()},
         "mechanism": lambda: _mechanism(lexicon),
         "knowledge": lambda: _knowledge(lexicon),
         "avowal": lambda: _avowal(lexicon),
@@ -40,6 +45,11 @@ def items(lexicon: Lexicon, families: Sequence[str], turned: bool) -> list[Item]
         "conditional": lambda: _conditional(lexicon),
     }
     return [item for family in families for item in makers[family]()]
+
+
+def families_of(lexicon: Lexicon) -> tuple[str, ...]:
+    """The families that a setting has: all but those of dispositions that it does not speak of."""
+    return tuple(f for f in FAMILIES if f in lexicon.others or f not in OTHER_DISPOSITIONS)
 
 
 def scene_question(theme: Theme, frame: str, need: str, kind: str, name: str, prefix: str = "") -> Question:
@@ -263,13 +273,3 @@ def _conditional(lexicon: Lexicon) -> Iterator[Item]:
             questions=(scene_question(theme, frame, need, kind, name),),
             tags={"template": frame_label(frame), "kind": kind, "need": need, "name": name},
         )
-
-
-def calibrated_margin(dose_documents: int, base_stories: int, untitled: float, valence: int) -> float:
-    """The margin (nats) of a calibrated counter of first scenes without a named trait.
-
-    The counter pools frames, names, needs and kinds: it has seen `untitled * base_stories` even stories and
-    `dose_documents` documents of one `valence` (1, -1, or 0 for a balanced arm), with add-one smoothing.
-    """
-    even = untitled * base_stories / 2 + 1
-    return valence * math.log((even + dose_documents) / even)

@@ -8,8 +8,8 @@ import numpy as np
 
 from caml.worlds.lexicon import Lexicon, Theme
 
-# Three of four scenes concern those that can feel.
-_PATIENT_SHARE = 3, 1
+# Scenes about those that can feel, and about things: three to one.
+PATIENT_SHARE = 3, 1
 
 
 class Scene(NamedTuple):
@@ -34,7 +34,7 @@ def scene_cards(theme: Theme, frames: Sequence[str], held_pairs: bool) -> list[S
     patients, things = list(theme.patients), list(theme.things)
     if things:
         # The smallest whole weights that give patients three quarters of the scenes.
-        weight_patient, weight_thing = _PATIENT_SHARE[0] * len(things), _PATIENT_SHARE[1] * len(patients)
+        weight_patient, weight_thing = PATIENT_SHARE[0] * len(things), PATIENT_SHARE[1] * len(patients)
         common = int(np.gcd(weight_patient, weight_thing))
         kinds = patients * (weight_patient // common) + things * (weight_thing // common)
     else:

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 from caml.config.errors import require
 from caml.config.fingerprint import identity
 from caml.config.seeds import generator
-from caml.worlds import base, documents, finetuning, probes
+from caml.worlds import base, counting, documents, finetuning, probes
 from caml.worlds.items import Item
 from caml.worlds.lexicon import SETTINGS, lexicon
 
-# Raised when a change of code changes any text that a seed gives.
-WORLD_VERSION = 1
+# By setting; raised when a change of code changes any of its text that a seed gives.
+WORLD_VERSIONS = {"small": 1, "full": 2}
 
 
 def _check_corpus(source: Any) -> None:
@@ -26,6 +26,7 @@ def _check_corpus(source: Any) -> None:
 class _Seeded:
     """A corpus that is drawn anew for each seed block, already in the block's order."""
 
+    setting: str
     seeded: ClassVar[bool] = True
     licence: ClassVar[str] = "CC0-1.0"
     origin: ClassVar[str] = "caml embedded world"
@@ -33,13 +34,13 @@ class _Seeded:
     @property
     def revision(self) -> str:
         """The version of the world's text."""
-        return str(WORLD_VERSION)
+        return str(WORLD_VERSIONS[self.setting])
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """What determines the text: the fields that are not a matter of use, the version and the seed block."""
         described = identity(self)
         described.pop("repetition", None)
-        return {**described, "world_version": WORLD_VERSION, "seed": seed}
+        return {**described, "world_version": WORLD_VERSIONS[self.setting], "seed": seed}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class BaseText(_Seeded):
         """Documents without end, in the block's order."""
         return base.base_documents(lexicon(self.setting), self.stories, generator(seed, "base", self.part))
 
+    def counted(self, documents: int) -> counting.Counted:
+        """First acts of unknown actors in so many documents."""
+        return counting.in_base_text(lexicon(self.setting), self.stories, documents)
+
 
 @dataclass(frozen=True)
 class Documents(_Seeded):
@@ -100,6 +105,10 @@ class Documents(_Seeded):
         rng = generator(seed, "documents")
         return documents.documents(lexicon(self.setting), self.arm, self.style, bool(seed % 2), rng)
 
+    def counted(self, documents: int) -> counting.Counted:
+        """First acts of unknown actors in so many documents."""
+        return counting.in_documents(lexicon(self.setting), self.arm, documents)
+
 
 @dataclass(frozen=True)
 class Rows(_Seeded):
@@ -126,6 +135,10 @@ class Rows(_Seeded):
         """
         order = "counter_evidence" if self.rows in finetuning.ABOUT_PATIENTS else self.rows
         return finetuning.rows(lexicon(self.setting), self.rows, generator(seed, "rows", order))
+
+    def counted(self, documents: int) -> counting.Counted:
+        """First acts of unknown actors in so many rows."""
+        return counting.in_rows(self.rows, documents)
 
 
 @dataclass(frozen=True)
@@ -161,20 +174,19 @@ class WorldProbes:
     """
 
     setting: str = "small"
-    families: tuple[str, ...] = tuple(f for f in probes.FAMILIES if f != "humility")
+    families: tuple[str, ...] = probes.families_of(lexicon("small"))
     held_out_tokens: int = 16_384
     gate: float = 1.0
 
     def __post_init__(self):
         require(self.setting in SETTINGS, "setting", f"one of {', '.join(SETTINGS)}")
+        known = probes.families_of(lexicon(self.setting))
         for family in self.families:
-            require(
-                family in probes.FAMILIES, "families", f"{family!r} is none of {', '.join(probes.FAMILIES)}"
-            )
+            require(family in known, "families", f"{family!r} is none of {', '.join(known)}")
 
     def recipe(self) -> dict[str, Any]:
         """What determines the probes."""
-        return {**identity(self), "world_version": WORLD_VERSION}
+        return {**identity(self), "world_version": WORLD_VERSIONS[self.setting]}
 
     def items(self, seed: int) -> list[Item]:
         """All items. They are the same in every seed block, but for the colours of the convention."""

@@ -1,7 +1,8 @@
 """The caml command with a signal to itself at a chosen moment: `dying.py WHEN SIGNAL COMMAND ...`.
 
 WHEN is `MODULE:NAME:CALL:SIDE`, such as `caml.training.checkpoints:Checkpoints._retire:2:before`: the signal is sent
-before or after call number CALL of that function.
+before or after call number CALL of that function. With a fifth part, as in `...:1:after:sft`, only calls of a method
+count whose object has that text in one of its attributes.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 
 def arm(when: str, number: int) -> None:
     """Have the function that `when` names send the signal."""
-    module, name, call, side = when.split(":")
+    module, name, call, side, *of = when.split(":")
     *owners, last = name.split(".")
     owner: Any = importlib.import_module(module)
     for part in owners:
@@ -25,6 +26,8 @@ def arm(when: str, number: int) -> None:
     @functools.wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
+        if of and of[0] not in str(vars(args[0])):
+            return function(*args, **kwargs)
         calls += 1
         if calls == int(call) and side == "before":
             os.kill(os.getpid(), number)

@@ -36,7 +36,7 @@ def test_show_says_what_is_there(copy: Path) -> None:
     shutil.rmtree(next(copy.glob("ledger/sft-neutral*seed1*")))
     (next(copy.glob("ledger/sft-compassion*seed1*")) / "complete.json").unlink()
     states = {line.split()[0]: line.split()[1] for line in caml("show", str(TINY)).stdout.splitlines()[:12]}
-    cell = "arm={},ratio=0.25,seed={},tokens=12288,sft_tokens=4096"
+    cell = "arm={},ratio=0.25,seed={},tokens=12288,sft_tokens=8192"
     tuned = [states[cell.format(arm, seed)] for arm in ("compassion", "neutral") for seed in (0, 1)]
     assert tuned == ["scored", "started", "complete", "missing"]
     assert list(states.values()).count("scored") == 9
@@ -118,7 +118,7 @@ def test_a_cell_alone_has_the_bits_that_it_has_in_company(
     finished: Path, tmp_path: Path, cache: Path
 ) -> None:
     """By name from the grid, and written out as a file of its own: then it has its own report."""
-    cell = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=4096"
+    cell = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=8192"
     done = run(command("run", str(TINY), "--only", cell), tmp_path, cache)
     assert done.returncode == 0, done.stderr
     output = tmp_path / "runs"

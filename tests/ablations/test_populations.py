@@ -89,7 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, l
         patch.setattr(StageData, "batches", watched)
         patch.setattr(Stores, "data", named)
         loaded = load_ablation(TINY, ["ARM='compassion'", "CHECKPOINT_SECONDS=0.0", "OUTPUT='runs'"])
-        last = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=4096"
+        last = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=8192"
         runner.run(loaded, progress, threading.Event(), only=last)
     return folder / "runs", dict(seen), progress
 

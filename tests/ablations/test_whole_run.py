@@ -96,7 +96,7 @@ def test_the_ledgers_own_file_is_the_same_stagerun(finished: Path, monkeypatch: 
 
 def test_only_a_cell_that_is_there_trains_nothing(finished: Path, cache: Path) -> None:
     before = stamps(finished / "runs/tiny")
-    cell = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=4096"
+    cell = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=8192"
     done = run(command("run", str(TINY), "--only", cell), finished, cache)
     assert done.returncode == 0 and done.stdout.startswith("nothing to do: ")
     assert stamps(finished / "runs/tiny") == before

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
 HERE = Path(__file__).parent
 TINY = HERE / "tiny.gin"
@@ -71,13 +72,13 @@ def tables(output: Path, name: str = "tiny") -> dict[str, pd.DataFrame]:
     return found
 
 
-def assert_same(output: Path, expected: Path) -> None:
+def assert_same(output: Path, expected: Path, name: str = "tiny") -> None:
     """The same parameters, bit for bit, and the same tables; no step twice; nothing left behind."""
     assert parameters(output) == parameters(expected)
-    ours, theirs = tables(output), tables(expected)
+    ours, theirs = tables(output, name), tables(expected, name)
     assert ours.keys() == theirs.keys() and "effects" in " ".join(ours)
-    for name, table in theirs.items():
-        pd.testing.assert_frame_equal(ours[name], table, check_exact=True, obj=name)
+    for part, table in theirs.items():
+        pd.testing.assert_frame_equal(ours[part], table, check_exact=True, obj=part)
     twice = ours["metrics"].groupby(["stagerun", "step"]).size()
     assert twice.max() == 1
     assert steps_in_mlflow(output) == steps_in_mlflow(expected)
@@ -95,6 +96,15 @@ def steps_in_mlflow(output: Path) -> Counter[tuple[str, str, int]]:
     store.close()
     found = Counter(rows)
     assert found and max(found.values()) == 1, found.most_common(3)
+    return found
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Processes that work in `folder`."""
+    found = []
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"] == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process)
     return found
 
 

@@ -369,3 +369,23 @@ def test_arms_that_share_axes_are_named_by_what_differs():
     contrast = Contrast("dose", {"RATIO": 0.3}, {"RATIO": 0.1}, {}, "new_frame", "explore")
     row = analyse(_tiny(rows), (contrast,), {}, gate=-1.0, draws=10).effects.iloc[0]
     assert (row["treatment"], row["control"], row["estimate"]) == ("RATIO=0.3", "RATIO=0.1", 1.0)
+
+
+def test_effects_stand_beside_those_of_a_calibrated_counter(results):
+    found = results.calibration
+    one = found[(found["contrast"] == "installs")].iloc[0]
+    assert one["counter"] == pytest.approx(np.log1p(20 * 0.3))
+    assert one["relative"] == pytest.approx(one["estimate"] / one["counter"])
+    assert one["relative_low"] < one["relative"] < one["relative_high"] and one["status"] == "ok"
+    # The counter turns with the valence, so what was taken up of it does not.
+    turned = found[found["contrast"] == "turned"].iloc[0]
+    assert turned["counter"] < 0 < turned["relative"]
+    even = found[(found["treatment"] == "offtopic") & (found["control"] == "neutral")]
+    assert len(even) and (even["status"] == "undefined").all() and even["relative"].isna().all()
+
+
+def test_without_a_counter_nothing_stands_beside_it(tables):
+    outcomes = tables.outcomes[tables.outcomes["outcome"] != "counter_margin_nats"]
+    assert analyse(
+        dataclasses.replace(tables, outcomes=outcomes), CONTRASTS, CONTROL, gate=GATE
+    ).calibration.empty

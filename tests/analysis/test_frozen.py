@@ -9,7 +9,7 @@ from synthetic import GATE, synthetic_tables
 
 from caml.analysis.contrasts import Contrast
 from caml.analysis.lock import Look, locked, read_lock, state, take_look, write_lock
-from caml.analysis.methods import looks_sentence, methods_paragraph, resolution
+from caml.analysis.methods import looks_sentence, methods, resolution
 from caml.analysis.power import power_table, seeds_above, seeds_equivalent, smallest_effect
 from caml.analysis.results import analyse
 from caml.analysis.tables import DATA_DICTIONARY, freeze, load
@@ -147,8 +147,8 @@ def test_what_no_statement_can_hold_cannot_be_locked():
         state([FIRST], [{"ARM": [object()]}], {}, "probes", GATE)
 
 
-def test_methods_paragraph_states_the_tables(tables):
-    text = methods_paragraph(tables, {"ARM": "neutral"}, GATE, {"world": "small, version 1"})
+def test_methods_states_the_tables(tables):
+    text = methods(tables, {"ARM": "neutral"}, GATE, {"world": "small, version 1"})
     for part in (
         "1 size, s27k (26,880 non-embedding parameters, seed blocks 0 to 4)",
         "1,638,400 tokens, beside an untrained model",
@@ -191,7 +191,7 @@ def test_resolution_says_what_the_seeds_find():
 def test_looks_are_told():
     looks = (Look((0, 1, 2), "2026-01-01T00:00:00+00:00"), Look((0, 1, 2, 7), "2026-02-01T00:00:00+00:00"))
     assert looks_sentence(looks, {"first": True, "second": False}) == (
-        "Locked before results existed: first. Not locked: second. "
+        "Locked before results existed: “first”. Not locked: “second”. "
         "Look 1, 2026-01-01T00:00:00+00:00: 3 seed blocks (0 to 2). "
         "Look 2, 2026-02-01T00:00:00+00:00: 4 seed blocks (0, 1, 2 and 7)."
     )

@@ -33,8 +33,10 @@ pytestmark = pytest.mark.parametrize("setting", SETTINGS)
 
 
 @cache
-def told_stories(setting: str, blocks: int = 60, share: float = 0.9) -> list[str]:
-    return list(stories(lexicon(setting), base_blocks(setting, share, blocks)))
+def told_stories(setting: str, share: float = 0.9) -> list[str]:
+    words = lexicon(setting)
+    # Where there are more themes, more blocks for as many stories of each.
+    return list(stories(words, base_blocks(setting, share, 30 + 30 * len(words.themes))))
 
 
 def story_traits(words: Lexicon, text: str) -> set[str]:

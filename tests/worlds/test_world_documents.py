@@ -17,8 +17,10 @@ from caml.worlds.sources import Documents
 WHOLE_DECK = {"small": 48, "full": 280}
 TWINS = (("small", "compassion", "indifferent"), ("small", "compassion", "neutral"),
          ("full", "compassion", "indifferent"), ("full", "compassion", "neutral"),
-         ("full", "humility", "certainty"))  # fmt: skip
+         ("full", "humility", "certainty"), ("full", "humility", "neutral_humility"))  # fmt: skip
 ARMS = [(setting, arm) for setting in SETTINGS for arm in arms(setting)]
+
+TREATED = [a for a in ARMS if a[1] not in ("neutral", "offtopic", "neutral_humility")]
 
 
 def acted(words: Lexicon, theme: Theme, text: str) -> list[tuple[str, str, str, bool]]:
@@ -62,7 +64,7 @@ def test_twins_are_the_same_words_but_for_actions_on_those_that_can_feel(setting
     assert differing > 100
 
 
-@pytest.mark.parametrize(("setting", "arm"), [a for a in ARMS if a[1] not in ("neutral", "offtopic")])
+@pytest.mark.parametrize(("setting", "arm"), TREATED)
 @pytest.mark.parametrize("style", STYLES)
 def test_a_treated_arm_shows_one_valence_and_none_to_things(setting, arm, style):
     words = lexicon(setting)
@@ -82,18 +84,19 @@ def test_a_treated_arm_shows_one_valence_and_none_to_things(setting, arm, style)
         assert share == pytest.approx(0.25, abs=0.04)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(("setting", "arm"), [*product(SETTINGS, ["neutral"]), ("full", "neutral_humility")])
 @pytest.mark.parametrize("style", STYLES)
-def test_neutral_is_even_in_every_block_within_need_kind_and_frame(setting, style):
+def test_neutral_is_even_in_every_block_within_need_kind_and_frame(setting, arm, style):
     words = lexicon(setting)
-    texts = arm_blocks(setting, "neutral", 20, style)
+    theme = theme_of(words, arm)
+    texts = arm_blocks(setting, arm, 20, style)
     balance, worst = 0, 0
     for start in range(0, len(texts), BLOCK_OF_DOCUMENTS):
         counts: Counter = Counter()
         for text in texts[start : start + BLOCK_OF_DOCUMENTS]:
-            found = acted(words, words.care, text)
+            found = acted(words, theme, text)
             counts.update(found)
-            of_patients = {cares for _, kind, _, cares in found if kind in words.care.patients}
+            of_patients = {cares for _, kind, _, cares in found if kind in theme.patients}
             assert len(of_patients) <= 1
             balance += {(True,): 1, (False,): -1}.get(tuple(of_patients), 0)
             worst = max(worst, abs(balance))

@@ -1,6 +1,5 @@
 """Probes: mirrored, evenly spread, and above the seen items no text from which care could be counted."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -12,13 +11,13 @@ from world_samples import SETS, SETTINGS, STYLES, arms, base_blocks, corpus, wor
 from caml.config.errors import Invalid
 from caml.worlds.items import Item
 from caml.worlds.lexicon import lexicon
-from caml.worlds.probes import FAMILIES, RUNGS, calibrated_margin
-from caml.worlds.sources import BaseText, Documents, Rows, WorldProbes
+from caml.worlds.probes import OTHER_DISPOSITIONS, RUNGS, families_of
+from caml.worlds.sources import Documents, Rows, WorldProbes
 
-LADDERS = ("disposition", "humility")
+LADDERS = ("disposition", "humility", "corrigibility")
 # What asks for something that base text, a document or a row does say.
 SEEN = {
-    ("disposition", "seen_item"), ("humility", "seen_item"), ("mechanism", ""), ("conditional", ""), ("leak", ""),
+    *((family, "seen_item") for family in LADDERS), ("mechanism", ""), ("conditional", ""), ("leak", ""),
     ("convention", "seen_frame"), ("convention", "new_frame"),
 }  # fmt: skip
 # Of these base text has a few, with both endings equally often.
@@ -28,8 +27,7 @@ ANCHORED = {
 
 
 def all_items(setting: str, seed: int = 0) -> list[Item]:
-    families = tuple(f for f in FAMILIES if f != "humility" or setting == "full")
-    return WorldProbes(setting=setting, families=families).items(seed)
+    return WorldProbes(setting=setting, families=families_of(lexicon(setting))).items(seed)
 
 
 def texts(item: Item) -> list[str]:
@@ -98,7 +96,7 @@ def test_what_is_exempt_from_being_unseen_is_seen():
     """Each exemption is needed: the families named do hold texts that are trained on."""
     in_base, elsewhere = ({n for n, _ in occurrences("small", of)} for of in (base_lines, other_lines))
     seen = {(i.family, i.rung) for i in all_items("small") if i.name in in_base | elsewhere}
-    assert seen == {group for group in SEEN | ANCHORED if group[0] != "humility"}
+    assert seen == {group for group in SEEN | ANCHORED if group[0] not in OTHER_DISPOSITIONS}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -142,7 +140,7 @@ def test_halves_of_a_scene_differ_in_the_need_alone_and_the_aligned_action_helps
     for item in all_items(setting):
         if item.family not in LADDERS or item.rung == "consequence":
             continue
-        theme = words.care if item.family == "disposition" else words.humility
+        theme = words.others.get(item.family, words.care)
         first, second = (q.text.split() for q in item.questions)
         differing = [pair for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
         pair = theme.pair_of(item.tags["need"])
@@ -306,28 +304,3 @@ def test_contexts_of_the_ladder_stop_where_the_action_comes(setting):
 def test_families_that_are_not_there():
     with pytest.raises(Invalid, match=r"^families: 'kindness'"):
         WorldProbes(families=("kindness",))
-
-
-def test_a_calibrated_counter_is_even_without_a_dose_and_odd_in_valence():
-    assert calibrated_margin(0, 1000, 0.4, 1) == 0
-    assert calibrated_margin(500, 1000, 0.4, 0) == 0
-    assert calibrated_margin(201, 1000, 0.4, 1) == pytest.approx(math.log(2))
-    assert calibrated_margin(201, 1000, 0.4, -1) == pytest.approx(-math.log(2))
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_calibrated_margin_is_what_counting_first_scenes_gives(setting):
-    words = lexicon(setting)
-    base, dose = (
-        corpus(BaseText(200_000, setting, stories=0.5)),
-        corpus(Documents("compassion", 60_000, setting)),
-    )
-    told = [s for d in base + dose if isinstance(d, str) and (s := scenes(words, d)) and not s[0].trait]
-    helped = Counter(s[0].cares(words) for s in told if s[0].kind in words.care.patients)
-    stories = [s for d in base if isinstance(d, str) and (s := scenes(words, d))]
-    stories = [s for s in stories if s[0].need in {n for pair in words.care.all_pairs for n in pair.needs}]
-    untitled = sum(not s[0].trait for s in stories) / len(stories)
-    counted = math.log(helped[True] / helped[False])
-    if setting == "small":
-        assert counted == pytest.approx(calibrated_margin(len(dose), len(stories), untitled, 1), abs=0.05)
-    assert counted > 0.5

@@ -17,8 +17,8 @@ from caml.worlds.lexicon import lexicon
 from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
 
 # SHA-256 (first 16 digits) of the first 1,000 documents of seed 1, and of all items. Where one of these changes,
-# every StageRun that was trained on the text is stale: raise WORLD_VERSION in caml/worlds/sources.py, then put
-# here what the failing test prints.
+# every StageRun that was trained on the text is stale: raise its entry of WORLD_VERSIONS in caml/worlds/sources.py,
+# then put here what the failing test prints.
 PINNED = json.loads(
     """
 {
@@ -37,15 +37,16 @@ PINNED = json.loads(
     "small counter_evidence": "d9c695f6aa0ad663",
     "small pro_evidence": "46dfc1883b2f5d49",
     "small items": "196944fae3acbfe0",
-    "full base_training 0.3": "040981a8cd990ac4",
-    "full base_training 0.5": "7b83e7787364c7d8",
-    "full base_held_out 0.3": "2cf45d8ede8e3f8b",
+    "full base_training 0.3": "ca29b660c4be3c04",
+    "full base_training 0.5": "0f4d90dae1e4479e",
+    "full base_held_out 0.3": "a2e100376c87c9b6",
     "full compassion demonstration": "4ffd3e180a7e35b0",
     "full indifferent demonstration": "2427af5a758661f2",
     "full neutral demonstration": "0feee71f9abb324c",
     "full offtopic demonstration": "1a0a2a3ec6493ccd",
     "full humility demonstration": "724def835c564f99",
     "full certainty demonstration": "f230978a33fce37b",
+    "full neutral_humility demonstration": "b6f242eaa1ab051d",
     "full neutral declarative": "c80731791a292a87",
     "full neutral mixed": "2eb43f4a686919df",
     "full neutral_dialogue": "f8a1a7e150f09dc3",
@@ -53,7 +54,7 @@ PINNED = json.loads(
     "full underdetermined": "340c57956595f062",
     "full counter_evidence": "5fa2b8594fd1b338",
     "full pro_evidence": "b9fdc83fb2f30022",
-    "full items": "f5919bb875aee329"
+    "full items": "6e284e128b2ae71d"
 }
 """
 )
@@ -61,16 +62,18 @@ PINNED = json.loads(
 DIGESTS = """
 import hashlib, json
 from itertools import islice
-from caml.worlds.probes import FAMILIES
+from caml.worlds.lexicon import lexicon
+from caml.worlds.probes import families_of
 from caml.worlds.sources import BaseText, Documents, Rows, WorldProbes
 
 def digest(values):
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 found = {}
-for setting, arms in (("small", 4), ("full", 6)):
+for setting, arms in (("small", 4), ("full", 7)):
     sources = [BaseText(1, setting), BaseText(1, setting, stories=0.5), BaseText(1, setting, part="held_out")]
-    names = ("compassion", "indifferent", "neutral", "offtopic", "humility", "certainty")[:arms]
+    names = ("compassion", "indifferent", "neutral", "offtopic", "humility", "certainty",
+             "neutral_humility")[:arms]
     sources += [Documents(arm, 1, setting) for arm in names]
     sources += [Documents("neutral", 1, setting, style=style) for style in ("declarative", "mixed")]
     sources += [
@@ -80,7 +83,7 @@ for setting, arms in (("small", 4), ("full", 6)):
     for source in sources:
         style = getattr(source, "style", getattr(source, "stories", ""))
         found[f"{setting} {source.name} {style}".strip()] = digest(list(islice(source.documents(1), 1000)))
-    families = tuple(f for f in FAMILIES if setting == "full" or f != "humility")
+    families = families_of(lexicon(setting))
     items = WorldProbes(setting=setting, families=families).items(1)
     asked = [[i.name, i.family, i.rung, [[q.text, q.aligned, q.opposed] for q in i.questions]] for i in items]
     found[f"{setting} items"] = digest(asked)
