@@ -52,7 +52,7 @@ def test_the_tables_hold_every_step_and_probe(finished: Path) -> None:
     steps = found["metrics"].groupby("stagerun")["step"]
     expected = dict(zip(found["stageruns"]["stagerun"], found["stageruns"]["steps"], strict=True))
     trained = {name: count for name, count in expected.items() if count}
-    assert steps.max().to_dict() == trained and set(trained.values()) == {96, 32}
+    assert steps.max().to_dict() == trained and set(trained.values()) == {96, 64}
     assert len(found["margins"]) == 12 * len(found["items"])
     assert set(found["trajectory"]["step"]) == {80}
     # 24 of 96 slots of 4 sequences, of which documents never fill all 32 tokens.
