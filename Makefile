@@ -20,7 +20,8 @@ setup: .venv/ready
 	fi
 	@touch $@
 
-quickstart: setup  ## the main job: train, fine-tune, measure, report
+quickstart: setup  ## the main job: lock the claims, train, fine-tune, measure, report
+	@$(BIN)/caml lock experiments/quickstart/quickstart.gin || true
 	$(BIN)/caml run experiments/quickstart/quickstart.gin
 
 smoke: setup  ## the same path end to end, small

@@ -1,6 +1,6 @@
 """Freezing an ablation's tables, analysing them, and writing its report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
-from caml.analysis.methods import looks_sentence, methods, resolution
-from caml.analysis.report import Extras, headline, write_report
+from caml.analysis.report.methods import looks_sentence, methods, resolution
+from caml.analysis.report.page import Extras, headline, write_report
+from caml.analysis.report.summary import write_summary
 from caml.analysis.results import Results, analyse
-from caml.analysis.summary import write_summary
 from caml.analysis.tables import Tables
 from caml.config.fingerprint import NUMERICS_VERSION
 from caml.data.files import write_text
 from caml.tracking.ledger import Ledger
+from caml.tracking.provenance import provenance
 
 DOCUMENTS_SHOWN = 6
 
@@ -32,12 +33,12 @@ def report(
     evaluation: str,
     progress: Progress,
     changed: bool = True,
-    keep: Path | None = None,
+    keep: tuple[Path, str] | None = None,
 ) -> tuple[list[str], Path]:
     """Freeze, analyse and draw; the headline and the page's path.
 
     Where nothing `changed` since a whole report was written, that one is used. `keep` is a folder for the
-    result in short.
+    result in short, and the command that asked for it.
     """
     page = where.folder / "report" / "index.html"
     kept = where.folder / "headline.txt"
@@ -61,10 +62,14 @@ def report(
         write_text(kept, "\n".join(lines) + "\n")
         write_text(stamp, _stamp(grid, statement))
         if keep is not None:
-            drawn_by = f"caml report {where.name}.gin --keep {keep}"
-            write_summary(keep, results, path.parent, extras.methods, drawn_by)
+            write_summary(keep[0], results, path.parent, extras.methods, keep[1])
         advance(3, str(path))
     return lines, path
+
+
+def _commit(origin: Mapping[str, Any]) -> str:
+    """The commit of a launch, and whether the working tree differed from it."""
+    return f"{origin['commit']}{' (dirty)' if origin['dirty'] else ''}"
 
 
 def _stamp(grid: Sequence[Cell], statement: locks.Statement) -> str:
@@ -87,10 +92,12 @@ def _extras(
     lock: locks.Lock | None,
     locked: dict[str, bool],
 ) -> Extras:
-    launches = [ledger.manifest(name)["launches"][-1] for name in sorted(set(tables.stageruns["name"]))]
+    manifests = [ledger.manifest(name) for name in sorted(set(tables.stageruns["name"]))]
+    launches = [manifest["launches"][-1] for manifest in manifests]
+    here = provenance()
     return Extras(
         title=ablation.name,
-        methods=methods(tables, ablation.control, statement.gate, _facts(grid, launches)),
+        methods=methods(tables, ablation.control, statement.gate, _facts(grid, manifests)),
         resolution=resolution(results.effects),
         documents=_documents(grid),
         looks=[looks_sentence(lock.looks if lock else (), locked)],
@@ -99,9 +106,8 @@ def _extras(
             "StageRuns": f"{len(tables.stageruns)}, by fingerprint in the frozen table stageruns",
             "probes and scorer": statement.probes,
             "grid": statement.grid,
-            "commit": sorted(
-                {f"{launch['commit']}{' (dirty)' if launch['dirty'] else ''}" for launch in launches}
-            ),
+            "commit": sorted({_commit(launch) for launch in launches}),
+            "report drawn at commit": _commit(here),
             "machine": sorted(set(tables.stageruns["machine"])),
             "python": sorted({launch["python"] for launch in launches}),
             "versions": launches[-1]["packages"],
@@ -111,7 +117,7 @@ def _extras(
     )
 
 
-def _facts(grid: Sequence[Cell], launches: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _facts(grid: Sequence[Cell], manifests: Sequence[dict[str, Any]]) -> dict[str, str]:
     """What no table holds, a sentence a subject."""
     run = grid[0].run
     stages = {stage.name: stage for cell in grid for stage in cell.run.stages if stage.steps}
@@ -120,14 +126,25 @@ def _facts(grid: Sequence[Cell], launches: Sequence[dict[str, Any]]) -> dict[str
         f"{stage.batch} sequences of {stage.length} tokens a step"
         for name, stage in stages.items()
     ]
-    packages = launches[-1]["packages"]
+    packages = manifests[-1]["launches"][-1]["packages"]
+    tokens = sum(manifest["tokens"] for manifest in manifests)
     base = run.stages[0].mixture.base
     return {
         "base text": f"{base.origin}, version {base.revision}, {base.licence}",
         "tokenizer": f"{run.tokenizer.kind}, {run.tokenizer.vocabulary} entries, no unknown word in any text",
         "training": "; ".join(schedules),
+        "cost": f"{tokens:,} tokens processed, in {training_time(manifests) / 60:.1f} minutes of training",
         "software": ", ".join(f"{name} {version}" for name, version in packages.items()),
     }
+
+
+def training_time(manifests: Sequence[dict[str, Any]]) -> float:
+    """Seconds in which at least one of the StageRuns was in training, on however many machines."""
+    total, reached = 0.0, 0.0
+    for started, finished in sorted((m["started"], m["finished"]) for m in manifests):
+        total += max(0.0, finished - max(started, reached))
+        reached = max(reached, finished)
+    return total / 1000
 
 
 def _documents(grid: Sequence[Cell]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from caml.analysis import tables as frozen
 from caml.analysis.power import power_table
 from caml.analysis.results import analyse
 from caml.config.errors import UserError
+from caml.config.files import shown
 from caml.config.resolve import Loaded
 from caml.evals.evaluation import evaluation_fingerprint
 from caml.tracking.ledger import State
@@ -55,7 +56,8 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
             f"{missing[0].name}: `caml run {loaded.path}` first"
         )
     make_writable(where)
-    return reporting.report(where, ablation, grid, statement, evaluation, progress, keep=keep)
+    short = (keep, f"caml report {shown(loaded.path)} --keep {shown(keep)}") if keep else None
+    return reporting.report(where, ablation, grid, statement, evaluation, progress, keep=short)
 
 
 def power_lines(loaded: Loaded, effect: float | None) -> list[str]:

@@ -50,7 +50,7 @@ MOMENTS = {
     "evaluation": "caml.tracking.ledger:Ledger.write_evaluation:5:after",
     "in an evaluation": "caml.tracking.ledger:markers.write:12:before",
     "frozen tables": "caml.analysis.tables:replace_file:7:after",
-    "figures": "caml.analysis.figures:save:2:after",
+    "figures": "caml.analysis.figures.drawings:save:2:after",
     "page": "caml.ablations.reporting:headline:1:before",
     "in the making of the tracking store": "pathlib:Path.rename:1:before",
     "at the end": "caml.ablations.runner:Mirror.stop:1:before",
@@ -122,7 +122,7 @@ INTERRUPTIONS = {
     "pretraining": ("caml.ablations.trainer:_LedgerSink.record:3:after", "population 2"),
     "evaluation": ("caml.ablations.scorer:stack:3:before", "population 2"),
     "fine-tuning": ("caml.ablations.trainer:_LedgerSink.record:7:after", "population 3"),
-    "report": ("caml.analysis.figures:save:2:after", "population 3"),
+    "report": ("caml.analysis.figures.drawings:save:2:after", "population 3"),
 }
 
 

@@ -13,13 +13,13 @@ from whole_runs import assert_same, command, dying, environment, processes_in, r
 SMOKE = Path(__file__).parents[2] / "experiments/smoke/smoke.gin"
 KILLS = 20
 
-# Two untrained models, a population of six in 128 steps, one of fourteen in 16 or 32.
+# Two untrained models, a population of six in 8 dispatches, one of twelve in 2.
 MOMENTS = {
-    "pretraining": "caml.ablations.trainer:_LedgerSink.record:9:after",
+    "pretraining": "caml.ablations.trainer:_LedgerSink.record:5:after",
     "in a checkpoint": "caml.training.checkpoints:write_json:2:before",
-    "fine-tuning": "caml.ablations.trainer:_LedgerSink.record:17:after",
+    "fine-tuning": "caml.ablations.trainer:_LedgerSink.record:9:after",
     "evaluation": "caml.tracking.ledger:Ledger.write_evaluation:10:after",
-    "report": "caml.analysis.figures:save:3:after",
+    "report": "caml.analysis.figures.drawings:save:3:after",
 }
 
 

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from studies import CONTROL, full, poor
 
-from caml.analysis.figures import Drawing, drawings, save
-from caml.analysis.figures_install import install, ladder, members
-from caml.analysis.figures_training import side_by_side, trajectories
-from caml.analysis.figures_washout import counter_evidence, retention_by_size, washout
-from caml.analysis.panels import DoseAxis, words
+from caml.analysis.figures.drawings import Drawing, drawings, save
+from caml.analysis.figures.install import install, ladder, members
+from caml.analysis.figures.panels import DoseAxis, words
+from caml.analysis.figures.style import ARMS, count, mark, rung_order, wrapped
+from caml.analysis.figures.training import side_by_side, trajectories
+from caml.analysis.figures.view import View, look, one_dose
+from caml.analysis.figures.washout import counter_evidence, retention_by_size, washout
 from caml.analysis.results import analyse
-from caml.analysis.style import ARMS, count, mark, rung_order, wrapped
-from caml.analysis.view import View, look, one_dose
 
 
 @pytest.fixture(scope="module")

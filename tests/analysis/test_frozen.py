@@ -9,8 +9,8 @@ from synthetic import GATE, synthetic_tables
 
 from caml.analysis.contrasts import Contrast
 from caml.analysis.lock import Look, locked, read_lock, state, take_look, write_lock
-from caml.analysis.methods import looks_sentence, methods, resolution
 from caml.analysis.power import power_table, seeds_above, seeds_equivalent, smallest_effect
+from caml.analysis.report.methods import looks_sentence, methods, resolution
 from caml.analysis.results import analyse
 from caml.analysis.tables import DATA_DICTIONARY, freeze, load
 from caml.config.errors import Failure, UserError

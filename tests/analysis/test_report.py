@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from studies import full, poor
 
-from caml.analysis import report_tables as shown
-from caml.analysis.report import Extras, headline, write_report
+from caml.analysis.figures.view import look
+from caml.analysis.report import tables as shown
+from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.tables import verify
-from caml.analysis.view import look
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png onerror=alert(1)>{{ 7*7 }}"
 

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from caml.analysis.figures_install import size_label, sizes_of
-from caml.analysis.panels import DoseAxis, Panel, grid, handle, legend, level, say, width_of, words
-from caml.analysis.style import (
+from caml.analysis.figures.install import size_label, sizes_of
+from caml.analysis.figures.panels import DoseAxis, Panel, grid, handle, legend, level, say, width_of, words
+from caml.analysis.figures.style import (
     count,
     in_order,
     line_style,
@@ -20,7 +20,7 @@ from caml.analysis.style import (
     tint,
     treatment_order,
 )
-from caml.analysis.view import View, each, t_interval, usual
+from caml.analysis.figures.view import View, each, t_interval, usual
 
 SERIES = ["treatment", "ratio", "placement", "pretrain_tokens"]
 

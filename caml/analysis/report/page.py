@@ -12,15 +12,15 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from caml.analysis import report_tables as shown
 from caml.analysis.dictionary import RESULTS_DICTIONARY
-from caml.analysis.figures import drawings, save
-from caml.analysis.figures_install import sizes_of
-from caml.analysis.methods import quoted
+from caml.analysis.figures.drawings import drawings, save
+from caml.analysis.figures.install import sizes_of
+from caml.analysis.figures.style import in_order, rung_label
+from caml.analysis.figures.view import View, each, look, one_dose
+from caml.analysis.report import tables as shown
+from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
-from caml.analysis.style import in_order, rung_label
 from caml.analysis.tables import Tables, replace_file, write_frames
-from caml.analysis.view import View, each, look, one_dose
 
 # Sorts a table by the column whose heading is chosen. The page is complete without it.
 SCRIPT = """
@@ -116,12 +116,12 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         names = ("cells", "stageruns", "items", "margins", "outcomes", "metrics", "trajectory")
         files += [(name, len(getattr(tables, name)), extras.frozen) for name in names]
     environment = Environment(
-        loader=PackageLoader("caml.analysis", "."),
+        loader=PackageLoader("caml.analysis.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    page = environment.get_template("report.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         title=extras.title,
         headline=headline(results),
         # The one text that is not escaped is ours; the page's policy lets no other script run.
@@ -134,7 +134,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         doseresponse=shown.fits(_installed(results.doseresponse), view, DOSE_RESPONSE),
         washouts=shown.fits(results.washout, view, WASHOUT),
         kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION),
-        sizes=shown.fits(_limits(results.sizes, "difference"), view, SIZES),
+        sizes=shown.fits(_limits(view.sizes, "difference"), view, SIZES),
         calibration=shown.fits(_doses(results.calibration, results.effects["S"]), view, CALIBRATION),
         endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),

@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from caml.analysis.figures_install import AFTER, BEFORE, size_label, sizes_of
-from caml.analysis.panels import Panel, grid, handle, legend, level, say, width_of, words
-from caml.analysis.style import count, in_order, mark, rung_label, styled
-from caml.analysis.view import View, each, t_interval, usual
+from caml.analysis.figures.install import AFTER, BEFORE, size_label, sizes_of
+from caml.analysis.figures.panels import Panel, grid, handle, legend, level, say, width_of, words
+from caml.analysis.figures.style import count, in_order, mark, rung_label, styled
+from caml.analysis.figures.view import View, each, t_interval, usual
 
 # outcome -> the words and the unit on its axis
 OUTCOMES = {

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from caml.analysis.panels import DoseAxis, Panel, grid, handle, legend, level, say, width_of, words
-from caml.analysis.style import (
+from caml.analysis.figures.panels import DoseAxis, Panel, grid, handle, legend, level, say, width_of, words
+from caml.analysis.figures.style import (
     ORDER,
     count,
     mark,
@@ -17,7 +17,7 @@ from caml.analysis.style import (
     styled,
     treatment_order,
 )
-from caml.analysis.view import View, each, t_interval, usual
+from caml.analysis.figures.view import View, each, t_interval, usual
 
 BEFORE, AFTER = "before fine-tuning", "after fine-tuning"
 

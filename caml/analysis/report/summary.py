@@ -3,12 +3,12 @@
 import shutil
 from pathlib import Path
 
-from caml.analysis.report import headline
-from caml.analysis.report_tables import interval, number, probability
+from caml.analysis.figures.style import rung_label
+from caml.analysis.figures.view import each
+from caml.analysis.report.page import headline
+from caml.analysis.report.tables import interval, number, probability
 from caml.analysis.results import Results
-from caml.analysis.style import rung_label
 from caml.analysis.tables import replace_file
-from caml.analysis.view import each
 
 FIGURES = ("install", "washout")
 

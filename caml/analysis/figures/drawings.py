@@ -12,11 +12,11 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from caml.analysis.figures_install import install, ladder, members, sizes_of
-from caml.analysis.figures_training import side_by_side, trajectories
-from caml.analysis.figures_washout import counter_evidence, finetunes, retention_by_size, washout
-from caml.analysis.style import RC, rung_label
-from caml.analysis.view import View
+from caml.analysis.figures.install import install, ladder, members, sizes_of
+from caml.analysis.figures.style import RC, rung_label
+from caml.analysis.figures.training import side_by_side, trajectories
+from caml.analysis.figures.view import View
+from caml.analysis.figures.washout import counter_evidence, finetunes, retention_by_size, washout
 
 DOTS = """
 Small dots are seed blocks, in the order of their seeds; the large marker is their mean and the bar its 95%

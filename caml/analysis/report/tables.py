@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from caml.analysis.style import count, in_order, percent, rung_label, rung_order, treatment_order
-from caml.analysis.view import View, each
+from caml.analysis.figures.style import count, in_order, percent, rung_label, rung_order, treatment_order
+from caml.analysis.figures.view import View, each
 
 MINUS = "−"
 ITEMS_SHOWN = 40  # per rung; all of them are in the CSV file beside the page

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
 
-from caml.analysis.style import DOUBLE, count, styled, wrapped
+from caml.analysis.figures.style import DOUBLE, count, styled, wrapped
 
 # Two slanted strokes: the axis is cut between 0 and its logarithmic part.
 BREAK = Path([(-1, -1), (-0.1, 1), (0.1, -1), (1, 1)], [Path.MOVETO, Path.LINETO, Path.MOVETO, Path.LINETO])

@@ -1,0 +1,1 @@
+"""Figures: what they look at, how they are drawn, and their captions."""
