@@ -152,6 +152,7 @@ def _launch(
         provenance=provenance(),
         configs=configs,
         control=" ".join(str(value) for value in ablation.control.values()),
+        rung=next((contrast.rung for contrast in ablation.contrasts if contrast.primary), None),
         pace=pace(ablation.population, ablation.checkpoint_seconds),
     )
 

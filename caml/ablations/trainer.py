@@ -48,6 +48,7 @@ class Launch:
     provenance: Mapping[str, Any]
     configs: Mapping[str, str]
     control: str
+    rung: str | None
     pace: Pace
 
 
@@ -208,6 +209,7 @@ def _manifest(launch: Launch, stagerun: StageRun, data: StageData | None) -> dic
         "numerics": NUMERICS_VERSION,
         "arm": stagerun.arm,
         "control": launch.control,
+        "rung": launch.rung,
         "ratio": stagerun.ratio,
         "size": stagerun.model.name,
         "params": stagerun.model.parameters(stagerun.tokenizer.vocabulary)[0],

@@ -2,9 +2,12 @@
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from caml.config.errors import Failure
 from caml.tracking.ledger import Ledger, State
@@ -172,9 +175,15 @@ class Uploader:
                 yield f"trajectory/{row['outcome']}", float(row["value"]), content.written, row["step"]
 
     def _scores(self, name: str, manifest: Mapping[str, Any], evaluation: str) -> Iterator[Point]:
-        """The outcomes of an evaluation, at the last step of the StageRun; those not defined are left out."""
+        """The outcomes of an evaluation and the mean margins of its families and rungs, at the last step.
+
+        Those not defined are left out.
+        """
         scores = self._ledger.read_evaluation(name, evaluation)
-        for outcome, value in scores.outcomes.items():
+        found = dict(scores.outcomes)
+        for group, margins in _groups(scores.margins).items():
+            found[f"margin/{group}"] = statistics.fmean(margins)
+        for outcome, value in found.items():
             if not math.isnan(value):
                 yield f"eval/{outcome}", value, scores.written, manifest["steps"]
 
@@ -234,6 +243,16 @@ def unreachable(uri: str, error: Exception) -> Failure:
         f"the tracking store {where(uri)} failed ({shorten(lines[0], 200)}); the ledger has everything, "
         "and `caml sync` brings it once the store is back"
     )
+
+
+def _groups(table: pa.Table) -> dict[str, list[float]]:
+    """Margins (nats) by family and rung, which an item's name begins with: `family/rung/...`."""
+    groups: dict[str, list[float]] = {}
+    for item, margin in zip(table["item"].to_pylist(), table["margin"].to_pylist(), strict=True):
+        family, *rest = item.split("/")
+        if len(rest) > 1:
+            groups.setdefault(f"{family}/{rest[0]}".rstrip("/"), []).append(margin)
+    return groups
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:

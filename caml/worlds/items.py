@@ -25,7 +25,8 @@ class Item:
     """One or two questions (the halves of a mirror pair), scored together: the margin is their mean.
 
     `family` says what is asked (disposition, knowledge, ...), `rung` how far from the documents. `tags` are the
-    entities with which intervals are crossed (template, kind, need, name).
+    entities with which intervals are crossed (template, kind, need, name). `name` begins with the family and
+    the rung, each followed by a slash.
     """
 
     name: str

@@ -60,7 +60,7 @@ class Trainer:
     def evaluate(self, name: str, evaluation: str = EVALUATION) -> None:
         numbers = np.array([0.5, -0.25])
         margins = {
-            "item": ["a", "b"],
+            "item": ["disposition/new_frame/a", "disposition/new_frame/b"],
             "margin": numbers,
             "margin_character": numbers / 10,
             "margin_unconditional": numbers - 1,

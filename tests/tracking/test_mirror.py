@@ -54,6 +54,7 @@ def assert_exactly_once(uri: str, ledger: Ledger, names: list[str]) -> None:
         for evaluation in ledger.evaluations(name):
             assert evaluation == EVALUATION
             wanted["eval/tax_bits_per_byte"] = [(ledger.manifest(name)["steps"], 1.25)]
+            wanted["eval/margin/disposition/new_frame"] = [(ledger.manifest(name)["steps"], 0.125)]
         assert set(run.data.metrics) == set(wanted)
         for key, points in wanted.items():
             history = client.get_metric_history(run.info.run_id, key)
@@ -98,7 +99,7 @@ def test_a_stagerun_becomes_one_run_with_all_that_belongs_to_it(trainer: Trainer
 
 def test_a_second_ablation_extends_the_tag_and_adds_nothing_else(trainer: Trainer, uri: str) -> None:
     trainer.whole("a")
-    assert sync(trainer.ledger, uri, "first", ["a", "missing"]) == Synced(1, 0, 30 * 4 + 3 + 1)
+    assert sync(trainer.ledger, uri, "first", ["a", "missing"]) == Synced(1, 0, 30 * 4 + 3 + 2)
     assert sync(trainer.ledger, uri, "first", ["a"]) == Synced(0, 1, 0)
     assert sync(trainer.ledger, uri, "second", ["a"]) == Synced(1, 0, 0)
     assert sync(trainer.ledger, uri, "second", ["a"]) == Synced(0, 1, 0)
@@ -125,7 +126,7 @@ def test_a_resumed_run_has_no_step_twice(trainer: Trainer, uri: str) -> None:
     trainer.finish("a", 40)
     sync(trainer.ledger, uri, "study", ["a"])
     trainer.evaluate("a")
-    assert sync(trainer.ledger, uri, "study", ["a"]) == Synced(1, 0, 1)
+    assert sync(trainer.ledger, uri, "study", ["a"]) == Synced(1, 0, 2)
     assert_exactly_once(uri, trainer.ledger, ["a"])
     assert runs(uri)["a"].info.status == "FINISHED"
 
@@ -196,7 +197,7 @@ def test_a_store_that_is_gone_is_told_once_and_harms_nothing(
     with pytest.raises(Failure, match="caml sync"):
         sync(trainer.ledger, uri, "study", names)
     monkeypatch.undo()
-    assert sync(trainer.ledger, uri, "study", names) == Synced(4, 1, 4 * (30 * 4 + 3 + 1))
+    assert sync(trainer.ledger, uri, "study", names) == Synced(4, 1, 4 * (30 * 4 + 3 + 2))
     assert_exactly_once(uri, trainer.ledger, names)
 
 
