@@ -82,7 +82,7 @@ def run(
 
     loaded = _load(file, settings)
     prepare_devices()
-    from caml.ablations.runner import Stopped
+    from caml.ablations.progress import Stopped
     from caml.ablations.runner import run as run_ablation
     from caml.console import Console
     from caml.training.stopping import stop_on_signals

@@ -38,6 +38,9 @@ def _packages() -> str:
 
 
 def _devices() -> str:
+    from caml.ablations.machine import prepare_devices
+
+    prepare_devices()
     import jax
 
     return f"{len(jax.devices())} x {jax.devices()[0].device_kind} ({jax.default_backend()})"

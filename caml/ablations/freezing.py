@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from caml.ablations.grid import Cell, cells_table
+from caml.ablations.grid import Cell, used_stageruns
 from caml.ablations.runs import StageRun
 from caml.analysis.tables import Tables
 from caml.tracking import tables as readers
@@ -18,11 +18,6 @@ FACTS = (
     "stage", "parent", "size", "params", "arm", "ratio", "seed", "steps", "tokens", "loss_tokens",
     "dose_tokens", "second_tokens", "final_loss", "diverged", "commit", "dirty", "machine", "numerics",
 )  # fmt: skip
-
-
-def used_stageruns(cells: Sequence[Cell]) -> list[StageRun]:
-    """Every StageRun on the way of a cell, each once, parents first."""
-    return list(dict.fromkeys(s for cell in cells for s in cell.stageruns))
 
 
 def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) -> Tables:
@@ -51,9 +46,37 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
     )
 
 
+def _cells_table(found: Sequence[Cell]) -> pd.DataFrame:
+    """The table `cells`, one row a cell, without what only the data know: `dose_tokens` and `S`."""
+    return pd.DataFrame([_row(cell) for cell in found])
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    first, last = cell.stageruns[0], cell.stageruns[-1]
+    tuned = last.stage.mixture if len(cell.stageruns) > 1 else None
+    second = tuned.second if tuned and tuned.second_ratio > 0 else None
+    return {
+        "cell": cell.id,
+        "stagerun": last.fingerprint,
+        "root": first.fingerprint,
+        "stage": last.stage.name,
+        "size": cell.run.model.name,
+        "params": cell.run.model.parameters(cell.run.tokenizer.vocabulary)[0],
+        "arm": first.arm,
+        "ratio": first.ratio,
+        "placement": cell.run.stages[0].mixture.placement,
+        "pretrain_tokens": first.slots * first.stage.length,
+        "seed": cell.run.seed,
+        "finetune": tuned.base.name if tuned else "none",
+        "second": second.name if second else "none",
+        "second_ratio": tuned.second_ratio if tuned and second else 0.0,
+        **cell.values,
+    }
+
+
 def _cells(cells: Sequence[Cell], facts: pd.DataFrame) -> pd.DataFrame:
     """The table of cells with what only the data know: the realised dose, and S."""
-    table = cells_table(cells)
+    table = _cells_table(cells)
     # Analysis pairs by SEED; of an ablation without that axis, such as a cell alone, there is one seed block.
     if "SEED" not in table:
         table["SEED"] = table["seed"]

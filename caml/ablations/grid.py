@@ -7,8 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
 from caml.ablations import pairing
 from caml.ablations.runs import Ablation, Run, Stage, StageRun, stageruns
 from caml.config import checks
@@ -103,32 +101,9 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else str(value)
 
 
-def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
-    """The table `cells`, one row a cell, without what only the data know: `dose_tokens` and `S`."""
-    return pd.DataFrame([_row(cell) for cell in found])
-
-
-def _row(cell: Cell) -> dict[str, Any]:
-    first, last = cell.stageruns[0], cell.stageruns[-1]
-    tuned = last.stage.mixture if len(cell.stageruns) > 1 else None
-    second = tuned.second if tuned and tuned.second_ratio > 0 else None
-    return {
-        "cell": cell.id,
-        "stagerun": last.fingerprint,
-        "root": first.fingerprint,
-        "stage": last.stage.name,
-        "size": cell.run.model.name,
-        "params": cell.run.model.parameters(cell.run.tokenizer.vocabulary)[0],
-        "arm": first.arm,
-        "ratio": first.ratio,
-        "placement": cell.run.stages[0].mixture.placement,
-        "pretrain_tokens": first.slots * first.stage.length,
-        "seed": cell.run.seed,
-        "finetune": tuned.base.name if tuned else "none",
-        "second": second.name if second else "none",
-        "second_ratio": tuned.second_ratio if tuned and second else 0.0,
-        **cell.values,
-    }
+def used_stageruns(cells: Sequence[Cell]) -> list[StageRun]:
+    """Every StageRun on the way of a cell, each once, parents first."""
+    return list(dict.fromkeys(s for cell in cells for s in cell.stageruns))
 
 
 def _shared_chain(run: Run, shared: dict[str, StageRun]) -> tuple[StageRun, ...]:

@@ -1,17 +1,25 @@
-"""What of this machine a launch uses: devices, and where compiled programs are kept. Runs before jax starts."""
+"""What of this machine a launch uses: devices, and where compiled programs are kept.
+
+Set by environment variables that jax reads when it starts, so that commands that need no jax never load it. What
+the user has set stays.
+"""
 
 import os
 from pathlib import Path
 
+from caml.ablations.populations import MEMBERS
+
+# Products inside a device then run on its own thread: for small models threads that are handed pieces of a
+# product cost more than they bring.
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
 
 def prepare_devices() -> None:
     """Give each core of a machine without accelerator a virtual device, and keep compiled programs on disk."""
-    import jax
-
-    from caml.ablations.populations import MEMBERS
-    from caml.training.mesh import use_cpu_devices
-
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "caml" / "programs"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    use_cpu_devices(min(len(os.sched_getaffinity(0)), MEMBERS))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(len(os.sched_getaffinity(0)), MEMBERS)))
+    flags = os.environ.get("XLA_FLAGS", "")
+    if int(os.environ["JAX_NUM_CPU_DEVICES"]) > 1 and ONE_THREAD not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {ONE_THREAD}".strip()

@@ -7,6 +7,10 @@ from typing import Protocol
 Advance = Callable[[int, str], None]
 
 
+class Stopped(Exception):
+    """The launch was told to stop, and left everything so that the same command goes on."""
+
+
 class Progress(Protocol):
     """Something that shows messages, and tasks that advance."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from caml.ablations import freezing
+from caml.ablations.condition import HEADLINE, PAGE, STAMP, stamp
 from caml.ablations.grid import Cell
 from caml.ablations.places import Places
 from caml.ablations.progress import Progress
@@ -32,23 +33,16 @@ def report(
     statement: locks.Statement,
     evaluation: str,
     progress: Progress,
-    changed: bool = True,
     keep: tuple[Path, str] | None = None,
 ) -> tuple[list[str], Path]:
     """Freeze, analyse and draw; the headline and the page's path.
 
-    Where nothing `changed` since a whole report was written, that one is used. `keep` is a folder for the
-    result in short, and the command that asked for it.
+    `keep` is a folder for the result in short, and the command that asked for it.
     """
-    page = where.folder / "report" / "index.html"
-    kept = where.folder / "headline.txt"
-    if not changed and page.exists() and kept.exists() and _current(where, grid, statement):
-        return kept.read_text().splitlines(), page
-    stamp = where.folder / "reported.txt"
     with progress.task("report", 3) as advance:
         advance(0, "frozen tables")
         # Until the new report is whole there is none.
-        stamp.unlink(missing_ok=True)
+        (where.folder / STAMP).unlink(missing_ok=True)
         tables = freezing.gather(where.ledger, grid, evaluation, statement.gate)
         frozen.freeze(tables, where.folder / "tables")
         advance(1, "effects and intervals")
@@ -57,10 +51,10 @@ def report(
         results = analyse(tables, ablation.contrasts, ablation.control, gate=statement.gate, locked=locked)
         advance(2, "figures and page")
         extras = _extras(where.ledger, ablation, grid, tables, results, statement, lock, locked)
-        path = write_report(where.folder / "report", tables, results, extras)
+        path = write_report((where.folder / PAGE).parent, tables, results, extras)
         lines = headline(results)
-        write_text(kept, "\n".join(lines) + "\n")
-        write_text(stamp, _stamp(grid, statement))
+        write_text(where.folder / HEADLINE, "\n".join(lines) + "\n")
+        write_text(where.folder / STAMP, stamp(grid, statement))
         if keep is not None:
             write_summary(keep[0], results, path.parent, extras.methods, keep[1])
         advance(3, str(path))
@@ -70,16 +64,6 @@ def report(
 def _commit(origin: Mapping[str, Any]) -> str:
     """The commit of a launch, and whether the working tree differed from it."""
     return f"{origin['commit']}{' (dirty)' if origin['dirty'] else ''}"
-
-
-def _stamp(grid: Sequence[Cell], statement: locks.Statement) -> str:
-    """What a report is of: its StageRuns and its statement."""
-    return "\n".join([*sorted({s.fingerprint for c in grid for s in c.stageruns}), repr(statement)])
-
-
-def _current(where: Places, grid: Sequence[Cell], statement: locks.Statement) -> bool:
-    stamp = where.folder / "reported.txt"
-    return stamp.exists() and stamp.read_text() == _stamp(grid, statement)
 
 
 def _extras(

@@ -9,7 +9,8 @@ from caml.ablations.populations import MEMBERS
 from caml.ablations.runs import Run, StageRun
 from caml.ablations.trainer import Launch, parameters
 from caml.data.tokenizer import TrainedTokenizer
-from caml.evals.evaluation import Evaluator, evaluation_fingerprint
+from caml.evals.evaluation import Evaluator
+from caml.evals.identity import evaluation_fingerprint
 from caml.models.sizes import Model
 from caml.tracking.ledger import State
 from caml.training.mesh import member_mesh

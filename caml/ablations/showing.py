@@ -2,13 +2,12 @@
 
 from collections import Counter
 
-from caml.ablations import freezing
-from caml.ablations.grid import cells
+from caml.ablations.grid import cells, used_stageruns
 from caml.ablations.places import places
 from caml.ablations.populations import depth, plan
 from caml.ablations.runs import Ablation
 from caml.config.resolve import Loaded
-from caml.evals.evaluation import evaluation_fingerprint
+from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.ledger import State
 
 
@@ -18,7 +17,7 @@ def shown(loaded: Loaded) -> list[str]:
     grid = cells(loaded)
     where = places(ablation)
     evaluation = evaluation_fingerprint(grid[0].run.probes)
-    stageruns = freezing.used_stageruns(grid)
+    stageruns = used_stageruns(grid)
     states = {s: where.ledger.state(s.name) for s in stageruns}
     scored = {
         s

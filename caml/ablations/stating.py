@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from caml.ablations import freezing, reporting
-from caml.ablations.grid import Cell, cells
+from caml.ablations import reporting
+from caml.ablations.condition import unfinished
+from caml.ablations.grid import Cell, cells, used_stageruns
 from caml.ablations.places import Places, make_writable, places
 from caml.ablations.progress import Progress
-from caml.ablations.runner import unfinished
 from caml.ablations.runs import Ablation
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
@@ -15,7 +15,7 @@ from caml.analysis.results import analyse
 from caml.config.errors import UserError
 from caml.config.files import shown
 from caml.config.resolve import Loaded
-from caml.evals.evaluation import evaluation_fingerprint
+from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.ledger import State
 from caml.tracking.sync import sync
 
@@ -34,7 +34,7 @@ def lock_statement(loaded: Loaded) -> str:
     ablation, grid, where, evaluation, statement = _known(loaded)
     scored = [
         s.name
-        for s in freezing.used_stageruns(grid)
+        for s in used_stageruns(grid)
         if where.ledger.state(s.name) is State.COMPLETE
         and where.ledger.evaluation_state(s.name, evaluation) is State.COMPLETE
     ]
@@ -49,7 +49,7 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
     Raises UserError where something is missing.
     """
     ablation, grid, where, evaluation, statement = _known(loaded)
-    missing = unfinished(where, freezing.used_stageruns(grid), evaluation)
+    missing = unfinished(where, used_stageruns(grid), evaluation)
     if missing:
         raise UserError(
             f"{len(missing)} StageRuns of {ablation.name} are not trained and scored yet, such as "
@@ -78,7 +78,7 @@ def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
 def sync_ablation(loaded: Loaded, progress: Progress) -> str:
     """Bring to the tracking store what it lacks; a sentence on what was done."""
     ablation, grid, where, _, _ = _known(loaded)
-    names = [s.name for s in freezing.used_stageruns(grid)]
+    names = [s.name for s in used_stageruns(grid)]
     with progress.task("tracking store", len(names)) as advance:
         done = sync(
             where.ledger,

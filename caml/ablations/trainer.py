@@ -1,17 +1,15 @@
 """Training one population into the ledger: what each member is, and where its metrics and parameters go."""
 
 import dataclasses
-import json
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from safetensors.numpy import load as parse_parameters
 
+from caml.ablations.inflight import CHECKPOINTS, discard, recorded_members, started_from
 from caml.ablations.places import Places
 from caml.ablations.populations import MEMBERS, Population
 from caml.ablations.prepare import Stores
@@ -19,11 +17,9 @@ from caml.ablations.progress import Advance, Progress
 from caml.ablations.runs import StageRun
 from caml.config.fingerprint import NUMERICS_VERSION
 from caml.config.seeds import derive
-from caml.data.files import write_json
 from caml.data.mixture import StageData
 from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
-from caml.tracking.lease import acquire_all
 from caml.tracking.ledger import State
 from caml.training.checkpoints import save_parameters
 from caml.training.loop import Member, Pace, Parameters, train
@@ -32,8 +28,6 @@ from caml.training.loop import Member, Pace, Parameters, train
 # are matters of record keeping: neither changes a bit of what is trained.
 LOG_STEPS = 8
 OBSERVE_STEPS = 80
-# In the folder of a population in flight.
-RECORD, CHECKPOINTS = "members.json", "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +65,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     if len(untrained) == len(missing):
         return True
     folder = launch.where.populations / population.name
-    members = _recorded_members(launch, population, missing)
+    members = recorded_members(launch.where, population, missing)
     data = {member.name: launch.stores.data(member) for member in members}
     first = members[0]
     with launch.progress.task(
@@ -102,7 +96,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
             launch.progress.say,
         )
     if trained.complete:
-        discard(launch, population)
+        discard(launch.where, population)
     return trained.complete
 
 
@@ -115,67 +109,6 @@ def pace(members: int, checkpoint_seconds: float) -> Pace:
         checkpoint_seconds=checkpoint_seconds,
         observe_steps=OBSERVE_STEPS,
     )
-
-
-def started_from(launch: Launch, stagerun: StageRun) -> str | None:
-    """The digest of the parent's parameters as they are now; None for a first stage."""
-    return launch.where.ledger.params_digest(stagerun.parent.name) if stagerun.parent else None
-
-
-def discard(launch: Launch, population: Population) -> None:
-    """Forget how far the training of `population` has come."""
-    _remove(launch.where.populations / population.name)
-
-
-def discard_finished(where: Places, stageruns: Sequence[StageRun]) -> None:
-    """Remove what populations of nothing but complete `stageruns` left behind.
-
-    A launch may have been killed before it did, or have trained a member in another population.
-    """
-    folders = {s.fingerprint: where.ledger.folder(s.name) for s in stageruns
-               if where.ledger.state(s.name) is State.COMPLETE}  # fmt: skip
-    for record in where.populations.glob(f"*/{RECORD}"):
-        members = _read_record(record)
-        if members and set(members) <= set(folders):
-            with acquire_all([folders[name] for name in members]) as leases:
-                if not leases.refused:
-                    _remove(record.parent)
-
-
-def _remove(folder: Path) -> None:
-    # Its record goes last: what a kill leaves of it is found again.
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _read_record(path: Path) -> dict[str, str | None]:
-    """The members of a population and what they started from; none where there is no record to be read."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return {}
-
-
-def _recorded_members(launch: Launch, population: Population, missing: Sequence[StageRun]) -> list[StageRun]:
-    """The members with which this population was first launched, by the record beside its checkpoints.
-
-    Where a member has no ledger (it was put aside), was damaged after it had left, or a parent is not what it
-    was, the population starts anew.
-    """
-    path = launch.where.populations / population.name / RECORD
-    by_name = {s.fingerprint: s for s in population.members}
-    recorded = _read_record(path)
-    ledger = launch.where.ledger
-    if (
-        {s.fingerprint for s in missing} <= set(recorded) <= set(by_name)
-        and all(ledger.state(s.name) is not State.MISSING for s in missing)
-        and all(started_from(launch, by_name[name]) == parent for name, parent in recorded.items())
-    ):
-        return [by_name[name] for name in recorded]
-    discard(launch, population)
-    trained = [s for s in missing if s.steps]
-    write_json(path, {s.fingerprint: started_from(launch, s) for s in trained})
-    return trained
 
 
 def _write_untrained(launch: Launch, stagerun: StageRun) -> None:
@@ -204,7 +137,7 @@ def _manifest(launch: Launch, stagerun: StageRun, data: StageData | None) -> dic
         "fingerprint": stagerun.fingerprint,
         "stage": stagerun.stage.name,
         "parent": stagerun.parent.fingerprint if stagerun.parent else None,
-        "started_from": started_from(launch, stagerun),
+        "started_from": started_from(launch.where, stagerun),
         "identity": stagerun.history,
         "numerics": NUMERICS_VERSION,
         "arm": stagerun.arm,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from caml.analysis.contrasts import Contrast
-from caml.analysis.tables import replace_file
+from caml.analysis.files import replace_file
 from caml.config.errors import Failure, UserError
 from caml.config.fingerprint import fingerprint, identity
 

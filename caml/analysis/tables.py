@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
 
+from caml.analysis.files import replace_file
 from caml.config.errors import Failure
 
 NATS = "nats"
@@ -219,13 +219,3 @@ def verify(folder: Path) -> dict[str, str]:
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise Failure(f"{path} is not the file that was frozen: freeze the tables again")
     return digests
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` in one step: a reader sees the old content or all of the new."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from caml.config.fingerprint import fingerprint
 from caml.data.mixture import Batch, read_sequences
 from caml.data.store import TokenStore
 from caml.data.tokenizer import SPECIAL_IDS, Tokenizer
@@ -20,16 +19,6 @@ from caml.worlds.items import Item, Probes
 
 # Families that are also scored in mid-training, for curves: the mechanism, and the primary rung.
 MONITORED = (("mechanism", ""), ("disposition", "new_frame"))
-
-
-def evaluation_fingerprint(probes: Probes) -> str:
-    """Digest of what the probes are and how they are scored: evaluations of another one are stale.
-
-    The items of one seed block are digested too, so that a change of code that changes a probe is one of it.
-    """
-    return fingerprint(
-        {"probes": probes.recipe(), "items": probes.items(0), "scorer": scoring.SCORER_VERSION}
-    )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from caml.evals.questions import Rows
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, hidden_states, output_matrix
 
-# Raised when a change of code changes a score: evaluations of an older version are then made again.
-SCORER_VERSION = 2
 # Sequences that go through the model together: small pieces stay in a processor's cache.
 _ROWS_AT_ONCE = 64
 

@@ -13,8 +13,7 @@ from whole_runs import TINY, manifests, parameters
 
 from caml.ablations import runner
 from caml.ablations.catalogue import load_ablation
-from caml.ablations.freezing import used_stageruns
-from caml.ablations.grid import cells
+from caml.ablations.grid import cells, used_stageruns
 from caml.ablations.places import places
 from caml.ablations.populations import depth, plan
 from caml.ablations.prepare import Stores

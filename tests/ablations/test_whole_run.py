@@ -9,10 +9,10 @@ import pytest
 from whole_runs import TINY, command, manifests, parameters, run, stamps, steps_in_mlflow, tables
 
 from caml.ablations.catalogue import load_ablation
+from caml.ablations.condition import unfinished
 from caml.ablations.grid import cells
 from caml.ablations.places import places
-from caml.ablations.runner import unfinished
-from caml.evals.evaluation import evaluation_fingerprint
+from caml.evals.identity import evaluation_fingerprint
 
 
 def test_one_command_goes_from_nothing_to_the_report(finished: Path) -> None:

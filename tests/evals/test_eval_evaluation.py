@@ -9,7 +9,8 @@ from toy_probing import MODEL, WORDS, next_log_probs, parameters, plain_log_prob
 
 from caml.data.store import prepare_store
 from caml.evals import scoring
-from caml.evals.evaluation import Evaluator, evaluation_fingerprint
+from caml.evals.evaluation import Evaluator
+from caml.evals.identity import evaluation_fingerprint
 from caml.training.mesh import member_mesh
 from caml.worlds.items import Item, Question
 from caml.worlds.sources import WorldProbes

@@ -6,20 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import toy_training as toy
 from toy_training import Memory, member, run
 
-from caml.config.errors import Failure
-from caml.training.mesh import use_cpu_devices
-
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from caml.training.mesh import use_cpu_devices
-use_cpu_devices(2)
 from toy_training import Memory, member, run, same
 members = [member(seed, 40) for seed in range(5)]
 sink = Memory()
@@ -36,7 +30,12 @@ def test_two_devices(tmp_path: Path):
     found = json.loads(
         subprocess.run(
             [sys.executable, "-c", PROGRAM, str(tmp_path)],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(toy.__file__).parent)},
+            env=os.environ
+            | {
+                "JAX_PLATFORMS": "cpu",
+                "JAX_NUM_CPU_DEVICES": "2",
+                "PYTHONPATH": str(Path(toy.__file__).parent),
+            },
             check=True,
             capture_output=True,
             text=True,
@@ -47,12 +46,6 @@ def test_two_devices(tmp_path: Path):
     sink = Memory()
     run([member(seed, 40) for seed in range(5)], tmp_path / "here", sink, places=6)
     np.testing.assert_allclose(sink.column("loss"), found["loss"], atol=1e-5)
-
-
-def test_devices_are_set_before_jax_starts():
-    jax.devices()
-    with pytest.raises(Failure, match="before jax starts"):
-        use_cpu_devices(jax.device_count() + 1)
 
 
 def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path):

@@ -17,10 +17,11 @@ from caml.analysis.figures.drawings import drawings, save
 from caml.analysis.figures.install import sizes_of
 from caml.analysis.figures.style import in_order, rung_label
 from caml.analysis.figures.view import View, each, look, one_dose
+from caml.analysis.files import replace_file
 from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
-from caml.analysis.tables import Tables, replace_file, write_frames
+from caml.analysis.tables import Tables, write_frames
 
 # Sorts a table by the column whose heading is chosen. The page is complete without it.
 SCRIPT = """

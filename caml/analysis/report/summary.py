@@ -5,10 +5,10 @@ from pathlib import Path
 
 from caml.analysis.figures.style import rung_label
 from caml.analysis.figures.view import each
+from caml.analysis.files import replace_file
 from caml.analysis.report.page import headline
 from caml.analysis.report.tables import interval, number, probability
 from caml.analysis.results import Results
-from caml.analysis.tables import replace_file
 
 FIGURES = ("install", "washout")
 

@@ -1,0 +1,89 @@
+"""What of an ablation is there already: what is unfinished, what was damaged, and whether its report is current."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from caml.ablations.grid import Cell
+from caml.ablations.places import Places
+from caml.ablations.populations import depth
+from caml.ablations.progress import Progress
+from caml.ablations.runs import StageRun
+from caml.analysis.lock import Statement
+from caml.tracking.lease import acquire_all
+from caml.tracking.ledger import Ledger, State
+from caml.tracking.markers import Damaged
+
+# Below an ablation's folder: the report, its headline, and what it is of, which is written last.
+PAGE, HEADLINE, STAMP = "report/index.html", "headline.txt", "reported.txt"
+
+
+def unfinished(where: Places, stageruns: Sequence[StageRun], evaluation: str) -> list[StageRun]:
+    """Those of `stageruns` that are not trained, not scored, or from other parameters than their parent's."""
+    ledger = where.ledger
+    return [
+        s
+        for s in stageruns
+        if ledger.state(s.name) is not State.COMPLETE
+        or ledger.evaluation_state(s.name, evaluation) is not State.COMPLETE
+        or orphaned(where, s)
+    ]
+
+
+def orphaned(where: Places, stagerun: StageRun) -> bool:
+    """Whether a complete StageRun started from other parameters than its complete parent has now."""
+    ledger, parent = where.ledger, stagerun.parent
+    if parent is None or ledger.state(parent.name) is not State.COMPLETE:
+        return False
+    return ledger.manifest(stagerun.name)["started_from"] != ledger.params_digest(parent.name)
+
+
+def move_damaged_aside(
+    where: Places, stageruns: Sequence[StageRun], evaluation: str, progress: Progress
+) -> None:
+    """Put aside every complete StageRun, or its scores, of which a file was altered: they are made again."""
+    ledger = where.ledger
+    for stagerun in sorted(stageruns, key=depth):
+        name = stagerun.name
+        if ledger.state(name) is State.MISSING:
+            continue
+        for scores in (None, evaluation):
+            if _damage(ledger, name, scores):
+                with acquire_all([ledger.folder(name)]) as leases:
+                    # Whoever has the lease puts it aside: another launch may have done so in the meantime.
+                    damaged = _damage(ledger, name, scores)
+                    if damaged and not leases.refused:
+                        put_aside(ledger, damaged, progress)
+
+
+def _damage(ledger: Ledger, name: str, evaluation: str | None) -> Damaged | None:
+    """What is wrong with a StageRun, or with its scores by `evaluation`, every file read; None if nothing is."""
+    there = ledger.state(name)
+    if evaluation is None:
+        return ledger.damage(name, content=True) if there in (State.COMPLETE, State.DAMAGED) else None
+    if there is not State.COMPLETE or ledger.evaluation_state(name, evaluation) in (
+        State.MISSING,
+        State.STARTED,
+    ):
+        return None
+    return ledger.damage(name, content=True, evaluation=evaluation)
+
+
+def put_aside(ledger: Ledger, damaged: Damaged, progress: Progress) -> None:
+    """Move what was damaged out of the way, and say so."""
+    aside = ledger.repair(damaged.name, damaged.evaluation)
+    progress.say(f"{damaged.file} {damaged.wrong}; moved to {aside}, and it is made again")
+
+
+def kept_report(where: Places, grid: Sequence[Cell], statement: Statement) -> tuple[list[str], Path] | None:
+    """Headline and page of the report that is there; None where there is none of this grid and statement."""
+    page, headline, written = (where.folder / name for name in (PAGE, HEADLINE, STAMP))
+    if not (page.exists() and headline.exists() and written.exists()):
+        return None
+    return (
+        (headline.read_text().splitlines(), page) if written.read_text() == stamp(grid, statement) else None
+    )
+
+
+def stamp(grid: Sequence[Cell], statement: Statement) -> str:
+    """What a report is of: its StageRuns and its statement."""
+    return "\n".join([*sorted({s.fingerprint for c in grid for s in c.stageruns}), repr(statement)])

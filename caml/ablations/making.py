@@ -1,0 +1,136 @@
+"""Making what is missing of an ablation: stores, then population after population, trained and scored."""
+
+import random
+import threading
+from collections.abc import Sequence
+
+from caml.ablations.condition import orphaned, put_aside, unfinished
+from caml.ablations.grid import Cell, stagerun_text, used_stageruns
+from caml.ablations.inflight import discard
+from caml.ablations.places import Places
+from caml.ablations.populations import Population, plan
+from caml.ablations.prepare import Stores, stores_of
+from caml.ablations.progress import Progress, Stopped
+from caml.ablations.runs import Ablation, StageRun
+from caml.ablations.scorer import Evaluators, score_missing
+from caml.ablations.trainer import Launch, pace, train_population
+from caml.data.files import write_text
+from caml.tracking.lease import Leases, acquire_all
+from caml.tracking.ledger import State
+from caml.tracking.markers import Damaged
+from caml.tracking.mirror import Mirror
+from caml.tracking.provenance import provenance
+
+# Seconds between looks at StageRuns that another launch is training.
+WAIT = 2.0
+
+
+def make(
+    ablation: Ablation,
+    grid: Sequence[Cell],
+    wanted: Sequence[StageRun],
+    where: Places,
+    progress: Progress,
+    stop: threading.Event,
+    mirror: Mirror,
+) -> None:
+    """Prepare data, then train and score what is missing of `wanted`, parents before children.
+
+    Populations are planned from the StageRuns of the whole ablation, so that they are the same in each launch.
+    Raises `Stopped` where `stop` was set.
+    """
+    launch = _launch(ablation, grid, where, progress, stop, mirror)
+    populations, asked_for = [], set(wanted)
+    for population in plan(used_stageruns(grid), launch.pace.places):
+        members = tuple(member for member in population.members if member in asked_for)
+        if members:
+            populations.append(Population(members))
+    runs = [cell.run for cell in grid]
+    held_out = {(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs}
+    if not launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress, launch.stop):
+        raise Stopped
+    evaluators = Evaluators(launch, runs)
+    for number, population in enumerate(populations, start=1):
+        first = population.members[0]
+        arms = ", ".join(sorted({member.arm for member in population.members}))
+        launch.progress.say(
+            f"population {number} of {len(populations)}: {first.stage.name}, size {first.model.name}, "
+            f"{len(population.members)} members ({arms}), up to {max(m.steps for m in population.members)} steps"
+        )
+        _make_population(launch, population, evaluators)
+
+
+def _launch(
+    ablation: Ablation,
+    grid: Sequence[Cell],
+    where: Places,
+    progress: Progress,
+    stop: threading.Event,
+    mirror: Mirror,
+) -> Launch:
+    configs = {}
+    for cell in grid:
+        for stagerun in cell.stageruns:
+            if stagerun.fingerprint not in configs:
+                configs[stagerun.fingerprint] = stagerun_text(ablation, stagerun)
+        write_text(where.folder / "cells" / cell.file, cell.text(ablation))
+    return Launch(
+        where=where,
+        stores=Stores(where),
+        progress=progress,
+        stop=stop,
+        submit=mirror.submit,
+        provenance=provenance(),
+        configs=configs,
+        control=" ".join(str(value) for value in ablation.control.values()),
+        rung=next((contrast.rung for contrast in ablation.contrasts if contrast.primary), None),
+        pace=pace(ablation.population, ablation.checkpoint_seconds),
+    )
+
+
+def _make_population(launch: Launch, population: Population, evaluators: Evaluators) -> None:
+    """Train and score one population; StageRuns that another launch holds are waited for, or taken over."""
+    where, members = launch.where, population.members
+    waited = False
+    while unfinished(where, members, evaluators.fingerprint):
+        if launch.stop.is_set():
+            raise Stopped
+        with acquire_all([where.ledger.folder(member.name) for member in members]) as leases:
+            if not leases.refused:
+                _train_and_score(launch, population, evaluators, leases)
+                return
+        if not waited:
+            who = next(iter(leases.refused.values()))
+            launch.progress.say(f"another launch ({who}) is working on this population; waiting for it")
+            waited = True
+        # Not in step with the other launch, or each could for ever find what the other has just taken.
+        launch.stop.wait(WAIT * random.uniform(0.5, 1.5))
+
+
+def _train_and_score(launch: Launch, population: Population, evaluators: Evaluators, leases: Leases) -> None:
+    ledger = launch.where.ledger
+    evaluator = evaluators.of(population.members[0])
+    for member in population.members:
+        if ledger.state(member.name) is State.COMPLETE and orphaned(launch.where, member):
+            aside = ledger.repair(member.name)
+            launch.progress.say(f"the parent of {member.name} has other parameters now; moved to {aside}")
+    sound = {member.name for member in population.members}
+    while True:
+        try:
+            complete = train_population(launch, population, evaluator)
+            break
+        except Damaged as damaged:
+            if damaged.name not in sound:
+                raise
+            # What a kill or a disk left behind is put aside, once. The checkpoints go with it: they are of
+            # steps whose metrics are gone.
+            sound.remove(damaged.name)
+            put_aside(ledger, damaged, launch.progress)
+            discard(launch.where, population)
+    if not complete:
+        raise Stopped
+    for folder in leases.held:
+        leases.check(folder)
+    score_missing(launch, evaluators, population.members)
+    if launch.stop.is_set():
+        raise Stopped
