@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from caml.ablations.grid import Cell
+from caml.ablations.grid import Cell, recipes
 from caml.ablations.places import Places
 from caml.ablations.populations import depth
 from caml.ablations.progress import Progress
-from caml.ablations.runs import StageRun
-from caml.analysis.lock import Statement
+from caml.ablations.runs import Ablation, StageRun
+from caml.analysis.lock import Statement, state
 from caml.tracking.lease import acquire_all
 from caml.tracking.ledger import Ledger, State
 from caml.tracking.markers import Damaged
@@ -72,6 +72,12 @@ def put_aside(ledger: Ledger, damaged: Damaged, progress: Progress) -> None:
     """Move what was damaged out of the way, and say so."""
     aside = ledger.repair(damaged.name, damaged.evaluation)
     progress.say(f"{damaged.file} {damaged.wrong}; moved to {aside}, and it is made again")
+
+
+def statement_of(ablation: Ablation, grid: Sequence[Cell], evaluation: str) -> Statement:
+    """What the ablation states before results exist."""
+    gate = grid[0].run.probes.gate
+    return state(ablation.contrasts, ablation.axes, ablation.control, recipes(grid), evaluation, gate)
 
 
 def kept_report(where: Places, grid: Sequence[Cell], statement: Statement) -> tuple[list[str], Path] | None:

@@ -46,7 +46,7 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
     )
 
 
-def _cells_table(found: Sequence[Cell]) -> pd.DataFrame:
+def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
     """The table `cells`, one row a cell, without what only the data know: `dose_tokens` and `S`."""
     return pd.DataFrame([_row(cell) for cell in found])
 
@@ -76,7 +76,7 @@ def _row(cell: Cell) -> dict[str, Any]:
 
 def _cells(cells: Sequence[Cell], facts: pd.DataFrame) -> pd.DataFrame:
     """The table of cells with what only the data know: the realised dose, and S."""
-    table = _cells_table(cells)
+    table = cells_table(cells)
     # Analysis pairs by SEED; of an ablation without that axis, such as a cell alone, there is one seed block.
     if "SEED" not in table:
         table["SEED"] = table["seed"]

@@ -101,6 +101,12 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else str(value)
 
 
+def recipes(cells: Sequence[Cell]) -> list[str]:
+    """Fingerprints of all that `cells` train, as it were in seed block 0: a seed is no part of a statement."""
+    runs = dict.fromkeys(dataclasses.replace(cell.run, seed=0) for cell in cells)
+    return sorted({stagerun.fingerprint for run in runs for stagerun in stageruns(run)})
+
+
 def used_stageruns(cells: Sequence[Cell]) -> list[StageRun]:
     """Every StageRun on the way of a cell, each once, parents first."""
     return list(dict.fromkeys(s for cell in cells for s in cell.stageruns))

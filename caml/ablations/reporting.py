@@ -82,7 +82,7 @@ def _extras(
     return Extras(
         title=ablation.name,
         methods=methods(tables, ablation.control, statement.gate, _facts(grid, manifests)),
-        resolution=resolution(results.effects),
+        resolution=resolution(results.effects, results.retention),
         documents=_documents(grid),
         looks=[looks_sentence(lock.looks if lock else (), locked)],
         provenance={
@@ -112,12 +112,14 @@ def _facts(grid: Sequence[Cell], manifests: Sequence[dict[str, Any]]) -> dict[st
     ]
     packages = manifests[-1]["launches"][-1]["packages"]
     tokens = sum(manifest["tokens"] for manifest in manifests)
+    padding = sum(count["padding"] for manifest in manifests for count in manifest["sources"].values())
     base = run.stages[0].mixture.base
     return {
         "base text": f"{base.origin}, version {base.revision}, {base.licence}",
         "tokenizer": f"{run.tokenizer.kind}, {run.tokenizer.vocabulary} entries, no unknown word in any text",
         "training": "; ".join(schedules),
-        "cost": f"{tokens:,} tokens processed, in {training_time(manifests) / 60:.1f} minutes of training",
+        "cost": f"{tokens:,} tokens processed, {padding / tokens:.0%} of them padding, in "
+        f"{training_time(manifests) / 60:.1f} minutes of training",
         "software": ", ".join(f"{name} {version}" for name, version in packages.items()),
     }
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caml.ablations.condition import kept_report, move_damaged_aside, unfinished
+from caml.ablations.condition import kept_report, move_damaged_aside, statement_of, unfinished
 from caml.ablations.grid import Cell, cells, used_stageruns
 from caml.ablations.inflight import discard_finished
 from caml.ablations.places import make_writable, places
 from caml.ablations.progress import Progress, Stopped
 from caml.ablations.runs import Ablation
-from caml.analysis.lock import state as statement_of
 from caml.config.errors import UserError
 from caml.config.files import suggest
 from caml.config.resolve import Loaded
@@ -65,9 +64,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
         raise Stopped
     for stagerun in stageruns:
         mirror.submit(stagerun.name)
-    statement = statement_of(
-        ablation.contrasts, ablation.axes, ablation.control, evaluation, grid[0].run.probes.gate
-    )
+    statement = statement_of(ablation, grid, evaluation)
     if only or loaded.restrictions:
         # A part of the grid has no controls, or fewer seeds: the report is of all of it.
         headline = [

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from caml.ablations import reporting
-from caml.ablations.condition import unfinished
+from caml.ablations.condition import statement_of, unfinished
 from caml.ablations.grid import Cell, cells, used_stageruns
 from caml.ablations.places import Places, make_writable, places
 from caml.ablations.progress import Progress
@@ -24,9 +24,7 @@ def _known(loaded: Loaded) -> tuple[Ablation, list[Cell], Places, str, locks.Sta
     ablation: Ablation = loaded.tree
     grid = cells(loaded)
     evaluation = evaluation_fingerprint(grid[0].run.probes)
-    gate = grid[0].run.probes.gate
-    statement = locks.state(ablation.contrasts, ablation.axes, ablation.control, evaluation, gate)
-    return ablation, grid, places(ablation), evaluation, statement
+    return ablation, grid, places(ablation), evaluation, statement_of(ablation, grid, evaluation)
 
 
 def lock_statement(loaded: Loaded) -> str:

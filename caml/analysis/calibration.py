@@ -1,4 +1,4 @@
-"""Effects beside those of a calibrated counter of the same text: how much of the evidence a model took up."""
+"""Effects beside those of a calibrated counter of the same text, which pools frames, names, needs and kinds."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,8 @@ from caml.analysis.retention import OK, UNDEFINED
 from caml.analysis.tables import Tables
 
 FAMILY = "disposition"
+# The counter counts acts towards those that can feel, and expects nothing of things.
+WITHOUT = "unfeeling"
 COUNTER = "counter_margin_nats"
 # Differences of the counter below this many nats are none: text is balanced by quota, not to the last document.
 NOTHING = 0.02
@@ -30,7 +32,11 @@ def calibration_table(tables: Tables, scores: Scores, compared: Sequence[Compari
         counter = margins[list(c.treated)].to_numpy() - margins[list(c.controls)].to_numpy()
         for (family, rung), columns in scores.groups.items():
             named = c.contrast
-            if family != FAMILY or (named and (named.family, named.rung) != (family, rung)):
+            if (
+                family != FAMILY
+                or rung.startswith(WITHOUT)
+                or (named and (named.family, named.rung) != (family, rung))
+            ):
                 continue
             effect = differences(scores, c.treated, c.controls, columns).mean(1)
             seen = abs(counter.mean()) > NOTHING

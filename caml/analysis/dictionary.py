@@ -37,6 +37,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "boot_new_high": ("95% percentile limit, seed blocks, templates, kinds and items drawn anew", NATS),
         "share": ("share of the differences of items and seed blocks that lie above 0", "share"),
         "p": ("two-sided p of the t test against 0", ""),
+        "p_flip": ("exact two-sided p against 0 by flipping the signs of seed blocks; NaN beyond 14", ""),
         "p_holm": ("p of the claim after Holm over the primary family; NaN outside of it", ""),
         "tost_p": ("p of two one-sided t tests: the mean lies within the margin", ""),
         "margin": ("equivalence margin, or smallest effect of interest; NaN where none is stated", NATS),

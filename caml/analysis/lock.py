@@ -13,20 +13,23 @@ from caml.config.errors import Failure, UserError
 from caml.config.fingerprint import fingerprint, identity
 
 # Raised when estimates, tests or verdicts of this package change: what was locked before is then not locked.
-STATISTICS_VERSION = 1
-COMMON = ("grid", "control", "probes", "gate", "statistics")
+STATISTICS_VERSION = 2
+COMMON = ("grid", "recipes", "control", "probes", "gate", "statistics")
 
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
     """What an ablation states before results exist.
 
-    `contrasts`: name -> digest. `grid`: digest of the axes without SEED. `control`: digest. `probes`: digest
-    of the probe items' recipe. `gate`: nats that the mechanism must reach. `statistics`: STATISTICS_VERSION.
+    `contrasts`: name -> digest. `grid`: digest of the axes without SEED. `recipes`: digest of all that is
+    trained (model, data, stages, optimizers, versions of world and numerics), without the seed. `control`:
+    digest. `probes`: digest of the probe items' recipe. `gate`: nats that the mechanism must reach.
+    `statistics`: STATISTICS_VERSION.
     """
 
     contrasts: dict[str, str]
     grid: str
+    recipes: str
     control: str
     probes: str
     gate: float
@@ -54,16 +57,28 @@ def state(
     contrasts: Sequence[Contrast],
     axes: dict[str, list[Any]] | Sequence[dict[str, list[Any]]],
     control: dict[str, Any],
+    recipes: Sequence[str],
     probes: str,
     gate: float,
 ) -> Statement:
-    """The statement of an ablation. Seeds are no part of it: adding seeds is a look, not another study."""
+    """The statement of an ablation. Seeds are no part of it: adding seeds is a look, not another study.
+
+    `recipes`: fingerprints of what is trained, with the seed left out of all of them.
+    """
     products = [axes] if isinstance(axes, dict) else list(axes)
     grid = [
         {axis: list(values) for axis, values in product.items() if axis != "SEED"} for product in products
     ]
     named = {contrast.name: fingerprint(contrast) for contrast in contrasts}
-    return Statement(named, fingerprint(grid), fingerprint(control), probes, float(gate), STATISTICS_VERSION)
+    return Statement(
+        named,
+        fingerprint(grid),
+        fingerprint(sorted(recipes)),
+        fingerprint(control),
+        probes,
+        float(gate),
+        STATISTICS_VERSION,
+    )
 
 
 def write_lock(path: Path, statement: Statement, scored: Sequence[str]) -> Lock:

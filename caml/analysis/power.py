@@ -67,10 +67,11 @@ def smallest_effect(sd: float, seeds: int, power: float = POWER, alpha: float = 
 def power_table(effects: pd.DataFrame, effect: float | None = None, power: float = POWER) -> pd.DataFrame:
     """For each named contrast of `effects`: what its seeds resolve, and the seeds that it would need.
 
-    Columns: contrast, claim, seeds, sd (nats), smallest_effect (nats, that these seeds find with `power`),
-    wanted (nats: `effect`, or the contrast's own margin) and seeds_needed for it: by TOST for a claim of
-    equivalence, by the two-sided t test otherwise. A primary contrast is tested at alpha over the size of the
-    primary family, the strictest step of Holm. NaN where nothing is wanted, or with fewer than two seeds.
+    Columns: contrast, claim, seeds, sd (nats), level (of the test), smallest_effect (nats, that these seeds
+    find with `power`), wanted (nats: `effect`, or the contrast's own margin) and seeds_needed for it: by TOST
+    for a claim of equivalence, by the two-sided t test otherwise. A primary contrast is tested at alpha over
+    the size of the primary family, the strictest step of Holm. NaN where nothing is wanted, or with fewer
+    than two seeds.
     """
     named = effects[effects["contrast"] != ""]
     family = max(int(named["primary"].sum()), 1)
@@ -83,8 +84,8 @@ def power_table(effects: pd.DataFrame, effect: float | None = None, power: float
             fewest = seeds_equivalent if row["claim"] == "equivalent" else seeds_above
             needed = float(fewest(wanted, sd, power, alpha))
         smallest = smallest_effect(sd, seeds, power, alpha) if sd >= 0 else np.nan
-        rows.append((row["contrast"], row["claim"], seeds, sd, smallest, wanted, needed))
-    columns = ["contrast", "claim", "seeds", "sd", "smallest_effect", "wanted", "seeds_needed"]
+        rows.append((row["contrast"], row["claim"], seeds, sd, alpha, smallest, wanted, needed))
+    columns = ["contrast", "claim", "seeds", "sd", "level", "smallest_effect", "wanted", "seeds_needed"]
     return pd.DataFrame(rows, columns=columns)
 
 

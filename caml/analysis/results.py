@@ -14,7 +14,7 @@ from caml.analysis.doseresponse import Point, doseresponse_table
 from caml.analysis.effects import Comparison, Scores, comparisons, differences, score_matrix
 from caml.analysis.equivalence import ALPHA, holm, tost
 from caml.analysis.gates import flagged
-from caml.analysis.intervals import block_weights, bootstrap, item_weights, student
+from caml.analysis.intervals import block_weights, bootstrap, item_weights, sign_flip, student
 from caml.analysis.othercontrols import other_controls
 from caml.analysis.retention import across_sizes, kept_effects, retention_table
 from caml.analysis.tables import Tables
@@ -176,6 +176,7 @@ def _effects(
                 "boot_new_high": new_high,
                 "share": float((e.values > 0).mean()),
                 "p": float(t.p),
+                "p_flip": sign_flip(over),
                 "tost_p": float(tost(over, margin)),
                 "margin": margin,
                 "claim": contrast.claim if contrast else "explore",

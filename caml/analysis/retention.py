@@ -14,6 +14,8 @@ OK = "ok"
 UNDEFINED = "undefined"
 NOT_ESTIMABLE = "not estimable"
 CONVENTION = "convention"
+# Items of the convention that are as new as those of a rung: a look-up is compared with a look-up.
+SEEN_RUNG, SEEN_FRAME, NEW_FRAME = "seen_item", "seen_frame", "new_frame"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Kept:
     """The effect of one comparison on one rung after fine-tuning and before it, per seed in nats [seeds].
 
     `before` is NaN where the members were not scored before fine-tuning.
-    `convention` [seeds, 2] is the convention's absolute margin in the treated members, after and before;
-    None where it is not probed.
+    `convention` [seeds, 2] is the convention's absolute margin in the treated members, after and before, on
+    items as new as the rung's; None where it is not probed.
     """
 
     comparison: Comparison
@@ -45,17 +47,11 @@ def kept_effects(scores: Scores, comparisons: Sequence[Comparison]) -> list[Kept
 
     Paired comparisons on every rung; absolute margins only for the convention, which every arm carries.
     """
-    convention = [c for (family, _), c in scores.groups.items() if family == CONVENTION]
     out = []
     for comparison in comparisons:
         if comparison.roots == comparison.treated:
             continue
         scored = set(comparison.roots + (comparison.control_roots or ())) <= scores.row.keys()
-        own = None
-        if convention and scored and comparison.cell["ratio"] > 0:
-            columns = np.concatenate(convention)
-            pair = (comparison.treated, comparison.roots)
-            own = np.stack([differences(scores, runs, None, columns).mean(1) for runs in pair], axis=1)
         for (family, rung), columns in scores.groups.items():
             wanted = comparison.contrast
             if wanted and (wanted.family, wanted.rung) != (family, rung):
@@ -66,8 +62,19 @@ def kept_effects(scores: Scores, comparisons: Sequence[Comparison]) -> list[Kept
             before = np.full_like(after, np.nan)
             if scored:
                 before = differences(scores, comparison.roots, comparison.control_roots, columns).mean(1)
+            own = _convention(scores, comparison, rung) if scored and comparison.cell["ratio"] > 0 else None
             out.append(Kept(comparison, family, rung, after, before, own))
     return out
+
+
+def _convention(scores: Scores, comparison: Comparison, rung: str) -> np.ndarray | None:
+    """The convention's margins [seeds, 2] in the treated members after and before; None where not probed."""
+    own = {other: columns for (family, other), columns in scores.groups.items() if family == CONVENTION}
+    columns = own.get(SEEN_FRAME if rung == SEEN_RUNG else NEW_FRAME, own.get(""))
+    if columns is None:
+        return None
+    pair = (comparison.treated, comparison.roots)
+    return np.stack([differences(scores, runs, None, columns).mean(1) for runs in pair], axis=1)
 
 
 def retention_table(kept: Sequence[Kept]) -> pd.DataFrame:
@@ -111,11 +118,12 @@ def _row(k: Kept) -> dict[str, object]:
 
 
 def _over_convention(k: Kept, defined: bool) -> tuple[float, float, float]:
-    """R(value) / R(convention) with jackknife limits; NaN where either is undefined."""
+    """R(value) / R(convention) with jackknife limits; NaN where either is undefined or may be 0."""
     nothing = (np.nan, np.nan, np.nan)
     if k.convention is None or k.family == CONVENTION or not defined:
         return nothing
-    if not np.isfinite(fieller(k.convention[:, 0], k.convention[:, 1])[0]):
+    _, lowest, highest = fieller(k.convention[:, 0], k.convention[:, 1])
+    if not (lowest > 0 or highest < 0):
         return nothing
     seeds = np.column_stack([k.after, k.before, k.convention])
     estimate, low, high = jackknife(_ratio_of_ratios, seeds)
@@ -164,12 +172,16 @@ def _dose(k: Kept) -> tuple[float, int]:
 def _matched_effect(this: Kept, others: list[Kept]) -> dict[str, object]:
     """The row in which `others` (one size, several ratios) are read off at the E(0) of `this`."""
     others = [o for o in others if _dose(o)[1] == _dose(this)[1]] or others
-    target = this.before.mean()
-    ordered = sorted(others, key=lambda o: float(o.before.mean()))
+    common = _common(this, others)
+    this, others = _at(this, common), [_at(o, common) for o in others]
+    target = this.before.mean() if common else np.nan
+    ordered = sorted(others, key=lambda o: float(o.before.mean()) if common else 0.0)
     for low, high in pairwise(ordered):
         if low.before.mean() <= target <= high.before.mean():
             return _matched(this, [low, high], "E(0)")
-    row = _matched_names(this, others[0], "E(0)") | {"other_ratio": np.nan, "seeds": 0}
+    row = _matched_names(this, others[0], "E(0)") | {"other_ratio": np.nan, "seeds": len(common)}
+    if not common:
+        return row | {"status": NOT_ESTIMABLE, "needs": "seed blocks that both sizes have"}
     reached = f"{ordered[0].before.mean():.2f} to {ordered[-1].before.mean():.2f}"
     where = (
         f"{others[0].comparison.cell['size']} with E(0) on both sides of {target:.2f} nats (it has {reached})"
@@ -192,24 +204,22 @@ def _matched_names(this: Kept, other: Kept, matching: str) -> dict[str, object]:
         "matching": matching,
         "other_size": theirs["size"],
         "other_params": theirs["params"],
-        "E0": float(this.before.mean()),
+        "E0": float(this.before.mean()) if len(this.before) else np.nan,
         "retention": fieller(this.after, this.before)[0],
     }
 
 
 def _matched(this: Kept, others: list[Kept], matching: str) -> dict[str, object]:
-    common = sorted(set(this.comparison.seeds).intersection(*(o.comparison.seeds for o in others)))
+    common = _common(this, others)
+    this, others = _at(this, common), [_at(o, common) for o in others]
     row = _matched_names(this, others[0], matching) | {
         "other_ratio": others[0].comparison.cell["ratio"] if len(others) == 1 else np.nan,
         "seeds": len(common),
-        "other_E0": float(others[0].before.mean()) if len(others) == 1 else float(this.before.mean()),
+        "other_E0": float((others[0] if len(others) == 1 else this).before.mean()) if common else np.nan,
     }
     if any(not np.isfinite(fieller(k.after, k.before)[0]) for k in (this, *others)) or not common:
         return row | {"status": UNDEFINED, "needs": "an E(0) whose interval does not hold 0 at every size"}
-    columns = []
-    for k in (this, *others):
-        pick = [k.comparison.seeds.index(s) for s in common]
-        columns += [k.after[pick], k.before[pick]]
+    columns = [values for k in (this, *others) for values in (k.after, k.before)]
     estimate, low, high = jackknife(_difference, np.column_stack(columns))
     return row | {
         "retention": float(estimate[0]),
@@ -220,6 +230,18 @@ def _matched(this: Kept, others: list[Kept], matching: str) -> dict[str, object]
         "status": OK,
         "needs": "",
     }
+
+
+def _common(this: Kept, others: Sequence[Kept]) -> list[int]:
+    """The seed blocks that all have."""
+    return sorted(set(this.comparison.seeds).intersection(*(o.comparison.seeds for o in others)))
+
+
+def _at(k: Kept, seeds: Sequence[int]) -> Kept:
+    """`k` in those of its seed blocks alone."""
+    pick = [k.comparison.seeds.index(s) for s in seeds]
+    comparison = dataclasses.replace(k.comparison, seeds=tuple(seeds))
+    return dataclasses.replace(k, comparison=comparison, after=k.after[pick], before=k.before[pick])
 
 
 def _difference(seeds: np.ndarray) -> np.ndarray:

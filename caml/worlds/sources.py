@@ -168,7 +168,7 @@ class Words(_Seeded):
 
 @dataclass(frozen=True)
 class WorldProbes:
-    """Probes of the embedded world, and the held-out text on which the tax is measured.
+    """Probes of the embedded world, and the held-out text on which the tax is measured, a share of `stories`.
 
     A member whose mechanism (the margin with the actor's trait named, in nats) ends below `gate` is flagged.
     """
@@ -176,6 +176,7 @@ class WorldProbes:
     setting: str = "small"
     families: tuple[str, ...] = probes.families_of(lexicon("small"))
     held_out_tokens: int = 16_384
+    stories: float = 0.3
     gate: float = 1.0
 
     def __post_init__(self):
@@ -193,5 +194,5 @@ class WorldProbes:
         return probes.items(lexicon(self.setting), self.families, turned=bool(seed % 2))
 
     def held_out(self, seed: int) -> BaseText:
-        """Base text that no stage trains on."""
-        return BaseText(tokens=self.held_out_tokens, setting=self.setting, part="held_out")
+        """Base text that no stage trains on, of the kind that they do."""
+        return BaseText(self.held_out_tokens, self.setting, self.stories, part="held_out")

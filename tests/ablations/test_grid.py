@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from toy_ablation import ABLATION, CLASSES, Corpus, ablation, expand
 
-from caml.ablations.grid import AXES, cells, cells_table, stagerun_text
+from caml.ablations.freezing import cells_table
+from caml.ablations.grid import AXES, cells, stagerun_text
 from caml.ablations.runs import Ablation, StageRun, stageruns
 from caml.analysis.tables import DATA_DICTIONARY
 from caml.config.errors import UserError

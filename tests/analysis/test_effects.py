@@ -389,3 +389,17 @@ def test_without_a_counter_nothing_stands_beside_it(tables):
     assert analyse(
         dataclasses.replace(tables, outcomes=outcomes), CONTRASTS, CONTROL, gate=GATE
     ).calibration.empty
+
+
+def test_a_member_that_loses_the_mechanism_in_fine_tuning_is_flagged(tables):
+    runs = tables.stageruns
+    tuned = runs[(runs["parent"] != "") & (runs["arm"] == "compassion") & (runs["seed"] == 1)].iloc[0][
+        "stagerun"
+    ]
+    lower = runs.assign(mechanism=runs["mechanism"].where(runs["stagerun"] != tuned, GATE - 0.1))
+    found = analyse(
+        dataclasses.replace(tables, stageruns=lower), CONTRASTS, CONTROL, gate=GATE, draws=10
+    ).flagged
+    assert list(found.loc[found["reason"] == "lost the mechanism in fine-tuning", "stagerun"]) == [tuned]
+    before = analyse(tables, CONTRASTS, CONTROL, gate=GATE, draws=10).flagged
+    assert tuned not in set(before["stagerun"]) and len(found) == len(before) + 1

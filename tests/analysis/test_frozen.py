@@ -19,6 +19,7 @@ AT = {"SIZE": "s27k", "RATIO": 0.3, "SFT_TOKENS": 0, "COUNTER": 0.0}
 FIRST = Contrast("first", {"ARM": "compassion"}, {"ARM": "neutral"}, AT, "new_frame", "above", 0.2, True)
 SECOND = Contrast("second", {"ARM": "offtopic"}, {"ARM": "neutral"}, AT, "new_frame", "equivalent", 0.3, True)
 AXES = [{"ARM": ["compassion", "neutral"], "SEED": [0, 1, 2]}]
+RECIPES = ["one", "two"]
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +93,13 @@ def test_results_are_described(tables):
 
 def test_a_lock_holds_what_was_stated_before_results(tmp_path):
     path = tmp_path / "lock.json"
-    stated = state([FIRST, SECOND], AXES, {"ARM": "neutral"}, "probes", GATE)
+    stated = state([FIRST, SECOND], AXES, {"ARM": "neutral"}, RECIPES, "probes", GATE)
     assert locked(None, stated) == {"first": False, "second": False}
     assert write_lock(path, stated, []) == write_lock(path, stated, ["a result"]) == read_lock(path)
     assert locked(read_lock(path), stated) == {"first": True, "second": True}
-    edited = state([dataclasses.replace(FIRST, margin=0.1), SECOND], AXES, {"ARM": "neutral"}, "probes", GATE)
+    edited = state(
+        [dataclasses.replace(FIRST, margin=0.1), SECOND], AXES, {"ARM": "neutral"}, RECIPES, "probes", GATE
+    )
     assert locked(read_lock(path), edited) == {"first": False, "second": True}
     with pytest.raises(UserError, match=r"1 StageRuns .* \(changed since it was locked: contrast first\)"):
         write_lock(path, edited, ["a result"])
@@ -104,34 +107,35 @@ def test_a_lock_holds_what_was_stated_before_results(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("axes", "probes", "gate"),
+    ("axes", "recipes", "probes", "gate"),
     [
-        ([{"ARM": ["compassion"]}], "probes", GATE),
-        (AXES, "other probes", GATE),
-        (AXES, "probes", 2.0),
+        ([{"ARM": ["compassion"]}], RECIPES, "probes", GATE),
+        (AXES, ["another"], "probes", GATE),
+        (AXES, RECIPES, "other probes", GATE),
+        (AXES, RECIPES, "probes", 2.0),
     ],
 )
-def test_a_lock_is_broken_by_what_the_contrasts_rest_on(tmp_path, axes, probes, gate):
-    write_lock(tmp_path / "lock", state([FIRST], AXES, {"ARM": "neutral"}, "probes", GATE), [])
-    now = state([FIRST], axes, {"ARM": "neutral"}, probes, gate)
+def test_a_lock_is_broken_by_what_the_contrasts_rest_on(tmp_path, axes, recipes, probes, gate):
+    write_lock(tmp_path / "lock", state([FIRST], AXES, {"ARM": "neutral"}, RECIPES, "probes", GATE), [])
+    now = state([FIRST], axes, {"ARM": "neutral"}, recipes, probes, gate)
     assert locked(read_lock(tmp_path / "lock"), now) == {"first": False}
 
 
 def test_adding_seeds_is_a_look_and_not_another_study(tmp_path):
     path = tmp_path / "lock.json"
     assert take_look(path, [0, 1, 2]) is None
-    write_lock(path, state([FIRST], AXES, {"ARM": "neutral"}, "probes", GATE), [])
+    write_lock(path, state([FIRST], AXES, {"ARM": "neutral"}, RECIPES, "probes", GATE), [])
     more = [{"ARM": ["compassion", "neutral"], "SEED": [0, 1, 2, 3, 4]}]
     for seeds in ([0, 1, 2], [2, 1, 0], [0, 1, 2, 3, 4]):
         take_look(path, seeds)
     lock = read_lock(path)
     assert [look.seeds for look in lock.looks] == [(0, 1, 2), (0, 1, 2, 3, 4)]
-    assert locked(lock, state([FIRST], more, {"ARM": "neutral"}, "probes", GATE)) == {"first": True}
+    assert locked(lock, state([FIRST], more, {"ARM": "neutral"}, RECIPES, "probes", GATE)) == {"first": True}
 
 
 def test_an_edited_lock_is_refused(tmp_path):
     path = tmp_path / "lock.json"
-    write_lock(path, state([FIRST], AXES, {"ARM": "neutral"}, "probes", GATE), [])
+    write_lock(path, state([FIRST], AXES, {"ARM": "neutral"}, RECIPES, "probes", GATE), [])
     text = path.read_text()
     for altered in (
         text.replace("probes", "sonder", 1).replace('"sonder": "probes"', '"probes": "other"'),
@@ -144,7 +148,7 @@ def test_an_edited_lock_is_refused(tmp_path):
 
 def test_what_no_statement_can_hold_cannot_be_locked():
     with pytest.raises(TypeError):
-        state([FIRST], [{"ARM": [object()]}], {}, "probes", GATE)
+        state([FIRST], [{"ARM": [object()]}], {}, RECIPES, "probes", GATE)
 
 
 def test_methods_states_the_tables(tables):
@@ -179,8 +183,43 @@ def test_resolution_says_what_the_seeds_find():
     assert table.loc["first", "seeds_needed"] == seeds_above(0.3, 0.2, alpha=0.025)
     assert table.loc["second", "seeds_needed"] == seeds_equivalent(0.3, 0.2, alpha=0.025)
     assert power_table(effects, effect=1.0)["seeds_needed"][0] == seeds_above(1.0, 0.2, alpha=0.025)
-    first, second, lone = resolution(effects)
-    assert "an effect of 0.41 nats or more with 80% power" in first and "nothing is claimed" not in first
+    effects = effects.assign(S=0, family="", rung="", treatment="", control="", size="", ratio=0.3, placement="",
+                             pretrain_tokens=1)  # fmt: skip
+    kept = {**dict.fromkeys(effects.columns, ""), "ratio": 0.3, "pretrain_tokens": 1, "second_ratio": 0.0}
+    kept = [
+        {
+            **kept,
+            "finetune": "chat",
+            "S": 500,
+            "status": "ok",
+            "seeds": 5,
+            "estimate": 0.9,
+            "low": 0.4,
+            "high": 1.4,
+        },
+        {
+            **kept,
+            "finetune": "chat",
+            "S": 900,
+            "status": "ok",
+            "seeds": 5,
+            "estimate": 0.8,
+            "low": 0.3,
+            "high": 1.3,
+        },
+        {**kept, "finetune": "tasks", "S": 900, "status": "undefined", "seeds": 5, "estimate": np.nan},
+    ]
+    first, second, lone, chat, tasks, spread = resolution(effects, pd.DataFrame(kept))
+    assert (
+        chat.startswith("first, retention at S = 900 tokens of chat: 0.80") and "about 20 seed blocks" in chat
+    )
+    assert tasks == "first, retention at S = 900 tokens of tasks: undefined."
+    # 2 degrees of freedom: chi-square between 0.0506 and 7.378.
+    assert "between 0.52 and 6.28 times" in spread
+    assert (
+        "an effect of 0.41 nats or more with 80% power at a level of 0.025," in first
+        and "nothing is claimed" not in first
+    )
     assert (
         "equivalence within 0.3 nats needs" in second
         and "fewer than 5 seed blocks nothing is claimed" in second

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caml.analysis.equivalence import holm, tost
-from caml.analysis.intervals import block_weights, bootstrap, fieller, item_weights, jackknife, student
+from caml.analysis.intervals import (
+    block_weights,
+    bootstrap,
+    fieller,
+    item_weights,
+    jackknife,
+    sign_flip,
+    student,
+)
 from caml.analysis.power import (
     power_above,
     power_equivalent,
@@ -200,3 +208,16 @@ def test_smallest_effect_is_what_its_seeds_find():
 def test_an_effect_out_of_reach_says_so():
     with pytest.raises(UserError, match=r"0\.0001 nats would need more than 10000 seeds"):
         seeds_above(0.0001, 1.0)
+
+
+def test_sign_flips_are_counted_exactly():
+    assert sign_flip(np.array([1.0, 2.0, 3.0])) == 2 / 8
+    # Of 16 patterns: all as they are, 0.5 turned, and both mirrored.
+    assert sign_flip(np.array([1.0, 2.0, 3.0, -0.5])) == 4 / 16
+    assert sign_flip(np.zeros(5)) == 1 and np.isnan(sign_flip(np.ones(15)))
+
+
+def test_sign_flips_hold_their_level():
+    rng = np.random.Generator(np.random.Philox(3))
+    p = np.array([sign_flip(values) for values in rng.normal(size=(2000, 8))])
+    assert 0.03 < (p <= 0.05).mean() < 0.06

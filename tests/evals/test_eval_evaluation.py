@@ -8,7 +8,7 @@ import pytest
 from toy_probing import MODEL, WORDS, next_log_probs, parameters, plain_log_prob, stacked, tokenizer
 
 from caml.data.store import prepare_store
-from caml.evals import scoring
+from caml.evals import identity
 from caml.evals.evaluation import Evaluator
 from caml.evals.identity import evaluation_fingerprint
 from caml.training.mesh import member_mesh
@@ -150,5 +150,5 @@ def test_an_evaluation_is_another_one_when_a_probe_or_the_scorer_changes(monkeyp
     assert first == evaluation_fingerprint(Fixed("ana is"))
     assert first != evaluation_fingerprint(Fixed("ben is"))
     assert evaluation_fingerprint(PROBES) != evaluation_fingerprint(dataclasses.replace(PROBES, gate=2.0))
-    monkeypatch.setattr(scoring, "SCORER_VERSION", scoring.SCORER_VERSION + 1)
+    monkeypatch.setattr(identity, "SCORER_VERSION", identity.SCORER_VERSION + 1)
     assert first != evaluation_fingerprint(Fixed("ana is"))

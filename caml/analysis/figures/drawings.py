@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from caml.analysis.figures.install import install, ladder, members, sizes_of
-from caml.analysis.figures.style import RC, rung_label
+from caml.analysis.figures.style import RC, percent, rung_label
 from caml.analysis.figures.training import side_by_side, trajectories
 from caml.analysis.figures.view import View
 from caml.analysis.figures.washout import counter_evidence, finetunes, retention_by_size, washout
@@ -26,7 +26,7 @@ Student's t interval (an arrow where it leaves the panel).
 CAPTIONS = {
     "install": """
     {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
-    Open markers: another control. Lines join means and are no fit. {dots}""",
+    Open markers: another control. Lines join means and are no fit. {seeds} {dots}""",
     "members": """
     Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {usual}
     {dots}""",
@@ -37,14 +37,15 @@ CAPTIONS = {
     "washout": """
     {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
     Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
-    interval of E(0) holds 0. Lighter: smaller doses. Lines join means and are no fit. {dots}""",
+    interval of E(0) holds 0. Lighter: smaller doses. Lines join means and are no fit. Where fine-tuning costs
+    much of the mechanism or of base text, beside, R tells forgetting of everything. {seeds} {dots}""",
     "retention_by_size": """
     Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
     share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
     Fieller's 95% limits of R; level bars: 95% t interval of E(0). {usual}""",
     "counter_evidence": """
     Above, the effect. {effect} Below: the same members' margins with no control subtracted, at the largest
-    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {usual} {dots}""",
+    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {usual} {seeds} {dots}""",
     "side_by_side": """
     Absolute values, no control subtracted; each arm at its largest dose: filled before, open after the
     largest dose of plain fine-tuning. Scales differ between panels. {usual} {dots}""",
@@ -87,7 +88,7 @@ def drawings(view: View) -> list[Drawing]:
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
     dosed = view.effects[view.effects["ratio"] > 0]
     varied = dosed.groupby("size")[["placement", "pretrain_tokens"]].nunique().gt(1).to_numpy().any()
-    names |= {"usual": USUAL if varied else ""}
+    names |= {"usual": USUAL if varied else "", "seeds": _seeds(view)}
 
     def drawing(kind: str, section: str, title: str, draw: Callable[[], Figure], of: str = "") -> Drawing:
         caption = " ".join(CAPTIONS[kind].format(**names).split())
@@ -116,6 +117,25 @@ def drawings(view: View) -> list[Drawing]:
         out.append(drawing("side_by_side", "beside", title, partial(side_by_side, view, size), size))
     out.append(drawing("trajectories", "training", "Training of every member", partial(trajectories, view)))
     return out
+
+
+def _seeds(view: View) -> str:
+    """On how many seed blocks the effects of the focus' rung rest, by size."""
+    rows = view.effects[
+        (view.effects["family"] == view.focus.family) & (view.effects["rung"] == view.focus.rung)
+    ]
+    rows = rows[rows["control"] != ""]
+    told = []
+    for (_, size), own in rows.groupby(["params", "size"]):
+        usual = int(own["seeds"].mode().max())
+        others: dict[str, list[str]] = {}
+        for (arm, ratio), cells in own.groupby(["treatment", "ratio"]):
+            counts = " or ".join(str(n) for n in sorted(set(cells["seeds"])))
+            if counts != str(usual):
+                others.setdefault(counts, []).append(f"{arm} {percent(float(ratio))}")  # type: ignore[arg-type]
+        but = "; ".join(f"{', '.join(arms)}: {counts}" for counts, arms in others.items())
+        told.append(f"{size}: {usual}{f' ({but})' if but else ''}")
+    return f"Seed blocks: {'; '.join(told)}." if told else ""
 
 
 def save(figure: Figure, drawing: Drawing, folder: Path, provenance: dict[str, Any]) -> bytes:

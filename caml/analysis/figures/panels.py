@@ -182,7 +182,7 @@ def level(
     """Give `panels` one y range: all dots, 0, `hold`, and intervals as far as they leave the dots readable.
 
     With two seeds an interval is a hundred times its dots; a bar that leaves the panel ends in an
-    arrow at the edge. `bound` limits the range further (low, high).
+    arrow at the edge. `bound` limits the range further (low, high), but hides no estimate.
     """
     dots = [y for panel in panels for y in panel.dots] + ([0.0] if zero else []) + list(hold)
     if not dots:
@@ -195,7 +195,7 @@ def level(
         max([high, *[min(e, high + room) for e in ends]]),
     )
     if bound:
-        low, high = max(low, bound[0]), min(high, bound[1])
+        low, high = max(low, min(bound[0], *dots)), min(high, max(bound[1], *dots))
     pad = 0.06 * (high - low or 1.0)
     low, high = low - pad, high + pad
     for panel in panels:

@@ -231,6 +231,7 @@ def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
     undefined = 0
     for i, (name, _) in enumerate(sizes):
         color, marker = tint("#000000", i, len(sizes)), "osD^vP"[i % 6]
+        drawn = len(panel.dots)
         for row in each(kept[(kept["size"] == name) & (kept["S"] == last)]):
             if row.status != "ok":
                 undefined += 1
@@ -239,7 +240,8 @@ def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
                 [row.E0_low, row.E0_high], [row.estimate] * 2, color=color, linewidth=0.8, gid="E0"
             )
             panel.estimate(row.E0, (row.estimate, row.low, row.high), color, marker)
-        panel.axes.plot([], [], color=color, marker=marker, linestyle="none", label=name)
+        if len(panel.dots) > drawn:
+            panel.axes.plot([], [], color=color, marker=marker, linestyle="none", label=name)
     title = f"matched E(0), S = {count(last)}: {_matched(view, last)}"
     if undefined:
         title += f"\n{undefined} dose{'s' if undefined > 1 else ''} not shown: R undefined or not estimable"
@@ -271,7 +273,9 @@ def _matched(view: View, last: float) -> str:
 
 
 def _below(axes: Axes, columns: int) -> None:
-    """A legend of these axes' own, under them."""
+    """A legend of these axes' own, under them, where they have anything to tell."""
+    if not axes.get_legend_handles_labels()[1]:
+        return
     axes.legend(
         fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2
     )

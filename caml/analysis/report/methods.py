@@ -4,11 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from caml.analysis.lock import Look
 from caml.analysis.power import POWER, power_table
 from caml.analysis.results import DRAWS, FEWEST_SEEDS
 from caml.analysis.tables import Tables
+
+# Of R: limits that far apart tell nothing left from half, and half from all.
+WIDTH = 0.5
+FEW_TEMPLATES = 2
 
 
 def methods(tables: Tables, control: Mapping[str, object], gate: float, facts: Mapping[str, str]) -> str:
@@ -20,14 +25,18 @@ def methods(tables: Tables, control: Mapping[str, object], gate: float, facts: M
     told = [f"{subject[:1].upper()}{subject[1:]}: {text.rstrip('.')}." for subject, text in facts.items()]
     paragraphs = (
         [_models(tables), _arms(tables, control), _fine_tuning(tables)],
-        [_probes(tables), _statistics(gate)],
+        [_probes(tables), _statistics(gate), _new_items(tables)],
         [*told, _origin(tables)],
     )
     return "\n\n".join(" ".join(part for part in parts if part) for parts in paragraphs)
 
 
-def resolution(effects: pd.DataFrame) -> list[str]:
-    """One sentence per named contrast: the smallest effect that its seeds find with 80% power."""
+def resolution(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
+    """What the seeds can and cannot resolve, a sentence each.
+
+    For each named contrast the smallest effect found with 80% power; for those that claim a direction, how
+    wide the limits of their retention are; and how uncertain the spread itself is, on which all this rests.
+    """
     sentences = []
     for row in power_table(effects).to_dict("records"):
         seeds, smallest, needed = int(row["seeds"]), float(row["smallest_effect"]), float(row["seeds_needed"])
@@ -36,7 +45,8 @@ def resolution(effects: pd.DataFrame) -> list[str]:
             continue
         text = (
             f"{row['contrast']}: {seeds} seed blocks with a standard deviation of {row['sd']:.2g} nats find "
-            f"an effect of {smallest:.2g} nats or more with {POWER:.0%} power, and smaller ones less often"
+            f"an effect of {smallest:.2g} nats or more with {POWER:.0%} power at a level of "
+            f"{float(row['level']):.2g}, and smaller ones less often"
         )
         if np.isfinite(needed):
             aim = "equivalence within" if row["claim"] == "equivalent" else "an effect of"
@@ -44,7 +54,44 @@ def resolution(effects: pd.DataFrame) -> list[str]:
         if seeds < FEWEST_SEEDS:
             text += f"; with fewer than {FEWEST_SEEDS} seed blocks nothing is claimed"
         sentences.append(text + ".")
-    return sentences
+    return [*sentences, *_of_retention(effects, retention), *_of_spread(effects)]
+
+
+def _of_retention(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
+    """How far apart the limits of R lie at the largest dose, for each contrast that claims a direction."""
+    of = ["family", "rung", "treatment", "control", "size", "ratio", "placement", "pretrain_tokens"]
+    told = []
+    for row in effects[effects["primary"].astype(bool) & (effects["claim"] != "equivalent")].to_dict(
+        "records"
+    ):
+        kept = retention[(retention[of] == pd.Series({part: row[part] for part in of})).all(axis=1)]
+        kept = kept[(kept["second_ratio"] == 0) & (kept["S"] > row["S"])]
+        for _, doses in kept.groupby("finetune"):
+            last = doses.sort_values("S").to_dict("records")[-1]
+            start = f"{row['contrast']}, retention at S = {last['S']:,} tokens of {last['finetune']}: "
+            if last["status"] != "ok":
+                told.append(f"{start}{last['status']}.")
+                continue
+            width = float(last["high"] - last["low"])
+            needed = int(np.ceil(last["seeds"] * (width / WIDTH) ** 2))
+            told.append(
+                f"{start}{last['estimate']:.2f}, with limits {width:.2g} apart ({last['low']:.2f} to "
+                f"{last['high']:.2f}); limits {WIDTH:g} apart would need about {max(needed, 2)} seed blocks."
+            )
+    return told
+
+
+def _of_spread(effects: pd.DataFrame) -> list[str]:
+    """How far the true standard deviation may be from what the seeds show."""
+    seeds = effects.loc[(effects["contrast"] != "") & (effects["seeds"] > 1), "seeds"]
+    if seeds.empty:
+        return []
+    n = int(seeds.min())
+    low, high = (np.sqrt((n - 1) / stats.chi2.ppf(tail, n - 1)) for tail in (0.975, 0.025))
+    return [
+        f"All this rests on standard deviations from {n} seed blocks or more: with {n}, the true one lies "
+        f"between {low:.2f} and {high:.2f} times that (95%), and the seeds needed go with its square."
+    ]
 
 
 def looks_sentence(looks: Sequence[Look], locked: Mapping[str, bool]) -> str:
@@ -129,6 +176,17 @@ def _statistics(gate: float) -> str:
         "method, claims of nothing there are two one-sided tests within the stated margin, and retention has "
         f"Fieller's limits. With fewer than {FEWEST_SEEDS} seed blocks nothing is claimed. Members whose "
         f"mechanism ended below {gate:g} nat{'' if gate == 1 else 's'}, or that diverged, are flagged and kept."
+    )
+
+
+def _new_items(tables: Tables) -> str:
+    """What the bootstrap over new items can speak for: as many templates as each rung has."""
+    groups = tables.items.groupby(["family", "rung"])["template"].nunique()
+    few = [" ".join(kind).strip() for kind, count in groups.items() if count <= FEW_TEMPLATES]  # type: ignore[arg-type]
+    if not few:
+        return ""
+    return (
+        f"With {FEW_TEMPLATES} templates or fewer, as in {_listed(few)}, it says little of other templates."
     )
 
 

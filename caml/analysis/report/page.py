@@ -136,7 +136,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         washouts=shown.fits(results.washout, view, WASHOUT),
         kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION),
         sizes=shown.fits(_limits(view.sizes, "difference"), view, SIZES),
-        calibration=shown.fits(_doses(results.calibration, results.effects["S"]), view, CALIBRATION),
+        calibration=shown.fits(_calibration(results), view, CALIBRATION),
         endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),
         absolute=shown.arms_by_stages(view, paired=False),
@@ -206,6 +206,12 @@ def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str
 def _doses(frame: pd.DataFrame, realised: pd.Series) -> pd.DataFrame:
     """`frame` with its doses called as in the figures."""
     return frame.assign(S=frame["S"].map(one_dose(realised)))
+
+
+def _calibration(results: Results) -> pd.DataFrame:
+    """Each comparison beside the counter once, whether or not a contrast names it."""
+    table = _doses(results.calibration, results.effects["S"])
+    return table.drop_duplicates([c for c in table if c != "contrast"])
 
 
 def _installed(curves: pd.DataFrame) -> pd.DataFrame:

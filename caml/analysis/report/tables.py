@@ -87,7 +87,8 @@ def contrasts(effects: pd.DataFrame) -> Table:
         claim = {"equivalent": f"within\u00a0±{row.margin:g}", "explore": "none"}.get(
             row.claim, f"{row.claim}\u00a00"
         )
-        tested = row.tost_p if row.claim == "equivalent" else row.p
+        equivalence = row.claim == "equivalent"
+        tested = row.tost_p if equivalence else row.p
         rows.append(
             (
                 cell(row.contrast),
@@ -100,6 +101,7 @@ def contrasts(effects: pd.DataFrame) -> Table:
                 cell(
                     probability(tested),
                     f"Holm {probability(row.p_holm)}" if row.primary else "",
+                    "" if equivalence else f"flip {probability(row.p_flip)}",
                     order=tested,
                 ),
                 cell(row.verdict),
