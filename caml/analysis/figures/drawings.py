@@ -37,8 +37,8 @@ CAPTIONS = {
     "washout": """
     {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
     Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
-    interval of E(0) holds 0. Lighter: smaller doses. Lines join means and are no fit. Where fine-tuning costs
-    much of the mechanism or of base text, beside, R tells forgetting of everything. {seeds} {dots}""",
+    interval of E(0) holds 0. Lighter: smaller doses. Lines join means and are no fit. Where fine-tuning
+    also takes the mechanism, or base text itself, R measures forgetting in general. {seeds} {dots}""",
     "retention_by_size": """
     Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
     share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:

@@ -73,11 +73,16 @@ def _of_retention(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
                 told.append(f"{start}{last['status']}.")
                 continue
             width = float(last["high"] - last["low"])
-            needed = int(np.ceil(last["seeds"] * (width / WIDTH) ** 2))
-            told.append(
-                f"{start}{last['estimate']:.2f}, with limits {width:.2g} apart ({last['low']:.2f} to "
-                f"{last['high']:.2f}); limits {WIDTH:g} apart would need about {max(needed, 2)} seed blocks."
-            )
+            limits = f"{last['low']:.2f} to {last['high']:.2f}"
+            text = f"{start}{last['estimate']:.2f}, with limits {width:.2g} apart ({limits})"
+            if width > 4 * WIDTH:
+                text += (
+                    f"; limits {WIDTH:g} apart would need an E(0) further from 0, or many more seed blocks"
+                )
+            elif width > WIDTH:
+                needed = int(np.ceil(last["seeds"] * (width / WIDTH) ** 2))
+                text += f"; limits {WIDTH:g} apart would need about {needed} seed blocks"
+            told.append(text + ".")
     return told
 
 
