@@ -98,7 +98,8 @@ def run(
         print("nothing to do: every StageRun is trained and scored")
     for line in outcome.headline:
         print(line)
-    print(f"report: {outcome.report}")
+    if outcome.report:
+        print(f"report: {outcome.report}")
 
 
 @command("caml show experiments/quickstart/quickstart.gin --set SEED=0")

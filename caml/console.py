@@ -1,6 +1,7 @@
 """How work looks to a person: bars in a terminal, plain lines in a log, one line for an error."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ class Console:
     """Shows messages and tasks on standard error; results go to standard output by `print`."""
 
     def __init__(self) -> None:
+        if sys.stderr is None:  # closed by whoever started this
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
         self._terminal = sys.stderr.isatty()
         self._bars: Any = None
 

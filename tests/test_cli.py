@@ -75,6 +75,19 @@ MISTAKES = {
     "a dose beyond the corpus": ("Documents.tokens = 5000", "Documents.tokens = 500", "Documents.tokens", "repetition"),
     "a name that leaves the folder": ("Ablation.name = 'tiny'", "Ablation.name = '../x'", "Ablation.name", "letters"),
     "no syntax": ("SEED = 0", "SEED = ", "SEED = ", ""),
+    "a folder of caml's own": ("Ablation.name = 'tiny'", "Ablation.name = 'ledger'", "Ablation.name", "another name"),
+    "words of another world": ("Documents.tokens = 5000", "Documents.tokens = 5000\nDocuments.setting = 'full'",
+                               "Documents.setting", "make them alike"),
+    "too small a vocabulary": ("TrainedTokenizer.vocabulary = 128", "TrainedTokenizer.vocabulary = 20",
+                               "TrainedTokenizer.vocabulary", "at least"),
+    "no family of probes": ("Run.probes = @WorldProbes()", "Run.probes = @WorldProbes()\nWorldProbes.families = ()",
+                            "WorldProbes.families", "at least one"),
+    "a family twice": ("Run.probes = @WorldProbes()",
+                       "Run.probes = @WorldProbes()\nWorldProbes.families = ('leak', 'leak')",
+                       "WorldProbes.families", "once"),
+    "no held-out text": ("Run.probes = @WorldProbes()", "Run.probes = @WorldProbes()\nWorldProbes.held_out_tokens = 0",
+                         "WorldProbes.held_out_tokens", "above 0"),
+    "more than can be": ("TOKENS = 12288\nSFT", "TOKENS = 10000000000000000000000\nSFT", "TOKENS = 1", "fewer"),
     "a time below 0": ("CHECKPOINT_SECONDS = 20.0", "CHECKPOINT_SECONDS = -1.0", "CHECKPOINT_SECONDS", "0 or above"),
 }  # fmt: skip
 
@@ -102,7 +115,7 @@ def test_a_mistake_in_the_file_ends_in_one_line_with_its_place(mistake: str, fol
         (["run", "tiny.gin", "--set", "ARM=kindness"], ["ARM"]),
         (
             ["run", "tiny.gin", "--only", CELL.replace("seed=1", "seed=9")],
-            ["--only", "there is no such cell"],
+            ["seed=9", "there is no such cell"],
         ),
         (["explain", "tiny.gin", "RATOI"], ["RATOI", "RATIO"]),
         (["diff", "tiny.gin", CELL, "x"], ["x", "there is no such cell"]),

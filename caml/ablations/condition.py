@@ -8,7 +8,9 @@ from caml.ablations.places import Places
 from caml.ablations.populations import depth
 from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation, StageRun
-from caml.analysis.lock import Statement, state
+from caml.analysis.files import verify
+from caml.analysis.lock import Statement, read_lock, state
+from caml.config.errors import Failure
 from caml.tracking.lease import acquire_all
 from caml.tracking.ledger import Ledger, State
 from caml.tracking.markers import Damaged
@@ -80,14 +82,29 @@ def statement_of(ablation: Ablation, grid: Sequence[Cell], evaluation: str) -> S
     return state(ablation.contrasts, ablation.axes, ablation.control, recipes(grid), evaluation, gate)
 
 
-def kept_report(where: Places, grid: Sequence[Cell], statement: Statement) -> tuple[list[str], Path] | None:
-    """Headline and page of the report that is there; None where there is none of this grid and statement."""
+def kept_report(
+    where: Places, grid: Sequence[Cell], statement: Statement, progress: Progress
+) -> tuple[list[str], Path] | None:
+    """Headline and page of the report that is there, every file of it as it was written.
+
+    None where there is none of this grid and statement; what was altered is named. Raises Failure for a lock
+    that was altered.
+    """
+    read_lock(where.lock)
     page, headline, written = (where.folder / name for name in (PAGE, HEADLINE, STAMP))
     if not (page.exists() and headline.exists() and written.exists()):
         return None
-    return (
-        (headline.read_text().splitlines(), page) if written.read_text() == stamp(grid, statement) else None
-    )
+    try:
+        if written.read_text() != stamp(grid, statement):
+            return None
+        for folder in (where.folder / "tables", page.parent / "tables", page.parent):
+            verify(folder)
+        return headline.read_text().splitlines(), page
+    except Failure as failure:
+        progress.say(f"{str(failure).split(': ')[0]}; tables and report are written anew")
+    except UnicodeDecodeError:
+        progress.say(f"what is noted of the report in {where.folder} was altered; it is written anew")
+    return None
 
 
 def stamp(grid: Sequence[Cell], statement: Statement) -> str:

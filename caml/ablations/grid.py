@@ -13,8 +13,10 @@ from caml.config import checks
 from caml.config.errors import Invalid, UserError
 from caml.config.files import show, suggest
 from caml.config.resolve import Loaded
+from caml.config.seeds import derive
 from caml.config.write import write
-from caml.data.slots import slot_counts
+from caml.data.slots import plan_slots, slot_counts
+from caml.data.tokenizer import words_needed
 
 AXES = "axes"  # the field of Ablation that varies macros; `caml.config.resolve.load` is told its name
 
@@ -84,6 +86,7 @@ def cells(loaded: Loaded) -> list[Cell]:
             key = tuple(plain(value) for value in macros.values())
             if key not in found:
                 run = loaded.at(bound, "run") if found else loaded.at(bound).run
+                _refuse_foreign_words(loaded, run)
                 _refuse_impossible_stages(loaded, run)
                 chain = _shared_chain(run, shared)
                 name = ",".join(f"{n.lower()}={v}" for n, v in zip(names, key, strict=True)) or ablation.name
@@ -165,6 +168,23 @@ def _alike(value: Any, default: Any) -> bool:
     return all(numbers) or all(objects) or type(value) is type(default)
 
 
+def _refuse_foreign_words(loaded: Loaded, run: Run) -> None:
+    """Raise UserError where a tokenizer of whole words is of another world than the text, or too small."""
+    if run.tokenizer.kind != "words":
+        return
+    words = run.tokenizer.source
+    own = getattr(words, "setting", None)
+    for stage in run.stages:
+        for thing in (stage.mixture.base, stage.mixture.intervention, stage.mixture.second, run.probes):
+            setting = getattr(thing, "setting", own)
+            if setting != own:
+                message = f"{setting!r}, and the words of the tokenizer are of {own!r}: make them alike"
+                raise loaded.fault(thing, "setting", message)
+    held = words_needed(words.recipe(0).get("words", ()))
+    if held > run.tokenizer.vocabulary:
+        raise loaded.fault(run.tokenizer, "vocabulary", f"at least {held}, for the words of {words.name!r}")
+
+
 def _refuse_impossible_stages(loaded: Loaded, run: Run) -> None:
     """Raise UserError for a stage whose sources cannot fill its slots."""
     for stage in run.stages:
@@ -175,8 +195,14 @@ def _refuse_impossible_stages(loaded: Loaded, run: Run) -> None:
             continue
         try:
             n, m = slot_counts(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement)
+            if n and m and mixture.placement != "uniform":
+                # Whether the second source leaves room in the window is a matter of the block's ranks.
+                ranks = derive(run.seed, "ranks", stage.name)
+                plan_slots(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement, ranks)
         except Invalid as invalid:
             raise loaded.fault(mixture, invalid.field, invalid.message) from None
+        except UserError as error:
+            raise loaded.fault(mixture, "ratio", str(error)) from None
         slots = {"base": stage.slots, "intervention": n, "second": m}
         for role, source in mixture.sources().items():
             needed = slots[role] * stage.length

@@ -28,7 +28,7 @@ class Outcome:
     """What a launch did: the headline, where the report lies, and how many StageRuns it trained and scored."""
 
     headline: list[str]
-    report: Path
+    report: Path | None
     trained: int
     seconds: float
 
@@ -43,7 +43,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     began = time.monotonic()
     ablation: Ablation = loaded.tree
     grid = cells(loaded)
-    wanted = [chosen(grid, only)] if only else grid
+    wanted = grid if only is None else [chosen(grid, only)]
     where = places(ablation)
     make_writable(where)
     stageruns = used_stageruns(wanted)
@@ -65,14 +65,17 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     for stagerun in stageruns:
         mirror.submit(stagerun.name)
     statement = statement_of(ablation, grid, evaluation)
-    if only or loaded.restrictions:
+    if only is not None or loaded.restrictions:
         # A part of the grid has no controls, or fewer seeds: the report is of all of it.
         headline = [
-            f"{len(wanted)} cells of the grid are trained and scored; the report is of the whole grid"
+            f"trained and scored: {', '.join(cell.id for cell in wanted[:3])}{' ...' * (len(wanted) > 3)}"
         ]
-        report = where.ledger.folder(stageruns[-1].name)
+        headline.append(
+            "a report is of the whole grid: `caml run` without --only, and without --set of an axis"
+        )
+        report: Path | None = None
     else:
-        kept = None if missing else kept_report(where, grid, statement)
+        kept = None if missing else kept_report(where, grid, statement, progress)
         headline, report = kept or _report(where, ablation, grid, statement, evaluation, progress)
     with progress.task("tracking store", max(len(stageruns), 1)) as advance:
 
@@ -95,5 +98,5 @@ def chosen(grid: Sequence[Cell], name: str) -> Cell:
     """The cell called `name`. Raises UserError where there is none."""
     found = {cell.id: cell for cell in grid}
     if name not in found:
-        raise UserError(f"--only {name}: there is no such cell{suggest(name, found)}; `caml show` lists them")
+        raise UserError(f"{name!r}: there is no such cell{suggest(name, found)}; `caml show` lists them")
     return found[name]

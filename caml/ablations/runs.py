@@ -14,8 +14,11 @@ from caml.models.sizes import Model
 from caml.training.optimizer import Optimizer, Schedule
 from caml.worlds.items import Probes
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-NAME_RULE = "up to 100 letters, digits, '-', '_' and '.', beginning with a letter or a digit"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
+NAME_RULE = "up to 60 letters, digits, '-', '_' and '.', beginning with a letter or a digit"
+# What lies in the output folder beside the ablations' folders.
+RESERVED = ("ledger", "stores", "tokenizers", "populations", "mlartifacts", "mlflow.db", "mlflow.db.lock")
+MOST_TOKENS = 10**15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.name) is not None, "name", f"a stage is named with {NAME_RULE}")
+        require(self.tokens < MOST_TOKENS, "tokens", f"fewer than {MOST_TOKENS:.0e} tokens")
         require(self.batch >= 1, "batch", "at least one sequence a step")
         require(self.length >= 2, "length", "at least two tokens a sequence")
         require(
@@ -69,7 +73,7 @@ class Run:
         require(len(self.stages) > 0, "stages", "at least one stage")
         names = [stage.name for stage in self.stages]
         require(len(set(names)) == len(names), "stages", f"stages need names of their own, not {names}")
-        require(self.seed >= 0, "seed", "a seed is 0 or above")
+        require(0 <= self.seed < 2**63, "seed", "a seed is 0 or above, and below 2^63")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +104,12 @@ class Ablation:
             "name",
             f"names a folder inside the output folder: {NAME_RULE}",
         )
+        require(
+            self.name not in RESERVED, "name", f"{self.name!r} is a folder of caml's own: take another name"
+        )
         names = [contrast.name for contrast in self.contrasts]
         require(len(set(names)) == len(names), "contrasts", "two contrasts have the same name")
-        require(bool(self.output), "output", "the folder that holds the results")
+        require(bool(self.output) and "\0" not in self.output, "output", "the folder that holds the results")
         require(
             self.population >= 0, "population", "members trained together, or 0 for what the machine takes"
         )

@@ -54,6 +54,8 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
             f"{missing[0].name}: `caml run {loaded.path}` first"
         )
     make_writable(where)
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
     short = (keep, f"caml report {shown(loaded.path)} --keep {shown(keep)}") if keep else None
     return reporting.report(where, ablation, grid, statement, evaluation, progress, keep=short)
 

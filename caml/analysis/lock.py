@@ -106,7 +106,7 @@ def write_lock(path: Path, statement: Statement, scored: Sequence[str]) -> Lock:
 
 def read_lock(path: Path) -> Lock | None:
     """The lock in the file `path`, None where there is none. Raises Failure where the file was altered."""
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
         data = json.loads(path.read_text())
@@ -116,7 +116,7 @@ def read_lock(path: Path) -> Lock | None:
             tuple(Look(tuple(look["seeds"]), look["at"]) for look in data["looks"]),
         )
         whole = data["digest"] == fingerprint(lock)
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         raise Failure(f"{path} is not as it was written: its digest does not fit its content")

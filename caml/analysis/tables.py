@@ -3,16 +3,14 @@
 import dataclasses
 import hashlib
 import io
-import json
 from pathlib import Path
 
 import pandas as pd
 
-from caml.analysis.files import replace_file
+from caml.analysis.files import DIGESTS, replace_file, verify, write_digests
 from caml.config.errors import Failure
 
 NATS = "nats"
-DIGESTS = "digests.json"
 
 # table -> column -> (meaning, unit); an empty unit is a name, a label or a pure number.
 DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
@@ -198,24 +196,5 @@ def write_frames(frames: dict[str, pd.DataFrame], folder: Path) -> dict[str, str
         for suffix, data in (("parquet", parquet.getvalue()), ("csv", frame.to_csv(index=False).encode())):
             replace_file(folder / f"{name}.{suffix}", data)
             digests[f"{name}.{suffix}"] = hashlib.sha256(data).hexdigest()
-    replace_file(folder / DIGESTS, (json.dumps(digests, indent=1) + "\n").encode())
-    return digests
-
-
-def verify(folder: Path) -> dict[str, str]:
-    """Compare every file that `digests.json` names with its digest; returns them. Raises Failure by name."""
-    try:
-        digests = json.loads((folder / DIGESTS).read_text())
-    except FileNotFoundError:
-        raise Failure(
-            f"{folder} holds no {DIGESTS}: the tables were never frozen, or the writing stopped"
-        ) from None
-    except json.JSONDecodeError:
-        raise Failure(f"{folder / DIGESTS} is damaged: freeze the tables again") from None
-    for name, expected in digests.items():
-        path = folder / name
-        if not path.is_file():
-            raise Failure(f"{path} is missing: freeze the tables again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise Failure(f"{path} is not the file that was frozen: freeze the tables again")
+    write_digests(folder, digests)
     return digests

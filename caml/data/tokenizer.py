@@ -165,6 +165,11 @@ class Tokenizer:
         return tokens, lengths
 
 
+def words_needed(words: Iterable[str]) -> int:
+    """The least vocabulary of a tokenizer of these `words`: they, and what every such tokenizer holds."""
+    return len({*SPECIAL_TOKENS, UNKNOWN, *TEMPLATE_WORDS, *words})
+
+
 def train_tokenizer(trained: TrainedTokenizer) -> Tokenizer:
     """Train the tokenizer. Raises UserError where the words of the source are more than its vocabulary."""
     texts = _texts(trained.source)
@@ -214,7 +219,7 @@ def prepare_tokenizer(root: Path, trained: TrainedTokenizer) -> Tokenizer:
     try:
         expected = json.loads(manifest.read_text(encoding="utf-8"))["digest"]
         intact = hashlib.sha256(file.read_bytes()).hexdigest() == expected
-    except (ValueError, KeyError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
         intact = False
     if not intact:
         raise Failure(

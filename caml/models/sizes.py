@@ -22,7 +22,7 @@ class Model:
     init_scale: float = 0.02
 
     def __post_init__(self) -> None:
-        require(bool(self.name), "name", "a size needs a name, such as '30k'")
+        require(0 < len(self.name) <= 40, "name", "a size needs a name of up to 40 letters, such as '30k'")
         for field in ("width", "layers", "heads", "kv_heads", "head_dim", "mlp_width"):
             value = getattr(self, field)
             require(value >= 1, field, f"{value} is not a positive number")

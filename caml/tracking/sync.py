@@ -14,6 +14,8 @@ from caml.tracking.ledger import Ledger, State
 from caml.tracking.store import Point, Store, locked, shorten, where
 
 EXPERIMENT = "caml"
+# What SQLite says of a file that is none of its databases any more.
+DAMAGED = ("disk image is malformed", "file is not a database")
 # Tags of a run, and the facts of the manifest, or of its last launch, that they tell.
 FACTS = {
     "fingerprint": "fingerprint",
@@ -239,6 +241,11 @@ def sync(
 def unreachable(uri: str, error: Exception) -> Failure:
     """In one line, that the store at `uri` failed with `error`, and what to do."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if any(sign in str(error) for sign in DAMAGED):
+        return Failure(
+            f"the tracking store {where(uri)} is damaged ({shorten(lines[0], 200)}): move it out of the way, and "
+            "`caml sync` makes it anew from the ledger, which has everything"
+        )
     return Failure(
         f"the tracking store {where(uri)} failed ({shorten(lines[0], 200)}); the ledger has everything, "
         "and `caml sync` brings it once the store is back"

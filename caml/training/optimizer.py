@@ -14,6 +14,9 @@ NAMES = ("adamw", "muon")
 SHAPES = ("wsd", "cosine")
 
 
+LARGEST = 3.4e38
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """`adamw`, or `muon` (matrices by Muon; embedding, norms and head by AdamW at `embedding_rate`)."""
@@ -32,13 +35,15 @@ class Optimizer:
         require(self.name in NAMES, "name", f"'{self.name}' is not one of {', '.join(NAMES)}")
         for field in ("rate", "embedding_rate", "epsilon"):
             value = getattr(self, field)
-            require(0 < value < float("inf"), field, f"{value} is not a positive finite number")
+            require(0 < value < LARGEST, field, f"{value} is not a positive number that a float32 holds")
         for field in ("beta1", "beta2", "momentum"):
             value = getattr(self, field)
             require(0 <= value < 1, field, f"{value} is not at least 0 and below 1")
         for field in ("weight_decay", "clip"):
             value = getattr(self, field)
-            require(0 <= value < float("inf"), field, f"{value} is not 0 or a positive finite number")
+            require(
+                0 <= value < LARGEST, field, f"{value} is not 0 or a positive number that a float32 holds"
+            )
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,10 @@ class WorldProbes:
 
     def __post_init__(self):
         require(self.setting in SETTINGS, "setting", f"one of {', '.join(SETTINGS)}")
+        require(self.held_out_tokens > 0, "held_out_tokens", "tokens of held-out text, above 0")
+        require(0 <= self.stories <= 0.9, "stories", "a share from 0 to 0.9")
+        require(len(self.families) > 0, "families", "at least one family")
+        require(len(set(self.families)) == len(self.families), "families", "each family once")
         known = probes.families_of(lexicon(self.setting))
         for family in self.families:
             require(family in known, "families", f"{family!r} is none of {', '.join(known)}")

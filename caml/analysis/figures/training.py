@@ -149,6 +149,8 @@ def _unit(most: float) -> tuple[float, str]:
 
 def _curve(axes: Axes, rows: pd.DataFrame, column: str, unit: float, arm: str, learned: bool = True) -> None:
     thin = rows.iloc[:: max(1, len(rows) // TRACED)]
+    if len(thin) == 1:  # no line to draw
+        axes.plot(thin["tokens"] / unit, thin[column], color=mark(arm).color, marker=".", gid="curve")
     style = (
         {"linewidth": 0.6, "alpha": 0.6} if learned else {"linewidth": 1.2, "linestyle": "--", "zorder": 3}
     )

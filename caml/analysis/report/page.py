@@ -17,7 +17,7 @@ from caml.analysis.figures.drawings import drawings, save
 from caml.analysis.figures.install import sizes_of
 from caml.analysis.figures.style import in_order, rung_label
 from caml.analysis.figures.view import View, each, look, one_dose
-from caml.analysis.files import replace_file
+from caml.analysis.files import replace_file, write_digests
 from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
@@ -103,7 +103,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
     """Write `figures/`, `tables/` and then `index.html` to `folder`; returns the page's path.
 
     The page holds its figures and needs no network and no script; links are relative. Figures of an earlier
-    report in `folder` that this one does not have are removed.
+    report in `folder` that this one does not have are removed. `digests.json` is written last.
     """
     view = look(tables, results)
     items = shown.item_margins(view, tables.margins, tables.items)
@@ -150,6 +150,11 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
     )
     path = folder / "index.html"
     replace_file(path, page.encode())
+    drawn = [path, *sorted((folder / "figures").iterdir())]
+    write_digests(
+        folder,
+        {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in drawn},
+    )
     return path
 
 
