@@ -60,7 +60,7 @@ def test_altered_tables_are_refused_by_name(tables, tmp_path, name, harm):
 def test_an_unfinished_freeze_is_refused(tables, tmp_path):
     freeze(tables, tmp_path)
     (tmp_path / "digests.json").unlink()
-    with pytest.raises(Failure, match="holds no digests.json, or the writing stopped"):
+    with pytest.raises(Failure, match=r"holds no digests\.json, or the writing stopped"):
         load(tmp_path)
 
 
