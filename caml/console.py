@@ -64,8 +64,13 @@ class Console:
             if now - shown < LOG_EVERY and done < total:
                 return
             shown = now
-            left = (now - began) / max(done - first, 1) * (total - done)
-            print(f"  {name}: {done} of {total}, {note}, {now - began:.0f} s, about {left:.0f} s left",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            left = (
+                f", about {(now - began) / (done - first) * (total - done):.0f} s left"
+                if done > first
+                else ""
+            )
+            print(
+                f"  {name}: {done} of {total}, {note}, {now - began:.0f} s{left}", file=sys.stderr, flush=True
+            )
 
         yield advance

@@ -68,7 +68,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     if only is not None or loaded.restrictions:
         # A part of the grid has no controls, or fewer seeds: the report is of all of it.
         headline = [
-            f"trained and scored: {', '.join(cell.id for cell in wanted[:3])}{' ...' * (len(wanted) > 3)}"
+            f"trained and scored: {'; '.join(cell.id for cell in wanted[:3])}{' ...' * (len(wanted) > 3)}"
         ]
         headline.append(
             "a report is of the whole grid: `caml run` without --only, and without --set of an axis"

@@ -19,6 +19,7 @@ NAME_RULE = "up to 60 letters, digits, '-', '_' and '.', beginning with a letter
 # What lies in the output folder beside the ablations' folders.
 RESERVED = ("ledger", "stores", "tokenizers", "populations", "mlartifacts", "mlflow.db", "mlflow.db.lock")
 MOST_TOKENS = 10**15
+TRACKING = re.compile(r"(https?|sqlite|postgresql|mysql|mssql|databricks)(\+\w+)?:")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,11 @@ class Ablation:
         require(bool(self.output) and "\0" not in self.output, "output", "the folder that holds the results")
         require(
             self.population >= 0, "population", "members trained together, or 0 for what the machine takes"
+        )
+        require(
+            not self.tracking or TRACKING.match(self.tracking) is not None,
+            "tracking",
+            "the address of an MLflow server or store, such as 'http://host:5000' or 'sqlite:////folder/mlflow.db'",
         )
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", "seconds between checkpoints, 0 or above")
 

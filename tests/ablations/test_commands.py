@@ -179,12 +179,41 @@ def test_the_notes_of_the_mirror_may_be_lost(copy: Path) -> None:
     assert not Notes(ledger, "http://nowhere", "caml/tiny").has(name)
 
 
+@pytest.mark.parametrize(
+    "altered",
+    [
+        "tables/margins.csv",
+        "report/index.html",
+        "report/figures/install.png",
+        "report/tables/effects.csv",
+        "reported.txt",
+    ],
+)
+def test_an_altered_report_is_named_and_written_anew(altered: str, copy: Path, cache: Path) -> None:
+    path = copy / "tiny" / altered
+    whole = tables(copy)
+    path.write_bytes(path.read_bytes()[:-9] + b"\xff\xfe")
+    done = run(command("run", str(TINY)), copy.parent, cache)
+    assert done.returncode == 0 and done.stdout.startswith("nothing to do: "), done.stderr
+    assert path.name in done.stderr or altered == "reported.txt"
+    assert done.stderr.count("written anew") == 1
+    again = tables(copy)
+    assert all(again[name].equals(table) for name, table in whole.items()) and again.keys() == whole.keys()
+    assert "written anew" not in run(command("run", str(TINY)), copy.parent, cache).stderr
+
+
+def test_an_altered_lock_is_refused_before_the_report_is_used(copy: Path, cache: Path) -> None:
+    (copy / "tiny/lock.json").write_text("[]")
+    done = run(command("run", str(TINY)), copy.parent, cache)
+    assert done.returncode == 1 and "lock.json is not as it was written" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_a_part_of_the_grid_is_trained_without_a_report_of_its_own(copy: Path, cache: Path) -> None:
     shutil.rmtree(next(copy.glob("ledger/sft-compassion*seed0*")))
     before = stamps(copy / "tiny")
     done = run(command("run", str(TINY), "--set", "ARM=compassion"), copy.parent, cache)
     assert done.returncode == 0 and done.stdout.startswith("1 StageRuns trained or scored"), done.stderr
-    assert "4 cells of the grid" in done.stdout
+    assert "a report is of the whole grid" in done.stdout and "report:" not in done.stdout
     after = {name: stamp for name, stamp in stamps(copy / "tiny").items() if not name.startswith("cells/")}
     assert after == {name: stamp for name, stamp in before.items() if not name.startswith("cells/")}
