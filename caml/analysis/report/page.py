@@ -128,7 +128,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         # The one text that is not escaped is ours; the page's policy lets no other script run.
         script=Markup(SCRIPT),
         script_digest="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
-        contrasts=shown.contrasts(_doses(results.effects, results.effects["S"])),
+        contrasts=shown.contrasts(_doses(results.effects, tables)),
         controls=shown.other_controls(results.controls),
         looks=extras.looks,
         figures=figures,
@@ -136,7 +136,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         washouts=shown.fits(results.washout, view, WASHOUT),
         kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION),
         sizes=shown.fits(_limits(view.sizes, "difference"), view, SIZES),
-        calibration=shown.fits(_calibration(results), view, CALIBRATION),
+        calibration=shown.fits(_calibration(results, tables), view, CALIBRATION),
         endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),
         absolute=shown.arms_by_stages(view, paired=False),
@@ -208,14 +208,14 @@ def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str
     return out
 
 
-def _doses(frame: pd.DataFrame, realised: pd.Series) -> pd.DataFrame:
+def _doses(frame: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     """`frame` with its doses called as in the figures."""
-    return frame.assign(S=frame["S"].map(one_dose(realised)))
+    return frame.assign(S=frame["S"].map(one_dose([*tables.cells["S"], *frame["S"]])))
 
 
-def _calibration(results: Results) -> pd.DataFrame:
+def _calibration(results: Results, tables: Tables) -> pd.DataFrame:
     """Each comparison beside the counter once, whether or not a contrast names it."""
-    table = _doses(results.calibration, results.effects["S"])
+    table = _doses(results.calibration, tables)
     return table.drop_duplicates([c for c in table if c != "contrast"])
 
 
