@@ -229,7 +229,7 @@ def _parse(text: str, name: str) -> Iterator[Any]:
             start = parser.current_token.start[0]
     except (SyntaxError, ValueError) as error:  # ValueError: a null byte
         line, message = getattr(error, "lineno", None) or start, str(getattr(error, "msg", error))
-    except (tokenize.TokenError, StopIteration):
+    except (tokenize.TokenError, StopIteration, RecursionError):
         line, message = start, "a bracket or a string is not closed after here"
     else:
         return

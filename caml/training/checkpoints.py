@@ -4,6 +4,7 @@ Orbax can name an empty step the latest and restores a flipped bit without compl
 exists here when our own marker does: it is written last and holds a digest of every file.
 """
 
+import errno
 import json
 import shutil
 import threading
@@ -23,6 +24,8 @@ from caml.config.fingerprint import canonical
 from caml.data.files import digest_bytes, digest_file, write_bytes, write_json
 
 MARKER = "marker.json"
+# Bytes that must be free beside twice the state: what Orbax writes around it.
+ROOM = 1 << 20
 # Read by `transformers` to know the layout of the arrays.
 METADATA = {"format": "pt"}
 
@@ -42,6 +45,18 @@ def load_parameters(path: Path) -> dict[str, np.ndarray]:
         return load_tensors(path.read_bytes())
     except (SafetensorError, FileNotFoundError) as error:
         raise Failure(f"{path} holds no parameters: {error}") from error
+
+
+def _orbax() -> Any:
+    """Orbax, imported where it is used: a second and more that most commands would wait for in vain.
+
+    What goes wrong in its threads is raised to us; it need not tell of it in tracebacks as well.
+    """
+    import orbax.checkpoint as orbax
+    from absl import logging
+
+    logging.set_verbosity(logging.FATAL)
+    return orbax
 
 
 def _names(tree: Any) -> list[str]:
@@ -106,16 +121,19 @@ class Checkpoints:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            raise Failure(f"the checkpoint in {self._folder} could not be written: {error}") from error
+            why = "no space left on the disk" if "No space left" in str(error) else str(error).splitlines()[0]
+            raise Failure(f"the checkpoint in {self._folder} could not be written: {why}") from error
 
     def _write(self, step: int, copies: dict[str, jax.Array]) -> None:
         try:
-            # Imported where it is used: a second and more that most commands would wait for in vain.
-            import orbax.checkpoint as orbax
-
+            orbax = _orbax()
             folder = (self._folder / f"{step:08d}").resolve()
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
+            # Orbax's own threads tell of a full disk in many tracebacks: they are not begun then.
+            needed = 2 * sum(array.nbytes for array in copies.values()) + ROOM
+            if shutil.disk_usage(folder).free < needed:
+                raise OSError(errno.ENOSPC, "No space left on device")
             orbax.PyTreeCheckpointer().save(folder / "state", copies)
             body = {
                 "step": step,
@@ -162,8 +180,7 @@ class Checkpoints:
         return body, ""
 
     def _restore(self, folder: Path, like: Any) -> Any:
-        import orbax.checkpoint as orbax
-
+        orbax = _orbax()
         names = _names(like)
         as_numpy = {name: orbax.RestoreArgs(restore_type=np.ndarray) for name in names}
         found = orbax.PyTreeCheckpointer().restore(folder.resolve() / "state", restore_args=as_numpy)
