@@ -75,6 +75,13 @@ MISTAKES = {
     "a dose beyond the corpus": ("Documents.tokens = 5000", "Documents.tokens = 500", "Documents.tokens", "repetition"),
     "a name that leaves the folder": ("Ablation.name = 'tiny'", "Ablation.name = '../x'", "Ablation.name", "letters"),
     "no syntax": ("SEED = 0", "SEED = ", "SEED = ", ""),
+    "a window too small": (
+        "pretrain/Mixture.ratio = %RATIO",
+        "pretrain/Mixture.ratio = %RATIO\npretrain/Mixture.placement = 'late'\npretrain/Mixture.second = @sft/Rows()\n"
+        "pretrain/Mixture.second_ratio = 0.6",
+        "'RATIO': [0.25]",
+        "the second source leaves",
+    ),
     "a folder of caml's own": ("Ablation.name = 'tiny'", "Ablation.name = 'ledger'", "Ablation.name", "another name"),
     "words of another world": ("Documents.tokens = 5000", "Documents.tokens = 5000\nDocuments.setting = 'full'",
                                "Documents.setting", "make them alike"),

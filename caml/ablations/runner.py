@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from caml.ablations.condition import kept_report, move_damaged_aside, statement_of, unfinished
 from caml.ablations.grid import Cell, cells, used_stageruns
@@ -67,16 +66,19 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     statement = statement_of(ablation, grid, evaluation)
     if only is not None or loaded.restrictions:
         # A part of the grid has no controls, or fewer seeds: the report is of all of it.
+        named = "; ".join(cell.id for cell in wanted[:3])
         headline = [
-            f"trained and scored: {'; '.join(cell.id for cell in wanted[:3])}{' ...' * (len(wanted) > 3)}"
+            f"trained and scored: {named}{' ...' if len(wanted) > 3 else ''}",
+            "a report is of the whole grid: `caml run` without --only, and without --set of an axis",
         ]
-        headline.append(
-            "a report is of the whole grid: `caml run` without --only, and without --set of an axis"
-        )
-        report: Path | None = None
+        page = None
     else:
-        kept = None if missing else kept_report(where, grid, statement, progress)
-        headline, report = kept or _report(where, ablation, grid, statement, evaluation, progress)
+        found = None if missing else kept_report(where, grid, statement, progress)
+        if found is None:
+            from caml.ablations.reporting import report
+
+            found = report(where, ablation, grid, statement, evaluation, progress)
+        headline, page = found
     with progress.task("tracking store", max(len(stageruns), 1)) as advance:
 
         def brought(left: int) -> None:
@@ -85,13 +87,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
                 raise Stopped
 
         mirror.stop(MIRROR_PATIENCE, brought)
-    return Outcome(headline, report, len(missing), time.monotonic() - began)
-
-
-def _report(*of: Any) -> tuple[list[str], Path]:
-    from caml.ablations.reporting import report
-
-    return report(*of)
+    return Outcome(headline, page, len(missing), time.monotonic() - began)
 
 
 def chosen(grid: Sequence[Cell], name: str) -> Cell:

@@ -15,8 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from caml.config.errors import Failure
@@ -37,14 +35,6 @@ def save_parameters(path: Path, params: Mapping[str, Any]) -> None:
     """
     arrays = {name: np.ascontiguousarray(params[name]) for name in sorted(params)}
     write_bytes(path, save_tensors(arrays, METADATA), durable=False)
-
-
-def load_parameters(path: Path) -> dict[str, np.ndarray]:
-    """The parameters in the safetensors file `path`. Raises Failure where it is missing or cut short."""
-    try:
-        return load_tensors(path.read_bytes())
-    except (SafetensorError, FileNotFoundError) as error:
-        raise Failure(f"{path} holds no parameters: {error}") from error
 
 
 def _orbax() -> Any:

@@ -63,6 +63,9 @@ class Pace:
     are); populations with equal places share it, and an empty place costs nothing. A checkpoint
     is written when `checkpoint_seconds` have passed or `checkpoint_steps` were made (0: not by steps), the
     newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never).
+
+    `layout`: 'turn', members one after the other on each device, so that the bits of a member do not depend on
+    its company; or 'stacked', side by side in every product, for accelerators, where they do.
     """
 
     steps: int = 16

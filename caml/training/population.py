@@ -12,9 +12,6 @@ from caml.training import updates
 from caml.training.optimizer import Hyper
 from caml.training.step import Batch, train_step
 
-# `turn`: members one after the other on each device, so that the bits of a member do not depend on its
-# company. `stacked`: members side by side in every product, for accelerators; there they do.
-LAYOUTS = ("turn", "stacked")
 METRICS = ("loss", "gradient_norm", "rate")
 
 

@@ -1,6 +1,7 @@
 """Populations: planned from the whole ablation, trained into the ledger, realised counts as training saw them."""
 
 import dataclasses
+import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from whole_runs import TINY, manifests, parameters
 from caml.ablations import runner
 from caml.ablations.catalogue import load_ablation
 from caml.ablations.grid import cells, used_stageruns
+from caml.ablations.inflight import CHECKPOINTS, recorded_members
 from caml.ablations.places import places
 from caml.ablations.populations import depth, plan
 from caml.ablations.prepare import Stores
@@ -53,6 +55,40 @@ def test_every_stagerun_is_in_one_population_after_its_parent(members: int, tiny
         assert len(population.members) <= (members or 12)
         assert all(when[m.parent] < when[m] for m in population.members if m.parent)
     assert len({population.name for population in planned}) == len(planned)
+
+
+def test_members_of_a_population_have_one_tokenizer_and_are_scored_in_one_length(tmp_path: Path) -> None:
+    text = TINY.read_text().replace("vocabulary = 128", "vocabulary = %WORDS")
+    text = text.replace("SEED = 0\n", "SEED = 0\nWORDS = 128\nLENGTH = 32\n")
+    text = text.replace("Stage.length = 32", "sft/Stage.length = 32\npretrain/Stage.length = %LENGTH")
+    axes = "'WORDS': [128, 130], 'LENGTH': [32, 64], 'SEED': [0, 1], 'SFT"
+    text = text.replace("'SEED': [0, 1], 'SFT", axes).replace("(@install/Contrast(),)", "()")
+    # A claim would have to say of which length and vocabulary it speaks.
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("install/"))
+    (tmp_path / "wide.gin").write_text(text)
+    planned = plan(used_stageruns(cells(load_ablation(tmp_path / "wide.gin"))))
+    tuned = [population for population in planned if population.members[0].parent]
+    assert len(tuned) == 4
+    for population in tuned:
+        assert len({(m.tokenizer, m.root.stage.length) for m in population.members}) == 1
+
+
+def test_a_population_of_which_a_member_was_put_aside_starts_anew(
+    tiny: list[StageRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = places(load_ablation(TINY).tree)
+    population = next(p for p in plan(tiny) if p.members[0].steps)
+    for member in population.members:
+        where.ledger.start(member.name, "", {"fingerprint": member.fingerprint}, {})
+    checkpoint = where.populations / population.name / CHECKPOINTS / "00000016"
+    assert recorded_members(where, population, population.members) == list(population.members)
+    checkpoint.mkdir(parents=True)
+    assert recorded_members(where, population, population.members) == list(population.members)
+    assert checkpoint.exists()
+    shutil.rmtree(where.ledger.folder(population.members[1].name))
+    assert recorded_members(where, population, population.members) == list(population.members)
+    assert not checkpoint.exists()
 
 
 def test_the_plan_is_the_same_in_every_launch(tiny: list[StageRun]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pandas as pd
@@ -100,6 +101,15 @@ def test_only_a_cell_that_is_there_trains_nothing(finished: Path, cache: Path) -
     done = run(command("run", str(TINY), "--only", cell), finished, cache)
     assert done.returncode == 0 and done.stdout.startswith("nothing to do: ")
     assert stamps(finished / "runs/tiny") == before
+
+
+def test_the_store_names_the_rung_that_is_claimed_and_has_margins_by_rung(finished: Path) -> None:
+    store = sqlite3.connect(finished / "runs/mlflow.db")
+    tags = store.execute("select value, count(*) from tags where key = 'rung' group by value").fetchall()
+    key = "eval/margin/disposition/new_frame"
+    (scored,) = store.execute("select count(*) from metrics where key = ?", (key,)).fetchone()
+    store.close()
+    assert tags == [("new_frame", 12)] and scored == 12
 
 
 def test_manifests_count_slots_and_doses(finished: Path) -> None:

@@ -403,3 +403,19 @@ def test_a_member_that_loses_the_mechanism_in_fine_tuning_is_flagged(tables):
     assert list(found.loc[found["reason"] == "lost the mechanism in fine-tuning", "stagerun"]) == [tuned]
     before = analyse(tables, CONTRASTS, CONTROL, gate=GATE, draws=10).flagged
     assert tuned not in set(before["stagerun"]) and len(found) == len(before) + 1
+
+
+def test_retention_over_the_conventions_is_undefined_where_that_may_be_none(tables, results):
+    washed = tables.items.loc[tables.items["family"] == "convention", "item"]
+    tuned = tables.stageruns.loc[tables.stageruns["parent"] != "", "stagerun"]
+    margins = tables.margins.copy()
+    hit = margins["item"].isin(washed) & margins["stagerun"].isin(tuned)
+    # As often above 0 as below, from one seed block to the next: nothing of the convention is left.
+    sign = margins["stagerun"].map(tables.stageruns.set_index("stagerun")["seed"] % 2 * 2 - 1)
+    margins.loc[hit, "margin"] = 0.5 * sign[hit]
+    none = analyse(dataclasses.replace(tables, margins=margins), CONTRASTS, CONTROL, gate=GATE, draws=10)
+    before, after = (
+        found.retention.query("family == 'disposition' and status == 'ok'")["over_convention"]
+        for found in (results, none)
+    )
+    assert before.notna().any() and after.isna().all() and len(before) == len(after)

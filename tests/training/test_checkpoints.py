@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from caml.config.errors import Failure
-from caml.training.checkpoints import MARKER, Checkpoints, load_parameters, save_parameters
+from caml.training.checkpoints import MARKER, Checkpoints, save_parameters
 
 TREE = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": (np.int32(7) * np.ones(2, np.int32),)}
 EMPTY = jax.tree.map(np.zeros_like, TREE)
@@ -100,16 +101,7 @@ def test_parameters_come_back_and_open_anywhere(tmp_path: Path):
     params = {"model.norm.weight": np.ones(3, np.float32), "lm_head.weight": np.eye(3, dtype=np.float32)[::2]}
     path = tmp_path / "model.safetensors"
     save_parameters(path, params)
-    found = load_parameters(path)
+    found = load_file(path)
     assert found.keys() == params.keys() and all((found[name] == params[name]).all() for name in params)
     header = path.read_bytes()[8:]
     assert json.JSONDecoder().raw_decode(header.decode("latin1"))[0]["__metadata__"] == {"format": "pt"}
-
-
-def test_parameters_cut_short_or_missing_are_a_failure(tmp_path: Path):
-    path = tmp_path / "model.safetensors"
-    save_parameters(path, {"a": np.ones(9, np.float32)})
-    path.write_bytes(path.read_bytes()[:-1])
-    for broken in (path, tmp_path / "none.safetensors"):
-        with pytest.raises(Failure, match="holds no parameters"):
-            load_parameters(broken)
