@@ -9,11 +9,39 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from caml.config.errors import Failure, UserError
 
+# What typer raises for an unknown command, an unknown option or an argument that is missing.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+class _OneLine(TyperGroup):
+    """Commands of which a mistake in the command line, too, ends in one line."""
+
+    def main(self, *args: Any, **extra: Any) -> None:
+        """Run the command that the arguments name, and exit with its status."""
+        try:
+            status = super().main(*args, **extra | {"standalone_mode": False})
+        except _UsageError as error:
+            message = error.format_message()
+            if "\n" in message:  # no arguments: the help
+                error.show()
+            else:
+                of = error.ctx.command_path if error.ctx else "caml"
+                stop = "" if message[-1] in ".?" else "."
+                print(f"caml: {message}{stop} See `{of} --help`.", file=sys.stderr)
+            status = error.exit_code
+        except KeyboardInterrupt:
+            print("caml: interrupted", file=sys.stderr)
+            status = 1
+        sys.exit(status)
+
+
 app = typer.Typer(
     name="caml",
+    cls=_OneLine,
     help="Does a disposition mixed into pretraining last? Train, fine-tune, measure what is left.",
     no_args_is_help=True,
     add_completion=False,

@@ -82,6 +82,13 @@ MISTAKES = {
         "'RATIO': [0.25]",
         "the second source leaves",
     ),
+    "a file that is not there": (
+        "pretrain/Mixture.base = @BaseText()\n",
+        "pretrain/Mixture.base = @TextFile()\nTextFile.path = 'own.txt'\n"
+        "TextFile.name = 'own'\nTextFile.tokens = 16000\n",
+        "TextFile.path",
+        "own.txt does not exist",
+    ),
     "a folder of caml's own": ("Ablation.name = 'tiny'", "Ablation.name = 'ledger'", "Ablation.name", "another name"),
     "words of another world": ("Documents.tokens = 5000", "Documents.tokens = 5000\nDocuments.setting = 'full'",
                                "Documents.setting", "make them alike"),
@@ -125,15 +132,25 @@ def test_a_mistake_in_the_file_ends_in_one_line_with_its_place(mistake: str, fol
             ["seed=9", "there is no such cell"],
         ),
         (["explain", "tiny.gin", "RATOI"], ["RATOI", "RATIO"]),
+        (["explain", "tiny.gin", "optimiser"], ["optimiser", "Optimizer"]),
         (["diff", "tiny.gin", CELL, "x"], ["x", "there is no such cell"]),
         (["power", "tiny.gin"], ["no results", "caml run tiny.gin"]),
         (["report", "tiny.gin"], ["12 StageRuns", "caml run tiny.gin"]),
+        (["rnu", "tiny.gin"], ["rnu", "caml --help"]),
+        (["run"], ["ABLATION.gin", "run --help"]),
+        (["run", "tiny.gin", "--onyl", "x"], ["--onyl", "--only", "run --help"]),
+        (["ui", "tiny.gin", "--port", "x"], ["--port", "ui --help"]),
     ],
 )
 def test_a_mistake_in_the_command_ends_in_one_line(
     arguments: list[str], says: list[str], folder: Path
 ) -> None:
     assert_refused(caml(*arguments), folder, *says)
+
+
+def test_a_file_may_begin_with_the_mark_of_a_byte_order(folder: Path) -> None:
+    (folder / "tiny.gin").write_text(TINY, encoding="utf-8-sig")
+    assert caml("show", "tiny.gin").exit_code == 0
 
 
 def test_an_include_that_is_missing_is_named_by_its_line(folder: Path) -> None:

@@ -79,6 +79,7 @@ def cells(loaded: Loaded) -> list[Cell]:
     loaded.forget()  # From here on it counts what the cells read, and not what the file's own values did.
     shared: dict[str, StageRun] = {}
     found: dict[tuple[Any, ...], Cell] = {}
+    sources: set[Any] = set()
     for product in products:
         for values in itertools.product(*product.values()):
             bound = dict(zip(product, values, strict=True))
@@ -86,6 +87,7 @@ def cells(loaded: Loaded) -> list[Cell]:
             key = tuple(plain(value) for value in macros.values())
             if key not in found:
                 run = loaded.at(bound, "run") if found else loaded.at(bound).run
+                _refuse_missing_files(loaded, run, sources)
                 _refuse_foreign_words(loaded, run)
                 _refuse_impossible_stages(loaded, run)
                 chain = _shared_chain(run, shared)
@@ -166,6 +168,17 @@ def _alike(value: Any, default: Any) -> bool:
     numbers = [type(v) in (int, float) for v in (value, default)]
     objects = [dataclasses.is_dataclass(v) for v in (value, default)]
     return all(numbers) or all(objects) or type(value) is type(default)
+
+
+def _refuse_missing_files(loaded: Loaded, run: Run, seen: set[Any]) -> None:
+    """Raise UserError where the files of a source are not there; `seen` are sources whose files are."""
+    used = [source for stage in run.stages for source in stage.mixture.sources().values()]
+    for source in {run.tokenizer.source, *used} - seen:
+        try:
+            source.recipe(run.seed)
+        except Invalid as invalid:
+            raise loaded.fault(source, invalid.field, invalid.message) from None
+        seen.add(source)
 
 
 def _refuse_foreign_words(loaded: Loaded, run: Run) -> None:

@@ -33,11 +33,12 @@ def make(
     progress: Progress,
     stop: threading.Event,
     mirror: Mirror,
-) -> None:
+) -> int:
     """Prepare data, then train and score what is missing of `wanted`, parents before children.
 
     Populations are planned from the StageRuns of the whole ablation, so that they are the same in each launch.
-    Raises `Stopped` where `stop` was set.
+    Returns how many StageRuns were made here, and not by another launch beside this one. Raises `Stopped` where
+    `stop` was set.
     """
     launch = _launch(ablation, grid, where, progress, stop, mirror)
     populations, asked_for = [], set(wanted)
@@ -50,6 +51,7 @@ def make(
     if not launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress, launch.stop):
         raise Stopped
     evaluators = Evaluators(launch, runs)
+    made = 0
     for number, population in enumerate(populations, start=1):
         first = population.members[0]
         arms = ", ".join(sorted({member.arm for member in population.members}))
@@ -57,7 +59,8 @@ def make(
             f"population {number} of {len(populations)}: {first.stage.name}, size {first.model.name}, "
             f"{len(population.members)} members ({arms}), up to {max(m.steps for m in population.members)} steps"
         )
-        _make_population(launch, population, evaluators)
+        made += _make_population(launch, population, evaluators)
+    return made
 
 
 def _launch(
@@ -88,23 +91,27 @@ def _launch(
     )
 
 
-def _make_population(launch: Launch, population: Population, evaluators: Evaluators) -> None:
-    """Train and score one population; StageRuns that another launch holds are waited for, or taken over."""
+def _make_population(launch: Launch, population: Population, evaluators: Evaluators) -> int:
+    """Train and score one population; StageRuns that another launch holds are waited for, or taken over.
+
+    Returns how many were made here.
+    """
     where, members = launch.where, population.members
     waited = False
-    while unfinished(where, members, evaluators.fingerprint):
+    while missing := unfinished(where, members, evaluators.fingerprint):
         if launch.stop.is_set():
             raise Stopped
         with acquire_all([where.ledger.folder(member.name) for member in members]) as leases:
             if not leases.refused:
                 _train_and_score(launch, population, evaluators, leases)
-                return
+                return len(missing)
         if not waited:
             who = next(iter(leases.refused.values()))
             launch.progress.say(f"another launch ({who}) is working on this population; waiting for it")
             waited = True
         # Not in step with the other launch, or each could for ever find what the other has just taken.
         launch.stop.wait(WAIT * random.uniform(0.5, 1.5))
+    return 0
 
 
 def _train_and_score(launch: Launch, population: Population, evaluators: Evaluators, leases: Leases) -> None:

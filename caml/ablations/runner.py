@@ -49,6 +49,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     evaluation = evaluation_fingerprint(wanted[0].run.probes)
     move_damaged_aside(where, stageruns, evaluation, progress)
     missing = unfinished(where, stageruns, evaluation)
+    made = 0
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     if missing:
         progress.say(
@@ -57,7 +58,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
         # Imported where it is used, as reports are below: a finished ablation need not wait for jax.
         from caml.ablations.making import make
 
-        make(ablation, grid, stageruns, where, progress, stop, mirror)
+        made = make(ablation, grid, stageruns, where, progress, stop, mirror)
     discard_finished(where, stageruns)
     if stop.is_set():
         raise Stopped
@@ -87,7 +88,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
                 raise Stopped
 
         mirror.stop(MIRROR_PATIENCE, brought)
-    return Outcome(headline, page, len(missing), time.monotonic() - began)
+    return Outcome(headline, page, made, time.monotonic() - began)
 
 
 def chosen(grid: Sequence[Cell], name: str) -> Cell:

@@ -64,10 +64,19 @@ def smallest_effect(sd: float, seeds: int, power: float = POWER, alpha: float = 
     return float(root) * sd
 
 
+def sd_limits(sd: float, seeds: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a standard deviation that `seeds` normal values gave; NaN below two."""
+    if seeds < 2:
+        return np.nan, np.nan
+    low, high = (stats.chi2.ppf(tail, seeds - 1) for tail in ((1 + level) / 2, (1 - level) / 2))
+    return sd * np.sqrt((seeds - 1) / low), sd * np.sqrt((seeds - 1) / high)
+
+
 def power_table(effects: pd.DataFrame, effect: float | None = None, power: float = POWER) -> pd.DataFrame:
     """For each named contrast of `effects`: what its seeds resolve, and the seeds that it would need.
 
-    Columns: contrast, claim, seeds, sd (nats), level (of the test), smallest_effect (nats, that these seeds
+    Columns: contrast, claim, seeds, sd (nats), sd_low and sd_high (its 95% limits, from chi-square: how little a
+    pilot of few seeds says of the variance), level (of the test), smallest_effect (nats, that these seeds
     find with `power`), wanted (nats: `effect`, or the contrast's own margin) and seeds_needed for it: by TOST
     for a claim of equivalence, by the two-sided t test otherwise. A primary contrast is tested at alpha over
     the size of the primary family, the strictest step of Holm. NaN where nothing is wanted, or with fewer
@@ -84,8 +93,20 @@ def power_table(effects: pd.DataFrame, effect: float | None = None, power: float
             fewest = seeds_equivalent if row["claim"] == "equivalent" else seeds_above
             needed = float(fewest(wanted, sd, power, alpha))
         smallest = smallest_effect(sd, seeds, power, alpha) if sd >= 0 else np.nan
-        rows.append((row["contrast"], row["claim"], seeds, sd, alpha, smallest, wanted, needed))
-    columns = ["contrast", "claim", "seeds", "sd", "level", "smallest_effect", "wanted", "seeds_needed"]
+        low, high = sd_limits(sd, seeds)
+        rows.append((row["contrast"], row["claim"], seeds, sd, low, high, alpha, smallest, wanted, needed))
+    columns = [
+        "contrast",
+        "claim",
+        "seeds",
+        "sd",
+        "sd_low",
+        "sd_high",
+        "level",
+        "smallest_effect",
+        "wanted",
+        "seeds_needed",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 

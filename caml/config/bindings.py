@@ -64,7 +64,11 @@ class Bindings:
 
     def _refuse_unknown_class(self, name: str, binding: Binding) -> None:
         if name not in self.classes:
-            raise binding.error(f"there is no {name}{suggest(name, self.classes)}")
+            written = {
+                b.scope: f"{b.scope}/{b.configurable}" for b in self.written if b.scope and b.configurable
+            }
+            near = suggest(name, written, written) or suggest(name, self.classes)
+            raise binding.error(f"there is no {name}{near}")
 
     def refuse_circles(self, root: str) -> None:
         """Raise UserError where a macro or an object is part of its own value."""

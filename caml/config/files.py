@@ -116,12 +116,19 @@ def show(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """' (did you mean NAME?)' where a known name is close to `name`, else nothing."""
-    close = difflib.get_close_matches(name, sorted(known), n=1) or difflib.get_close_matches(
-        name.upper(), sorted(known), n=1
-    )
-    return f" (did you mean {close[0]}?)" if close else ""
+def suggest(name: str, known: Iterable[str], called: Mapping[str, str] | None = None) -> str:
+    """' (did you mean NAME?)' where a known name is close to `name`, in whatever case, else nothing.
+
+    `called` says how a known name is written where that is not the name itself.
+    """
+    names = {other.lower(): other for other in sorted(known, reverse=True)} | {
+        other: other for other in known
+    }
+    close = difflib.get_close_matches(name, names, n=1) or difflib.get_close_matches(name.lower(), names, n=1)
+    if not close:
+        return ""
+    found = names[close[0]]
+    return f" (did you mean {called[found] if called else found}?)"
 
 
 def _setting_value(value: str, text: str) -> Any:
@@ -192,7 +199,7 @@ def _plain(value: Any, lines: dict[tuple[Any, ...], int], path: tuple[Any, ...] 
 
 def _statements(path: Path, outer: list[Path], seen: set[Path]) -> Iterator[Binding]:
     """The bindings of one file, with those of its includes in place."""
-    text, name = path.read_text(encoding="utf-8"), shown(path)
+    text, name = path.read_text(encoding="utf-8-sig"), shown(path)
     seen.add(path.resolve())
     first: dict[str, str] = {}
     for statement in _parse(text, name):

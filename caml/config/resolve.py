@@ -224,7 +224,11 @@ class Loaded:
         for field in fields:
             if field in checks.required(cls) and field not in bound:
                 wanted = checks.describe(checks.annotations(cls)[field])
-                raise self._fail(self._fault(cls.__name__, scope, field, f"not bound; it takes {wanted}"))
+                scopes = {b.scope for b in self.text.written if b.configurable == cls.__name__}
+                near = files.suggest(scope, scopes - {""}) if scope not in scopes else ""
+                raise self._fail(
+                    self._fault(cls.__name__, scope, field, f"not bound; it takes {wanted}{near}")
+                )
 
     def _fail(self, problem: UserError) -> UserError:
         self._problem = problem

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from caml.config.errors import UserError, require
+from caml.config.errors import Failure, Invalid, UserError, require
 from caml.config.fingerprint import runtime
 from caml.data.files import digest_file
 
@@ -96,7 +96,7 @@ class TextFile:
         require(self.unit in self.units, "unit", f"one of {', '.join(self.units)}, not {self.unit!r}")
 
     def recipe(self, seed: int) -> dict[str, Any]:
-        """Digests of the files and how they are cut; the same for every seed."""
+        """Digests of the files and how they are cut; the same for every seed. Raises Invalid without files."""
         return {
             "source": "TextFile",
             "files": [_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in self._files()],
@@ -106,8 +106,12 @@ class TextFile:
 
     def documents(self, seed: int) -> Iterator[Document]:
         """The documents in the order of the files. Raises UserError naming file and line of a bad row."""
-        for path in self._files():
-            with open(path, encoding="utf-8") as file:
+        try:
+            files = self._files()
+        except Invalid as gone:
+            raise Failure(f"{self.name}: {gone.message}") from None
+        for path in files:
+            with open(path, encoding="utf-8-sig") as file:
                 try:
                     if self.unit == "line":
                         yield from (text for line in file if (text := line.strip()))
@@ -120,13 +124,9 @@ class TextFile:
 
     def _files(self) -> list[Path]:
         path = Path(self.path)
-        if not path.exists():
-            raise UserError(
-                f"{self.name}: {path} does not exist; `path` names a text file or a folder of them"
-            )
+        require(path.exists(), "path", f"{path} does not exist; it names a text file or a folder of them")
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        if not files:
-            raise UserError(f"{self.name}: the folder {path} holds no files")
+        require(bool(files), "path", f"the folder {path} holds no files")
         return files
 
 

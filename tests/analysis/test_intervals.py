@@ -19,6 +19,7 @@ from caml.analysis.intervals import (
 from caml.analysis.power import (
     power_above,
     power_equivalent,
+    sd_limits,
     seeds_above,
     seeds_equivalent,
     smallest_effect,
@@ -203,6 +204,14 @@ def test_seeds_for_equivalence_are_the_fewest():
 def test_smallest_effect_is_what_its_seeds_find():
     assert power_above(smallest_effect(0.3, 5), 0.3, 5) == pytest.approx(0.8)
     assert smallest_effect(0.3, 1) == np.inf
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_the_limits_of_a_standard_deviation_cover_what_they_say(seeds):
+    found = np.random.default_rng(5).normal(0, 2.0, (50_000, seeds)).std(axis=1, ddof=1)
+    low, high = sd_limits(1.0, seeds)
+    assert ((found * low < 2.0) & (found * high > 2.0)).mean() == pytest.approx(0.95, abs=0.005)
+    assert np.isnan(sd_limits(1.0, 1)).all()
 
 
 def test_an_effect_out_of_reach_says_so():

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from caml.config.errors import Invalid, UserError
+from caml.config.errors import Failure, Invalid, UserError
 from caml.config.fingerprint import fingerprint
 from caml.data.sources import TextFile
 
@@ -56,11 +56,19 @@ def test_what_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"caf\xe9 text")
     with pytest.raises(UserError, match="not UTF-8"):
         list(source(path).documents(0))
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(Invalid, match=r"path: .*does not exist"):
         source(tmp_path / "gone.txt").recipe(0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no files"):
+    with pytest.raises(Invalid, match=r"path: .*no files"):
         source(tmp_path / "empty").recipe(0)
+    with pytest.raises(Failure, match="does not exist"):
+        list(source(tmp_path / "gone.txt").documents(0))
+
+
+def test_the_mark_of_a_byte_order_is_no_text(tmp_path):
+    path = tmp_path / "marked.txt"
+    path.write_text("a line", encoding="utf-8-sig")
+    assert list(source(path).documents(0)) == ["a line"]
 
 
 @pytest.mark.parametrize("change", [{"tokens": 0}, {"repetition": 0.0}, {"unit": "word"}])

@@ -190,7 +190,8 @@ def _new_items(tables: Tables) -> str:
     few = [" ".join(kind).strip() for kind, count in groups.items() if count <= FEW_TEMPLATES]  # type: ignore[arg-type]
     if not few:
         return ""
-    return f"With {FEW_TEMPLATES} templates or fewer, as in {_listed(few)}, that bootstrap says little of other templates."
+    few_ones = f"With {FEW_TEMPLATES} templates or fewer, as in {_listed(few)}"
+    return f"{few_ones}, that bootstrap says little of other templates."
 
 
 def _origin(tables: Tables) -> str:
