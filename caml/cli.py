@@ -33,9 +33,8 @@ class _OneLine(TyperGroup):
                 stop = "" if message[-1] in ".?" else "."
                 print(f"caml: {message}{stop} See `{of} --help`.", file=sys.stderr)
             status = error.exit_code
-        except KeyboardInterrupt:
-            print("caml: interrupted", file=sys.stderr)
-            status = 1
+        if status == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(status)
 
 
@@ -261,12 +260,3 @@ def doctor() -> None:
         healthy &= fine
     if not healthy:
         raise Failure("something is wrong with this installation; see above")
-
-
-def main() -> None:
-    """The entry of the `caml` command."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

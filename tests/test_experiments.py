@@ -21,7 +21,7 @@ def test_every_shipped_study_resolves(study):
 
 
 def run(study: str, folder: Path) -> str:
-    command = [sys.executable, "-m", "caml.cli", "run", str(ROOT / "experiments" / study)]
+    command = [sys.executable, "-m", "caml", "run", str(ROOT / "experiments" / study)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -41,7 +41,7 @@ def arm(when: str, number: int) -> None:
 
 # Processes that write stores import this file too.
 if __name__ == "__main__":
-    from caml.cli import main
+    from caml.__main__ import main
 
     # A module that is patched before the command has prepared the devices must not start jax: none does.
     arm(sys.argv[1], getattr(signal, f"SIG{sys.argv[2]}"))

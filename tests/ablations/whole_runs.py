@@ -32,7 +32,7 @@ def environment(cache: Path) -> dict[str, str]:
 
 def command(*arguments: str) -> list[str]:
     """The public command."""
-    return [sys.executable, "-m", "caml.cli", *arguments]
+    return [sys.executable, "-m", "caml", *arguments]
 
 
 def dying(when: str, signal: str, *arguments: str) -> list[str]:
