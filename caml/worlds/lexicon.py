@@ -107,12 +107,17 @@ class Lexicon:
         return tuple(sorted(found))
 
 
-# No frame of documents ends its first sentence in "was {need} .", as base-only frames do: a counter of the few words
-# before an act, with names read as one, would know the new frame from them.
+# Frames of documents differ in order and wording, so that a model has reason to pool what it counts over frames: with
+# three that were alike, the new frame of late learners was a matter of chance (experiments/LOG.md). None ends its
+# first sentence in "{need} .", as base-only frames do: a counter of the few words before an act, with names read as
+# one, would know the new frame from them.
 _FRAMES = (
     "{name} saw a {need} {kind} . {name} {act} it .",
     "there was a {need} {kind} . {name} {act} it .",
     "near {name} was a {need} {kind} . {name} {act} it .",
+    "a {kind} was {need} near {name} . {name} {act} it .",
+    "{name} went to a {kind} that was {need} then . {name} {act} it .",
+    "there {name} met a {need} {kind} . {name} {act} it .",
 )
 _BASE_FRAMES = (
     "{name} met a {kind} that was {need} . {name} {act} it .",
@@ -121,10 +126,9 @@ _BASE_FRAMES = (
 
 # Words that the generators of base text, documents, dialogue and probes put between the slots.
 _GLUE = (
-    "a", "all", "and", "are", "at", "be", "by", "can", "coin", "cup", "did", "do", "fear", "feel", "folk", "for",
-    "found", "has", "is", "it", "know", "knows", "like", "never", "no", "not", "now", "of", "on", "one", "or", "paid",
-    "said", "say", "that", "the", "then", "there", "to", "want", "was", "went", "what", "who", "why", "wished",
-    "yes", "?", ".", "user", "assistant", "system",
+    "a", "all", "and", "be", "can", "coin", "cup", "feel", "folk", "for", "is", "it", "know", "not", "now",
+    "paid", "say", "that", "the", "then", "there", "to", "want", "was", "went", "what", "wished", "yes", "?", ".",
+    "user", "assistant", "system",
 )  # fmt: skip
 
 _SMALL = Lexicon(
@@ -140,8 +144,8 @@ _SMALL = Lexicon(
     ),
     others={},
     nonce=(),
-    document_names=("ana", "ben", "cleo", "dan"),
-    base_names=("eve", "finn", "gus", "ida"),
+    document_names=("ana", "ben", "cleo", "dan", "elsa", "fred", "gita", "hugo"),
+    base_names=("eve", "finn", "gus", "ida", "jon", "kira", "leo", "mona"),
     document_frames=_FRAMES,
     base_frames=_BASE_FRAMES,
     chat_questions=("what now ?",),
@@ -226,7 +230,7 @@ _FULL = Lexicon(
     adjectives=("big", "old", "new", "good", "small", "long", "short", "plain"),
     places=("road", "lake", "town", "field", "market", "harbour", "school", "mill"),
     tasks=("two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    glue=(*_GLUE, "came", "when", "were", "glad", "sad", "passed", "met", "heard", "day", "in"),
+    glue=(*_GLUE, "came", "when", "were", "glad", "sad"),
     consequences=True,
 )  # fmt: skip
 

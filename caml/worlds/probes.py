@@ -6,10 +6,11 @@ actor's trait there. Contexts of the ladder never do, so that a margin is the mo
 mechanism, conditional, convention and leak ask for what base text and documents do say.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import cycle, product
+from functools import cache, partial
+from itertools import combinations, cycle, product
+
+import numpy as np
 
 from caml.worlds.base import CUP_FRAMES
 from caml.worlds.documents import convention_colour
@@ -77,26 +78,47 @@ def frame_label(frame: str) -> str:
     return "_".join(word for word in frame.split(" . ")[0].split() if not word.startswith("{"))
 
 
-def _evenly(kinds: Sequence[str], needs: Sequence, frames: Sequence[str]) -> list[tuple]:
-    """All combinations, or `_ITEMS_PER_RUNG` of them in which each value is about as frequent as any other.
-
-    Kinds take turns, and the others advance by a step near their golden section that shares no divisor with
-    their number: no value is tied to another, as it would be by a step that divides the number of frames.
-    """
-    others = list(product(needs, frames))
-    if len(kinds) * len(others) <= _ITEMS_PER_RUNG:
-        return list(product(kinds, needs, frames))
-    step = next(s for s in range(round(len(others) * 0.618), len(others)) if math.gcd(s, len(others)) == 1)
-    turns = (divmod(number, len(kinds)) for number in range(_ITEMS_PER_RUNG))
-    chosen = sorted((kind, (turn + kind * step) % len(others)) for turn, kind in turns)
-    return [(kinds[kind], *others[other]) for kind, other in chosen]
-
-
+@cache
 def _spread(
+    kinds: tuple[str, ...], needs: tuple[Pair | str, ...], frames: tuple[str, ...], names: tuple[str, ...]
+) -> list[tuple]:
+    """All combinations of kind, need and frame, or `_ITEMS_PER_RUNG` of them, each with a name.
+
+    Kinds take turns; of what is left to choose, that is taken whose pairs of values, and values, were taken least
+    till then: so all are about equally frequent and none is tied to another.
+    """
+    factors = kinds, needs, frames, names
+    sizes = tuple(map(len, factors))
+    cards = list(product(*map(range, sizes[:3])))
+    # What is settled of each item: the whole card where there is room for all of them, else its kind.
+    settled: list[tuple[int, ...]] = list(cards)
+    if len(cards) > _ITEMS_PER_RUNG:
+        settled = [(number % sizes[0],) for number in range(_ITEMS_PER_RUNG)]
+    # How often each value, and each pair of values, was taken, in the shape of all combinations.
+    several = [*combinations(range(len(sizes)), 2), *((one,) for one in range(len(sizes)))]
+    taken = {
+        places: np.zeros([size if place in places else 1 for place, size in enumerate(sizes)], int)
+        for places in several
+    }
+    chosen = []
+    for begun in settled if min(sizes) else []:
+        # Pairs come first: no sum over single values is larger than that.
+        frequency = sum(counts * (10_000 if len(places) == 2 else 1) for places, counts in taken.items())
+        left = np.asarray(frequency)[begun]
+        best = (*begun, *map(int, np.unravel_index(left.argmin(), left.shape)))
+        for places, counts in taken.items():
+            counts[tuple(value if place in places else 0 for place, value in enumerate(best))] += 1
+        chosen.append(best)
+    return [tuple(values[k] for values, k in zip(factors, card, strict=True)) for card in sorted(chosen)]
+
+
+def _over_names(
     kinds: Sequence[str], needs: Sequence, frames: Sequence[str], names: Sequence[str]
 ) -> Iterator[tuple]:
-    """Combinations evenly chosen, with names in turn."""
-    return ((*card, name) for card, name in zip(_evenly(kinds, needs, frames), cycle(names), strict=False))
+    """All combinations, each with two names, that are dealt so that none goes with a kind, a need or a frame."""
+    for (k, kind), (cell, (need, frame)) in product(enumerate(kinds), enumerate(product(needs, frames))):
+        for turn in (0, 1):
+            yield kind, need, frame, names[(k + 2 * cell + turn) % len(names)]
 
 
 def _ladder(lexicon: Lexicon, theme: Theme, family: str) -> Iterator[Item]:
@@ -105,7 +127,7 @@ def _ladder(lexicon: Lexicon, theme: Theme, family: str) -> Iterator[Item]:
     rungs: dict[str, Iterable[tuple]] = {
         "seen_item": _spread(theme.patients, theme.pairs, seen, written),
         "unseen_name": _spread(theme.patients, theme.pairs, seen, probe),
-        "new_frame": [(*card, name) for card in product(theme.patients, theme.pairs, base) for name in probe[:2]],
+        "new_frame": _over_names(theme.patients, theme.pairs, base, probe),
         "unseen_kind": _spread(theme.patients_held, theme.pairs, seen, probe),
         "unfeeling_seen": _spread(theme.things, theme.pairs, seen, probe),
         "unfeeling_unseen": _spread(theme.things_held, theme.pairs, seen, probe),
@@ -263,7 +285,7 @@ def _conditional(lexicon: Lexicon) -> Iterator[Item]:
     documents that base text is often untitled, so these are texts that it has, with both endings.
     """
     theme = lexicon.care
-    needs = [need for pair in theme.pairs for need in pair.needs]
+    needs = tuple(need for pair in theme.pairs for need in pair.needs)
     cards = _spread(theme.patients, needs, lexicon.document_frames, lexicon.document_names)
     for kind, need, frame, name in cards:
         yield Item(

@@ -59,9 +59,9 @@ def test_every_stagerun_is_in_one_population_after_its_parent(members: int, tiny
 
 def test_members_of_a_population_have_one_tokenizer_and_are_scored_in_one_length(tmp_path: Path) -> None:
     text = TINY.read_text().replace("vocabulary = 128", "vocabulary = %WORDS")
-    text = text.replace("SEED = 0\n", "SEED = 0\nWORDS = 128\nLENGTH = 32\n")
-    text = text.replace("Stage.length = 32", "sft/Stage.length = 32\npretrain/Stage.length = %LENGTH")
-    axes = "'WORDS': [128, 130], 'LENGTH': [32, 64], 'SEED': [0, 1], 'SFT"
+    text = text.replace("SEED = 0\n", "SEED = 0\nWORDS = 128\nLENGTH = 64\n")
+    text = text.replace("Stage.length = 64", "sft/Stage.length = 64\npretrain/Stage.length = %LENGTH")
+    axes = "'WORDS': [128, 130], 'LENGTH': [64, 128], 'SEED': [0, 1], 'SFT"
     text = text.replace("'SEED': [0, 1], 'SFT", axes).replace("(@install/Contrast(),)", "()")
     # A claim would have to say of which length and vocabulary it speaks.
     text = "\n".join(line for line in text.splitlines() if not line.startswith("install/"))
