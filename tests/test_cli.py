@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from caml.__main__ import main
 from caml.ablations import machine
 from caml.cli import app
 
@@ -151,6 +152,24 @@ def test_a_mistake_in_the_command_ends_in_one_line(
 def test_a_file_may_begin_with_the_mark_of_a_byte_order(folder: Path) -> None:
     (folder / "tiny.gin").write_text(TINY, encoding="utf-8-sig")
     assert caml("show", "tiny.gin").exit_code == 0
+
+
+@pytest.mark.parametrize("moment", ["reading the commands", "a command"])
+def test_an_interrupt_at_any_moment_ends_in_one_line(
+    moment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if moment == "a command":
+        monkeypatch.setattr("typer.core.TyperGroup.invoke", interrupt)
+    else:
+        monkeypatch.setattr("caml.cli._OneLine.main", interrupt)
+    monkeypatch.setattr(sys, "argv", ["caml", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "caml: interrupted\n"
 
 
 def test_an_include_that_is_missing_is_named_by_its_line(folder: Path) -> None:

@@ -190,6 +190,8 @@ def test_no_value_of_a_factor_is_missed_or_tied_to_one_of_another(setting):
             ("template", "kind"),
             ("template", "name"),
             ("need", "kind"),
+            ("name", "need"),
+            ("name", "kind"),
         ):
             together = Counter((t[one], t[other]) for t in tags)
             # With fewer items than combinations some are missed; no value goes with a single one of the other.
