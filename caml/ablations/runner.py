@@ -49,8 +49,8 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     evaluation = evaluation_fingerprint(wanted[0].run.probes)
     move_damaged_aside(where, stageruns, evaluation, progress)
     missing = unfinished(where, stageruns, evaluation)
-    made = 0
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
+    made = 0
     if missing:
         progress.say(
             f"{ablation.name}: {len(missing)} of {len(stageruns)} StageRuns are to be trained or scored"

@@ -72,6 +72,11 @@ def sd_limits(sd: float, seeds: int, level: float = 0.95) -> tuple[float, float]
     return sd * np.sqrt((seeds - 1) / low), sd * np.sqrt((seeds - 1) / high)
 
 
+POWER_COLUMNS = (
+    "contrast", "claim", "seeds", "sd", "sd_low", "sd_high", "level", "smallest_effect", "wanted", "seeds_needed",
+)  # fmt: skip
+
+
 def power_table(effects: pd.DataFrame, effect: float | None = None, power: float = POWER) -> pd.DataFrame:
     """For each named contrast of `effects`: what its seeds resolve, and the seeds that it would need.
 
@@ -95,19 +100,7 @@ def power_table(effects: pd.DataFrame, effect: float | None = None, power: float
         smallest = smallest_effect(sd, seeds, power, alpha) if sd >= 0 else np.nan
         low, high = sd_limits(sd, seeds)
         rows.append((row["contrast"], row["claim"], seeds, sd, low, high, alpha, smallest, wanted, needed))
-    columns = [
-        "contrast",
-        "claim",
-        "seeds",
-        "sd",
-        "sd_low",
-        "sd_high",
-        "level",
-        "smallest_effect",
-        "wanted",
-        "seeds_needed",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=POWER_COLUMNS)
 
 
 def _fewest(power_of: Callable[[int], float], wanted: float, what: str) -> int:

@@ -6,7 +6,7 @@ T positions, D width, H heads, K key-value heads, N numbers in a head, V vocabul
 
 Inside, features come first and tokens last (`[D, B * T]`): sums over features then run down columns, which
 vectorises on a CPU, and no product of a training step needs a large transposition there. A step of a
-27-thousand-parameter model takes half the time of the usual order. Accelerators choose their own layouts.
+toy model takes half the time of the usual order (experiments/LOG.md). Accelerators choose their own layouts.
 
 Source: Qwen3 Technical Report, arXiv 2505.09388.
 """

@@ -12,8 +12,7 @@ from caml.config.errors import require
 
 NAMES = ("adamw", "muon")
 SHAPES = ("wsd", "cosine")
-
-
+# About the largest number of a float32, in which a step computes.
 LARGEST = 3.4e38
 
 
