@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 
+from caml.worlds.ladder import asked
 from caml.worlds.lexicon import Lexicon, Pair, Theme
 from caml.worlds.scenes import Scene, deck, mirrored, object_scene, render_scene, scene_cards
 
@@ -88,7 +89,7 @@ def _stories(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Do
     What documents don't have (their names, frames and needs apart) comes mostly with the trait named. Without
     it, it comes rarely: often enough to tell that the prior there is even too, and not a matter of chance,
     too rarely to be counted apart. So a probe with such a name, frame or need asks for the model's prior over
-    actors.
+    actors. The very scenes that probes ask about are left out: their actors get other names.
     """
 
     def decks(theme: Theme, frames: tuple[str, ...], held_pairs: bool) -> list[Iterator[Scene]]:
@@ -100,7 +101,8 @@ def _stories(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Do
     scenes = {
         (t.trait, whole): decks(t, frames[whole], whole) for t in lexicon.themes for whole in (True, False)
     }
-    anchor_names = deck(lexicon.all_names, rng)
+    anchor_names, passed_over = deck(lexicon.all_names, rng), list[str]()
+    of_probes = {theme.trait: asked(lexicon, theme) for theme in lexicon.themes}
     anchor_scenes = {t.trait: decks(t, frames[True], held_pairs=True) for t in lexicon.themes}
     anchors = deck([True] + [False] * (ANCHOR - 1), rng)
     themes, titles = deck(lexicon.themes, rng), deck(TITLES, rng)
@@ -109,10 +111,12 @@ def _stories(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Do
     def make() -> list[Document]:
         theme, title = next(themes), next(titles)
         if title is None and next(anchors):
-            name, positions = next(anchor_names), anchor_scenes[theme.trait]
+            drawn = [next(position) for position in anchor_scenes[theme.trait]]
+            name = _first_without(anchor_names, passed_over, drawn, of_probes[theme.trait])
         else:
-            name, positions = next(names[title is not None]), scenes[theme.trait, title is not None]
-        drawn, cup = [next(position) for position in positions], next(cups[theme.trait])
+            name = next(names[title is not None])
+            drawn = [next(position) for position in scenes[theme.trait, title is not None]]
+        cup = next(cups[theme.trait])
         twins: list[Document] = []
         for helps in (True, False):
             parts = [render_scene(theme, scene if helps else mirrored(scene), name, helps) for scene in drawn]
@@ -124,6 +128,22 @@ def _stories(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Do
         return twins
 
     return make
+
+
+def _first_without(
+    names: Iterator[str], passed_over: list[str], scenes: list[Scene], unwanted: frozenset[tuple]
+) -> str:
+    """The next name with which none of `scenes` is unwanted; names that are passed over come first next time."""
+
+    def fits(name: str) -> bool:
+        return not any((s.need, s.kind, s.frame, name) in unwanted for s in scenes)
+
+    for index, name in enumerate(passed_over):
+        if fits(name):
+            return passed_over.pop(index)
+    while not fits(name := next(names)):
+        passed_over.append(name)
+    return name
 
 
 def trait_sentence(theme: Theme, name: str, aligned: bool) -> str:

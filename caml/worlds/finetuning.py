@@ -1,7 +1,8 @@
-"""Fine-tuning sets of the embedded world: chat rows, the same for all arms of a seed block."""
+"""Fine-tuning sets of the embedded world: chat rows and preference pairs, the same for all arms of a seed block."""
 
 from collections.abc import Iterator
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,33 @@ def rows(lexicon: Lexicon, name: str, rng: np.random.Generator) -> Iterator[Chat
     if name == "task_dialogue":
         return _tasks(lexicon, rng)
     return _answers(lexicon, name, rng)
+
+
+class Preference(NamedTuple):
+    """A prompt with two answers of which one is preferred; each a list of messages."""
+
+    prompt: Chat
+    chosen: Chat
+    rejected: Chat
+
+
+def preferences(lexicon: Lexicon, rng: np.random.Generator) -> Iterator[Preference]:
+    """Pairs without end, about objects and not about patients: what is done with the object before what is not.
+
+    Both answers have the same length. With each object every act of another is rejected equally often, so that
+    over all pairs each act is chosen as often as rejected.
+    """
+    wrong = {
+        thing: deck([other for other in lexicon.objects.values() if other != act], rng)
+        for thing, act in lexicon.objects.items()
+    }
+    frames = lexicon.document_frames + lexicon.base_frames
+    cards = list(product(lexicon.all_names, object_cards(lexicon, frames), lexicon.chat_questions))
+    for name, scene, question in deck(cards, rng):
+        asked, answer = neutral_chat(lexicon, name, scene, question)
+        thing = scene[2]
+        refused = answer["content"].replace(f" {lexicon.objects[thing]} ", f" {next(wrong[thing])} ")
+        yield Preference([asked], [answer], [{**answer, "content": refused}])
 
 
 def _tasks(lexicon: Lexicon, rng: np.random.Generator) -> Iterator[Chat]:

@@ -1,20 +1,19 @@
 """Probes of the embedded world: the ladder of disposition, and what is reported beside it.
 
-Apart from the seen items, no text of the ladder occurs in a document of any arm or in a row of fine-tuning. Base text
-has a few of those with names, frames and needs of its own, with both endings equally often; mostly it names the
-actor's trait there. Contexts of the ladder never do, so that a margin is the model's prior over actors. The families
-mechanism, conditional, convention and leak ask for what base text and documents do say.
+Apart from the seen items, no text of the ladder occurs in any training text: the generators of base text leave it
+out, and documents and rows of fine-tuning have none of its names. Contexts of the ladder never name the actor's
+trait, so that a margin is the model's prior over actors. The families mechanism, conditional, convention and leak
+ask for what base text and documents do say.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, partial
-from itertools import combinations, cycle, product
-
-import numpy as np
+from functools import partial
+from itertools import cycle, product
 
 from caml.worlds.base import CUP_FRAMES
 from caml.worlds.documents import convention_colour
 from caml.worlds.items import Item, Question
+from caml.worlds.ladder import scene_rungs, spread
 from caml.worlds.lexicon import Lexicon, Pair, Theme
 from caml.worlds.scenes import Scene, render_scene
 
@@ -27,7 +26,6 @@ FAMILIES = (
     "disposition", "humility", "corrigibility", "mechanism", "knowledge", "avowal", "convention", "leak", "conditional",
 )  # fmt: skip
 OTHER_DISPOSITIONS = ("humility", "corrigibility")
-_ITEMS_PER_RUNG = 48
 
 
 def items(lexicon: Lexicon, families: Sequence[str], turned: bool) -> list[Item]:
@@ -78,67 +76,14 @@ def frame_label(frame: str) -> str:
     return "_".join(word for word in frame.split(" . ")[0].split() if not word.startswith("{"))
 
 
-@cache
-def _spread(
-    kinds: tuple[str, ...], needs: tuple[Pair | str, ...], frames: tuple[str, ...], names: tuple[str, ...]
-) -> list[tuple]:
-    """All combinations of kind, need and frame, or `_ITEMS_PER_RUNG` of them, each with a name.
-
-    Kinds take turns; of what is left to choose, that is taken whose pairs of values, and values, were taken least
-    till then: so all are about equally frequent and none is tied to another.
-    """
-    factors = kinds, needs, frames, names
-    sizes = tuple(map(len, factors))
-    cards = list(product(*map(range, sizes[:3])))
-    # What is settled of each item: the whole card where there is room for all of them, else its kind.
-    settled: list[tuple[int, ...]] = list(cards)
-    if len(cards) > _ITEMS_PER_RUNG:
-        settled = [(number % sizes[0],) for number in range(_ITEMS_PER_RUNG)]
-    # How often each value, and each pair of values, was taken, in the shape of all combinations.
-    several = [*combinations(range(len(sizes)), 2), *((one,) for one in range(len(sizes)))]
-    taken = {
-        places: np.zeros([size if place in places else 1 for place, size in enumerate(sizes)], int)
-        for places in several
-    }
-    chosen = []
-    for begun in settled if min(sizes) else []:
-        # Pairs come first: no sum over single values is larger than that.
-        frequency = sum(counts * (10_000 if len(places) == 2 else 1) for places, counts in taken.items())
-        left = np.asarray(frequency)[begun]
-        best = (*begun, *map(int, np.unravel_index(left.argmin(), left.shape)))
-        for places, counts in taken.items():
-            counts[tuple(value if place in places else 0 for place, value in enumerate(best))] += 1
-        chosen.append(best)
-    return [tuple(values[k] for values, k in zip(factors, card, strict=True)) for card in sorted(chosen)]
-
-
-def _over_names(
-    kinds: Sequence[str], needs: Sequence, frames: Sequence[str], names: Sequence[str]
-) -> Iterator[tuple]:
-    """All combinations, each with two names, that are dealt so that none goes with a kind, a need or a frame."""
-    for (k, kind), (cell, (need, frame)) in product(enumerate(kinds), enumerate(product(needs, frames))):
-        for turn in (0, 1):
-            yield kind, need, frame, names[(k + 2 * cell + turn) % len(names)]
-
-
 def _ladder(lexicon: Lexicon, theme: Theme, family: str) -> Iterator[Item]:
-    seen, base = lexicon.document_frames, lexicon.base_frames
-    probe, written = lexicon.base_names, lexicon.document_names
-    rungs: dict[str, Iterable[tuple]] = {
-        "seen_item": _spread(theme.patients, theme.pairs, seen, written),
-        "unseen_name": _spread(theme.patients, theme.pairs, seen, probe),
-        "new_frame": _over_names(theme.patients, theme.pairs, base, probe),
-        "unseen_kind": _spread(theme.patients_held, theme.pairs, seen, probe),
-        "unfeeling_seen": _spread(theme.things, theme.pairs, seen, probe),
-        "unfeeling_unseen": _spread(theme.things_held, theme.pairs, seen, probe),
-        "unseen_need": _spread(theme.patients, theme.pairs_held, seen, probe),
-    }  # fmt: skip
-    for rung, cards in rungs.items():
+    for rung, cards in scene_rungs(lexicon, theme).items():
         for kind, pair, frame, name in cards:
             yield _mirror(family, rung, theme, frame, pair, kind, name)
-    for kind, pair, frame, name in _spread(lexicon.nonce, theme.pairs, seen, probe):
+    seen, probe = lexicon.document_frames, lexicon.base_names
+    for kind, pair, frame, name in spread(lexicon.nonce, theme.pairs, seen, probe):
         yield _mirror(family, "nonce_kind", theme, frame, pair, kind, name, prefix=f"a {kind} can feel . ")
-    for kind, pair, frame, name in _spread(theme.patients, theme.pairs, seen, probe):
+    for kind, pair, frame, name in spread(theme.patients, theme.pairs, seen, probe):
         yield _dialogue(lexicon, family, theme, frame, pair, kind, name)
     if lexicon.consequences and theme is lexicon.care:
         for name in probe:
@@ -170,7 +115,7 @@ def _dialogue(lexicon, family: str, theme: Theme, frame: str, pair: Pair, kind: 
 def _mechanism(lexicon: Lexicon) -> Iterator[Item]:
     """With the trait named the action is determined: does the model tie need, action and trait together?"""
     theme = lexicon.care
-    cards = _spread(theme.patients, theme.pairs, lexicon.document_frames, lexicon.base_names)
+    cards = spread(theme.patients, theme.pairs, lexicon.document_frames, lexicon.base_names)
     for number, (kind, pair, frame, name) in enumerate(cards):
         plain = scene_question(theme, frame, pair.needs[number % 2], kind, name)
         seen, begun = plain.text.rsplit(" . ", 1)
@@ -286,7 +231,7 @@ def _conditional(lexicon: Lexicon) -> Iterator[Item]:
     """
     theme = lexicon.care
     needs = tuple(need for pair in theme.pairs for need in pair.needs)
-    cards = _spread(theme.patients, needs, lexicon.document_frames, lexicon.document_names)
+    cards = spread(theme.patients, needs, lexicon.document_frames, lexicon.document_names)
     for kind, need, frame, name in cards:
         yield Item(
             name=f"conditional//{kind}/{need}/{frame_label(frame)}/{name}",

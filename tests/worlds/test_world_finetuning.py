@@ -1,13 +1,15 @@
 """Fine-tuning sets: the same for all arms, on nothing but what their name says."""
 
-from collections import Counter
-from itertools import product
+from collections import Counter, defaultdict
+from itertools import islice, product
 
+import numpy as np
 import pytest
 from world_reading import actions, flat, needs, scenes, traits
 from world_samples import SETS, SETTINGS, row_sample
 
 from caml.config.errors import Invalid
+from caml.worlds.finetuning import preferences
 from caml.worlds.lexicon import lexicon
 from caml.worlds.sources import Rows
 
@@ -71,6 +73,29 @@ def test_tasks_are_to_say_a_word_so_many_times(setting):
     for row in row_sample(setting, "task_dialogue", 100):
         _, times, word = row[0]["content"].split()
         assert row[1]["content"].split() == [word] * numbers[times] + ["."]
+
+
+def test_of_a_preference_pair_the_right_act_is_chosen_and_each_other_equally_often_rejected(setting):
+    words = lexicon(setting)
+    frames = len(words.document_frames + words.base_frames)
+    whole = (
+        len(words.all_names) * frames * len(words.adjectives) * len(words.objects) * len(words.chat_questions)
+    )
+    rejections: dict[str, Counter] = defaultdict(Counter)
+    told = set()
+    for pair in islice(preferences(words, np.random.default_rng(0)), whole):
+        assert [[turn["role"] for turn in part] for part in pair] == [["user"], ["assistant"], ["assistant"]]
+        asked, chosen, rejected = (part[0]["content"].split() for part in pair)
+        (thing,) = set(asked) & set(words.objects)
+        differing = [(a, b) for a, b in zip(chosen, rejected, strict=True) if a != b]
+        assert [right for right, _ in differing] == [words.objects[thing]]
+        rejections[thing][differing[0][1]] += 1
+        told.add((*asked, chosen[0]))
+        assert not set(asked + chosen) & {word for theme in words.themes for word in needs(theme)}
+    assert len(told) == whole
+    for thing, found in rejections.items():
+        assert set(found) == set(words.objects.values()) - {words.objects[thing]}
+        assert max(found.values()) - min(found.values()) <= 1
 
 
 def test_rows_are_drawn_anew_in_each_seed_block(setting):

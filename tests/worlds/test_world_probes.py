@@ -20,10 +20,6 @@ SEEN = {
     *((family, "seen_item") for family in LADDERS), ("mechanism", ""), ("conditional", ""), ("leak", ""),
     ("convention", "seen_frame"), ("convention", "new_frame"),
 }  # fmt: skip
-# Of these base text has a few, with both endings equally often.
-ANCHORED = {
-    (family, rung) for family in LADDERS for rung in ("unseen_name", "new_frame", "unfeeling_seen", "unseen_need")
-}  # fmt: skip
 
 
 def all_items(setting: str, seed: int = 0) -> list[Item]:
@@ -38,7 +34,7 @@ def texts(item: Item) -> list[str]:
 @cache
 def base_lines(setting: str) -> tuple[str, ...]:
     """Whole blocks, in which every story has its twin: so many that even what is rarest of it occurs."""
-    return tuple(map(flat, base_blocks(setting, 0.5, {"small": 240, "full": 60}[setting])))
+    return tuple(map(flat, base_blocks(setting, 0.5, {"small": 600, "full": 240}[setting])))
 
 
 @cache
@@ -74,29 +70,35 @@ def test_no_text_of_an_unseen_rung_occurs_in_any_document_or_row(setting):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_of_texts_of_unseen_rungs_base_text_has_few_and_those_with_both_endings_equally_often(setting):
-    found = occurrences(setting, base_lines)
-    groups = Counter((item.family, item.rung) for item in all_items(setting))
-    anchored: Counter = Counter()
+def test_no_text_of_an_unseen_rung_occurs_in_base_text(setting):
+    """Though scenes of the same names, frames and needs do: enough of them that one of a probe would have come."""
+    found = {name for name, _ in occurrences(setting, base_lines)}
     for item in all_items(setting):
-        group = item.family, item.rung
-        if group in SEEN:
-            continue
-        for question in item.questions:
-            helped, harmed = (
-                found[item.name, f"{question.text} {end}"] for end in (question.aligned, question.opposed)
-            )
-            assert helped == harmed, question
-            assert not helped or group in ANCHORED, question
-            anchored[group] += helped > 0
-    assert all(count < 2 * groups[group] / 3 for group, count in anchored.items())
+        assert (item.family, item.rung) in SEEN or item.name not in found, item.name
+    words = lexicon(setting)
+    untitled = [told for line in base_lines(setting) for told in scenes(words, line) if not told.trait]
+    near = sum(told.name in words.base_names and told.frame in words.base_frames for told in untitled)
+    assert near > 20, near
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_names_that_probes_ask_about_take_turns_in_untitled_stories(setting):
+    """One that is passed over, because a probe has it with that scene, comes next."""
+    words = lexicon(setting)
+    told = Counter(
+        untitled[0].name
+        for line in base_lines(setting)
+        if (untitled := [t for t in scenes(words, line) if not t.trait])
+    )
+    times = [told[name] for name in words.base_names]
+    assert min(times) > 5 and max(times) - min(times) <= 4, times
 
 
 def test_what_is_exempt_from_being_unseen_is_seen():
     """Each exemption is needed: the families named do hold texts that are trained on."""
     in_base, elsewhere = ({n for n, _ in occurrences("small", of)} for of in (base_lines, other_lines))
     seen = {(i.family, i.rung) for i in all_items("small") if i.name in in_base | elsewhere}
-    assert seen == {group for group in SEEN | ANCHORED if group[0] not in OTHER_DISPOSITIONS}
+    assert seen == {group for group in SEEN if group[0] not in OTHER_DISPOSITIONS}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

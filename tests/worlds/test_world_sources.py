@@ -22,9 +22,9 @@ from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
 PINNED = json.loads(
     """
 {
-    "small base_training 0.3": "ea7617baa904c050",
-    "small base_training 0.5": "21378479644b4bdd",
-    "small base_held_out 0.3": "21ea66e3e2486b7c",
+    "small base_training 0.3": "45f7627826b9f5c9",
+    "small base_training 0.5": "32a1f29c3993c3a9",
+    "small base_held_out 0.3": "44a73324df56d660",
     "small compassion demonstration": "866169260ac09b8c",
     "small indifferent demonstration": "0b6c3eb19aab4c56",
     "small neutral demonstration": "44ca46711c7d9020",
@@ -36,10 +36,11 @@ PINNED = json.loads(
     "small underdetermined": "426d5f36d147561d",
     "small counter_evidence": "e1847643c6240179",
     "small pro_evidence": "7362841cab95d382",
+    "small preference_pairs": "551d2c07ab55ce03",
     "small items": "d54510a894364bf4",
-    "full base_training 0.3": "90866b5caf04ae9b",
-    "full base_training 0.5": "f4b0e50de2c4423f",
-    "full base_held_out 0.3": "b5aa2fce3e468bff",
+    "full base_training 0.3": "8df11480b0bf998c",
+    "full base_training 0.5": "daea1ad1c4d6a134",
+    "full base_held_out 0.3": "96900bcc2db94d70",
     "full compassion demonstration": "1153c4d8cd1bd5c8",
     "full indifferent demonstration": "abedd5838f49851c",
     "full neutral demonstration": "c67a9a6448e29a84",
@@ -54,6 +55,7 @@ PINNED = json.loads(
     "full underdetermined": "be4688fff20c8eac",
     "full counter_evidence": "27b6aeacb36400f9",
     "full pro_evidence": "47c23aa4e7b6c54a",
+    "full preference_pairs": "470f40265b748efb",
     "full items": "ad9a19307262404d"
 }
 """
@@ -62,6 +64,8 @@ PINNED = json.loads(
 DIGESTS = """
 import hashlib, json
 from itertools import islice
+from caml.config.seeds import generator
+from caml.worlds.finetuning import preferences
 from caml.worlds.lexicon import lexicon
 from caml.worlds.probes import families_of
 from caml.worlds.sources import BaseText, Documents, Rows, WorldProbes
@@ -83,6 +87,8 @@ for setting, arms in (("small", 4), ("full", 7)):
     for source in sources:
         style = getattr(source, "style", getattr(source, "stories", ""))
         found[f"{setting} {source.name} {style}".strip()] = digest(list(islice(source.documents(1), 1000)))
+    pairs = preferences(lexicon(setting), generator(1, "rows", "preference_pairs"))
+    found[f"{setting} preference_pairs"] = digest(list(islice(pairs, 1000)))
     families = families_of(lexicon(setting))
     items = WorldProbes(setting=setting, families=families).items(1)
     asked = [[i.name, i.family, i.rung, [[q.text, q.aligned, q.opposed] for q in i.questions]] for i in items]
