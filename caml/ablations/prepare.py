@@ -16,7 +16,7 @@ from caml.ablations.runs import StageRun
 from caml.config.errors import Failure, UserError
 from caml.data.mixture import StageData
 from caml.data.sources import Source
-from caml.data.store import TokenStore, prepare_store, store_folder
+from caml.data.store import TokenStore, prepare_store, remove_abandoned, store_folder
 from caml.data.tokenizer import Tokenizer, TrainedTokenizer, prepare_tokenizer
 
 Wanted = tuple[Source, int, TrainedTokenizer, str]
@@ -77,6 +77,8 @@ class Stores:
                 finally:
                     stopping.set()
                     pool.shutdown(cancel_futures=True)
+                    # At the end: a launch that was killed may have had writers that only then found out.
+                    remove_abandoned(self._where.stores)
         return not left
 
     def open(self, source: Source, seed: int, trained: TrainedTokenizer, template: str) -> TokenStore:

@@ -113,7 +113,6 @@ def write_store(
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
         partial = folder.with_name(
             f".{folder.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part"
         )
@@ -126,6 +125,13 @@ def write_store(
     except OSError as error:
         if not folder.exists():  # else the other writer was first
             raise Failure(f"the token store {folder} cannot be written: {error.strerror}") from None
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove from `root` the unfinished stores of writers that are gone from this machine."""
+    for path in root.glob(f".*.{socket.gethostname()}.*.part"):
+        if not psutil.pid_exists(int(path.name.split(".")[-3])):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def open_store(folder: Path) -> "TokenStore":
@@ -300,13 +306,6 @@ def _digests(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         chunks = [digest_bytes(chunk) for chunk in iter(lambda: file.read(CHUNK), b"")]
     return {"bytes": path.stat().st_size, "chunks": chunks}
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what writers of this store that are gone from this machine left unfinished."""
-    for path in folder.parent.glob(f".{folder.name}.{socket.gethostname()}.*.part"):
-        if not psutil.pid_exists(int(path.name.split(".")[-3])):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _damaged(path: Path, what: str) -> Failure:

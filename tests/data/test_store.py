@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from toy_corpora import TOKENIZER, TRAINED, External, Toy
 
 from caml.config.errors import Failure, UserError
 from caml.data import store as stores
-from caml.data.store import open_store, prepare_store, store_folder
+from caml.data.store import open_store, prepare_store, remove_abandoned, store_folder
 from caml.data.tokenizer import TrainedTokenizer, train_tokenizer
 
 FILES = ["tokens.bin", "loss.bin", "bounds.npy", "manifest.json"]
@@ -219,15 +220,26 @@ prepare_store(Path(sys.argv[1]), Toy(), 0, TRAINED, TOKENIZER, progress=kill)
 
 
 @pytest.mark.parametrize("moment", ["1", "2"])
-def test_a_kill_leaves_nothing_that_opens_and_the_next_writer_cleans_up(tmp_path, moment):
+def test_a_kill_leaves_nothing_that_opens_and_what_it_leaves_can_be_swept(tmp_path, moment):
     path = os.pathsep.join([str(Path(toy_corpora.__file__).parent), *sys.path])
     command = [sys.executable, "-c", KILLED, str(tmp_path), moment]
     assert subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode == -signal.SIGKILL
     assert not store_folder(tmp_path, Toy(), 0, TRAINED, "chatml").exists()
-    assert len(list(tmp_path.iterdir())) == 1
+    (left,) = tmp_path.iterdir()
+    # Writers that are there, or on another machine, are not swept away.
+    here, there = (left.with_name(left.name.replace(*p)) for p in other_writers(left.name))
+    here.mkdir()
+    there.mkdir()
     store = write(tmp_path, Toy())
     store.verify()
-    assert list(tmp_path.iterdir()) == [store.folder]
+    remove_abandoned(tmp_path)
+    assert set(tmp_path.iterdir()) == {store.folder, here, there}
+
+
+def other_writers(name: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What to change in an unfinished store's name to make it this process's, and another machine's."""
+    *_, pid, _, _ = name.split(".")
+    return (f".{pid}.", f".{os.getpid()}."), (f".{socket.gethostname()}.", ".elsewhere.")
 
 
 def test_two_writers_at_once_end_with_one_good_store(tmp_path):
