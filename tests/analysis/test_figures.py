@@ -173,6 +173,19 @@ def test_a_poor_grid_is_drawn_and_what_it_lacks_is_said_in_words(poor_view):
             assert drawing.draw().axes
 
 
+def test_a_caption_counts_the_seed_blocks_of_the_arms_that_its_figure_shows():
+    tables, results = full()
+    shown = "(treatment != 'offtopic' or S == 0) and (ratio != 0.1 or second_ratio == 0)"
+    effects = results.effects.query(shown).copy()
+    for where, seeds in (("treatment == 'offtopic'", 4), ("ratio == 0.1", 3)):
+        effects.loc[effects.query(where).index, "seeds"] = seeds
+    told = look(tables, dataclasses.replace(results, effects=effects))
+    captions = {drawing.name: drawing.caption for drawing in drawings(told)}
+    assert "s27k: 5 (compassion 10%: 3; offtopic 30%: 4); s100k: 3." in captions["install"]
+    assert "s27k: 5 (compassion 10%: 3); s100k: 3." in captions["washout"]
+    assert "s27k: 5; s100k: 3." in captions["counter_evidence"]
+
+
 def test_a_grid_without_fine_tuning_says_so():
     tables, results = full()
     untuned = dataclasses.replace(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure
 
 from caml.analysis.figures.install import install, ladder, members, sizes_of
@@ -88,14 +89,32 @@ def drawings(view: View) -> list[Drawing]:
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
     dosed = view.effects[view.effects["ratio"] > 0]
     varied = dosed.groupby("size")[["placement", "pretrain_tokens"]].nunique().gt(1).to_numpy().any()
-    names |= {"usual": USUAL if varied else "", "seeds": _seeds(view)}
+    names |= {"usual": USUAL if varied else ""}
+    effects = view.effects[
+        (view.effects["family"] == focus.family)
+        & (view.effects["rung"] == focus.rung)
+        & (view.effects["control"] != "")
+    ]
 
-    def drawing(kind: str, section: str, title: str, draw: Callable[[], Figure], of: str = "") -> Drawing:
-        caption = " ".join(CAPTIONS[kind].format(**names).split())
+    def drawing(
+        kind: str,
+        section: str,
+        title: str,
+        draw: Callable[[], Figure],
+        of: str = "",
+        shown: pd.DataFrame = effects[:0],
+    ) -> Drawing:
+        caption = " ".join(CAPTIONS[kind].format(**names, seeds=_seeds(shown)).split())
         return Drawing(f"{kind}_{_plain(of)}" if of else kind, section, title, caption, draw)
 
     out = [
-        drawing("install", "install", "Dose-response of the install", partial(install, view)),
+        drawing(
+            "install",
+            "install",
+            "Dose-response of the install",
+            partial(install, view),
+            shown=effects[effects["S"] == 0],
+        ),
         drawing("members", "install", "Margins of every arm, no control subtracted", partial(members, view)),
         drawing("ladder", "ladder", "The ladder of generalisation", partial(ladder, view)),
     ]
@@ -105,11 +124,14 @@ def drawings(view: View) -> list[Drawing]:
     for source in sources:
         of = source if len(sources) > 1 else ""
         title = f"Retention against size after {source}"
-        out.append(drawing("washout", "washout", f"Wash-out by {source}", partial(washout, view, source), of))
+        tuned = effects[(effects["finetune"] == source) & (effects["second_ratio"] == 0)]
+        draw = partial(washout, view, source)
+        out.append(drawing("washout", "washout", f"Wash-out by {source}", draw, of, tuned))
         out.append(drawing("retention_by_size", "sizes", title, partial(retention_by_size, view, source), of))
     if (view.effects["second_ratio"] > 0).any():
-        title = "Counter-evidence"
-        out.append(drawing("counter_evidence", "counter", title, partial(counter_evidence, view)))
+        countered = effects[effects["second_ratio"] > 0]
+        draw, title = partial(counter_evidence, view), "Counter-evidence"
+        out.append(drawing("counter_evidence", "counter", title, draw, shown=countered))
     else:
         out.append(Drawing("counter_evidence", "counter", "", UNCOUNTERED, None))
     for size, _ in sizes_of(view.margins[view.margins["pretrain_tokens"] > 0]):
@@ -119,14 +141,10 @@ def drawings(view: View) -> list[Drawing]:
     return out
 
 
-def _seeds(view: View) -> str:
-    """On how many seed blocks the effects of the focus' rung rest, by size."""
-    rows = view.effects[
-        (view.effects["family"] == view.focus.family) & (view.effects["rung"] == view.focus.rung)
-    ]
-    rows = rows[rows["control"] != ""]
+def _seeds(effects: pd.DataFrame) -> str:
+    """On how many seed blocks `effects` rest, by size."""
     told = []
-    for (_, size), own in rows.groupby(["params", "size"]):
+    for (_, size), own in effects.groupby(["params", "size"]):
         usual = int(own["seeds"].mode().max())
         others: dict[str, list[str]] = {}
         for (arm, ratio), cells in own.groupby(["treatment", "ratio"]):
