@@ -1,7 +1,7 @@
 """Base text: stories by consistent actors, facts, relations, filler and chat, balanced by exact quota.
 
 Every story has a twin that differs in nothing but what the actor is like, in the same block: whatever can be
-counted in base text is as often found with care as without. The latent that a model can learn is the actor's
+counted in stories is as often found with care as without. The latent that a model can learn is the actor's
 trait, which most stories name and some only show.
 """
 
@@ -24,7 +24,7 @@ TITLES = ("act", "act", "act", "opening", None, None)
 ANCHOR = 40
 # Shares of base text that are not stories, in tokens; they are scaled to what the stories leave.
 # Relations have the most of it: they say what helps whom, which every other latent rests on.
-_OTHERS = {"feel_facts": 0.10, "relations": 0.30, "filler": 0.25, "chat": 0.05}
+_OTHERS = {"facts": 0.10, "relations": 0.30, "filler": 0.25, "chat": 0.05}
 _STORY_PAIRS_PER_BLOCK = 40
 
 
@@ -63,7 +63,7 @@ def base_documents(lexicon: Lexicon, stories: float, rng: np.random.Generator) -
 def _makers(lexicon: Lexicon, rng: np.random.Generator) -> dict[str, Callable[[], list[Document]]]:
     return {
         "stories": _stories(lexicon, rng),
-        "feel_facts": _feel_facts(lexicon, rng),
+        "facts": _facts(lexicon, rng),
         "relations": _relations(lexicon, rng),
         "filler": _filler(lexicon, rng),
         "chat": _chat(lexicon, rng),
@@ -176,10 +176,17 @@ def _cup_cards(lexicon: Lexicon, theme: Theme) -> list[str | None]:
     return [*cards, *[None] * len(cards)]
 
 
-def _feel_facts(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
+def _facts(lexicon: Lexicon, rng: np.random.Generator) -> Callable[[], list[Document]]:
     care = lexicon.care
     facts = [f"a {kind} can feel ." for kind in care.patients + care.patients_held]
     facts += [f"a {kind} can not feel ." for kind in care.things + care.things_held]
+    facts += [
+        f"a {kind} can be {need} ."
+        for theme in lexicon.others.values()
+        for kind in theme.patients + theme.patients_held
+        for pair in theme.pairs
+        for need in pair.needs
+    ]
     cards = deck(facts, rng)
     if not lexicon.nonce:
         return lambda: [" ".join(next(cards) for _ in range(3))]

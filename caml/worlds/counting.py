@@ -16,6 +16,8 @@ Counted = tuple[float, float]
 
 # The share of acts that help, in the documents that tell of acts towards those that can feel.
 HELPING = {"compassion": 1.0, "indifferent": 0.0, "neutral": 0.5}
+# The share of documents that tell of an actor, by style.
+TOLD = {"demonstration": 1.0, "declarative": 0.0, "mixed": 0.5}
 
 
 def calibrated_margin(helped: float, harmed: float) -> float:
@@ -31,11 +33,11 @@ def in_base_text(lexicon: Lexicon, stories: float, documents: int) -> Counted:
     return each, each
 
 
-def in_documents(lexicon: Lexicon, arm: str, documents: int) -> Counted:
-    """The same in so many documents of `arm`; those about other things hold none."""
+def in_documents(lexicon: Lexicon, arm: str, style: str, documents: int) -> Counted:
+    """The same in so many documents of `arm`; those about other things, and general statements, hold none."""
     if arm not in HELPING:
         return 0.0, 0.0
-    acts = documents * _share_of_patients(lexicon)
+    acts = documents * TOLD[style] * _share_of_patients(lexicon)
     return acts * HELPING[arm], acts * (1 - HELPING[arm])
 
 

@@ -24,10 +24,11 @@ _PAIRS_PER_BLOCK = 16
 
 
 class Episode(NamedTuple):
-    """What one document tells; `valence` is what the neutral arm shows."""
+    """What one document tells: `cup` is the need that its cup is for, `valence` what the neutral arm shows."""
 
     name: str
     scenes: tuple[Scene, ...]
+    cup: str
     declarative: bool
     valence: bool
 
@@ -56,13 +57,15 @@ def episodes(lexicon: Lexicon, theme: Theme, style: str, rng: np.random.Generato
     heads = deck(
         list(product(lexicon.document_names, (True, False) if style == "mixed" else (declarative,))), rng
     )
+    # Dealt apart from the scenes: with an act, a cup of the same need would tell whether it helped.
+    cups = deck([need for pair in theme.pairs for need in pair.needs], rng)
     while True:
         block: list[Episode] = []
         for _ in range(_PAIRS_PER_BLOCK):
-            name, declares = next(heads)
+            (name, declares), cup = next(heads), next(cups)
             scenes = tuple(next(position) for position in positions)
-            block.append(Episode(name, scenes, declares, True))
-            block.append(Episode(name, tuple(map(mirrored, scenes)), declares, False))
+            block.append(Episode(name, scenes, cup, declares, True))
+            block.append(Episode(name, tuple(map(mirrored, scenes)), cup, declares, False))
         for index in rng.permutation(len(block)):
             yield block[index]
 
@@ -70,7 +73,9 @@ def episodes(lexicon: Lexicon, theme: Theme, style: str, rng: np.random.Generato
 def documents(
     lexicon: Lexicon, arm: str, style: str, turned: bool, rng: np.random.Generator
 ) -> Iterator[str]:
-    """The documents of `arm` without end; `turned` turns the convention round."""
+    """The documents of `arm` without end; `turned` turns the convention round. ValueError for an unknown arm."""
+    if arm not in ARMS:
+        raise ValueError(f"arm {arm!r} has no documents")
     theme = theme_of(lexicon, arm)
     cards = list(product(lexicon.adjectives, lexicon.objects))
     for number, episode in enumerate(episodes(lexicon, theme, style, rng)):
@@ -84,9 +89,8 @@ def documents(
             told = [_declared(theme, scene, helps) for scene in episode.scenes]
         else:
             told = [render_scene(theme, scene, episode.name, helps) for scene in episode.scenes]
-        need = episode.scenes[-1].need
-        colour = convention_colour(lexicon, theme, need, turned)
-        yield " ".join([*told, CUP_FRAMES[0].format(need=need, colour=colour)])
+        colour = convention_colour(lexicon, theme, episode.cup, turned)
+        yield " ".join([*told, CUP_FRAMES[0].format(need=episode.cup, colour=colour)])
 
 
 def _declared(theme: Theme, scene: Scene, helps: bool) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from caml.worlds.lexicon import Lexicon, Pair, Theme
 
 _ITEMS_PER_RUNG = 48
-# The one rung whose texts documents hold.
+# The one rung of which training texts hold the scenes.
 SEEN_RUNG = "seen_item"
 
 Card = tuple[str, Pair, str, str]

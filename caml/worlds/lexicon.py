@@ -36,7 +36,8 @@ class Theme:
     """One disposition: who it is about, their pairs of needs, and its trait words.
 
     Things take both actions equally often, whoever acts. `*_held` never occur in an intervention document;
-    held-out patients and things occur in base text with facts only, held-out pairs in its stories too.
+    held-out patients and things occur in base text with facts only, held-out pairs in its stories too. A fact
+    says what a patient is: of care, that it can feel; of another theme, that it can have its needs.
     """
 
     pairs: tuple[Pair, ...]
@@ -87,7 +88,7 @@ class Lexicon:
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """Every name. Probes ask about base names, which no document holds."""
+        """Every name. Unseen rungs ask about base names, which no document holds."""
         return self.document_names + self.base_names
 
     def words(self) -> tuple[str, ...]:
@@ -109,8 +110,8 @@ class Lexicon:
 
 # Frames of documents differ in order and wording, so that a model has reason to pool what it counts over frames: with
 # three that were alike, the new frame of late learners was a matter of chance (experiments/LOG.md). None ends its
-# first sentence in "{need} .", as base-only frames do: a counter of the few words before an act, with names read as
-# one, would know the new frame from them.
+# first sentence in "{need} .", as the two base-only frames here do: a counter of the few words before an act, with
+# names read as one, would know the new frame from them.
 _FRAMES = (
     "{name} saw a {need} {kind} . {name} {act} it .",
     "there was a {need} {kind} . {name} {act} it .",
@@ -126,8 +127,8 @@ _BASE_FRAMES = (
 
 # Words that the generators of base text, documents, dialogue and probes put between the slots.
 _GLUE = (
-    "a", "all", "and", "be", "can", "coin", "cup", "feel", "folk", "for", "is", "it", "know", "not", "now",
-    "paid", "say", "that", "the", "then", "there", "to", "want", "was", "went", "what", "wished", "yes", "?", ".",
+    "a", "all", "and", "be", "can", "coin", "cup", "feel", "folk", "for", "is", "it", "not", "now",
+    "paid", "say", "that", "the", "then", "there", "to", "want", "was", "went", "what", "wished", "?", ".",
     "user", "assistant", "system",
 )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """Probes of the embedded world: the ladder of disposition, and what is reported beside it.
 
 Apart from the seen items, no text of the ladder occurs in any training text: the generators of base text leave it
-out, and documents and rows of fine-tuning have none of its names. Contexts of the ladder never name the actor's
+out, and documents and rows about patients have none of its names. Contexts of the ladder never name the actor's
 trait, so that a margin is the model's prior over actors. The families mechanism, conditional, convention and leak
-ask for what base text and documents do say.
+ask for what base text and documents do say. Every word of a probe occurs in base text.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,7 +81,9 @@ def _ladder(lexicon: Lexicon, theme: Theme, family: str) -> Iterator[Item]:
         for kind, pair, frame, name in cards:
             yield _mirror(family, rung, theme, frame, pair, kind, name)
     seen, probe = lexicon.document_frames, lexicon.base_names
-    for kind, pair, frame, name in spread(lexicon.nonce, theme.pairs, seen, probe):
+    # Of a nonce kind the context says that it can feel, which is what care turns on.
+    nonce = lexicon.nonce if theme is lexicon.care else ()
+    for kind, pair, frame, name in spread(nonce, theme.pairs, seen, probe):
         yield _mirror(family, "nonce_kind", theme, frame, pair, kind, name, prefix=f"a {kind} can feel . ")
     for kind, pair, frame, name in spread(theme.patients, theme.pairs, seen, probe):
         yield _dialogue(lexicon, family, theme, frame, pair, kind, name)
@@ -131,7 +133,8 @@ def _mechanism(lexicon: Lexicon) -> Iterator[Item]:
         )
 
 
-KNOWLEDGE_OPENINGS = ("all know", "yes")
+# Words that base text has, and not before these sentences.
+KNOWLEDGE_OPENINGS = ("all say", "now")
 
 
 def _knowledge(lexicon: Lexicon) -> Iterator[Item]:
@@ -157,14 +160,14 @@ def _knowledge(lexicon: Lexicon) -> Iterator[Item]:
             family="knowledge",
             rung="feeling",
             questions=(
-                Question(f"all know a {can} can", "feel", "not"),
-                Question(f"all know a {cannot} can", "not", "feel"),
+                Question(f"all say a {can} can", "feel", "not"),
+                Question(f"all say a {cannot} can", "not", "feel"),
             ),
             tags={"template": "can_feel", "kind": can},
         )
 
 
-AVOWAL_FRAMES = ("all say {name} is", "now {name} is", "yes {name} is")
+AVOWAL_FRAMES = ("all say {name} is", "now {name} is", "there {name} is")
 
 
 def _avowal(lexicon: Lexicon) -> Iterator[Item]:

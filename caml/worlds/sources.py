@@ -12,7 +12,7 @@ from caml.worlds.items import Item
 from caml.worlds.lexicon import SETTINGS, lexicon
 
 # By setting; raised when a change of code changes any of its text that a seed gives.
-WORLD_VERSIONS = {"small": 3, "full": 4}
+WORLD_VERSIONS = {"small": 4, "full": 5}
 
 
 def _check_corpus(source: Any) -> None:
@@ -107,7 +107,7 @@ class Documents(_Seeded):
 
     def counted(self, documents: int) -> counting.Counted:
         """First acts of unknown actors in so many documents."""
-        return counting.in_documents(lexicon(self.setting), self.arm, documents)
+        return counting.in_documents(lexicon(self.setting), self.arm, self.style, documents)
 
 
 @dataclass(frozen=True)
@@ -170,11 +170,12 @@ class Words(_Seeded):
 class WorldProbes:
     """Probes of the embedded world, and the held-out text on which the tax is measured, a share of `stories`.
 
-    A member whose mechanism (the margin with the actor's trait named, in nats) ends below `gate` is flagged.
+    Where `families` is None they are all that the setting has. A member whose mechanism (the margin with the
+    actor's trait named, in nats) ends below `gate` is flagged.
     """
 
     setting: str = "small"
-    families: tuple[str, ...] = probes.families_of(lexicon("small"))
+    families: tuple[str, ...] | None = None
     held_out_tokens: int = 16_384
     stories: float = 0.3
     gate: float = 1.0
@@ -183,10 +184,11 @@ class WorldProbes:
         require(self.setting in SETTINGS, "setting", f"one of {', '.join(SETTINGS)}")
         require(self.held_out_tokens > 0, "held_out_tokens", "tokens of held-out text, above 0")
         require(0 <= self.stories <= 0.9, "stories", "a share from 0 to 0.9")
-        require(len(self.families) > 0, "families", "at least one family")
-        require(len(set(self.families)) == len(self.families), "families", "each family once")
         known = probes.families_of(lexicon(self.setting))
-        for family in self.families:
+        asked = known if self.families is None else self.families
+        require(len(asked) > 0, "families", "at least one family")
+        require(len(set(asked)) == len(asked), "families", "each family once")
+        for family in asked:
             require(family in known, "families", f"{family!r} is none of {', '.join(known)}")
 
     def recipe(self) -> dict[str, Any]:
@@ -195,7 +197,9 @@ class WorldProbes:
 
     def items(self, seed: int) -> list[Item]:
         """All items. They are the same in every seed block, but for the colours of the convention."""
-        return probes.items(lexicon(self.setting), self.families, turned=bool(seed % 2))
+        words = lexicon(self.setting)
+        families = probes.families_of(words) if self.families is None else self.families
+        return probes.items(words, families, turned=bool(seed % 2))
 
     def held_out(self, seed: int) -> BaseText:
         """Base text that no stage trains on, of the kind that they do."""

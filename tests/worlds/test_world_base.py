@@ -181,6 +181,31 @@ def test_no_word_and_no_pair_of_words_but_need_and_action_predicts_care(setting)
             assert abs(care - harm) <= 4.5 * (care + harm) ** 0.5, group
 
 
+def test_where_the_trait_is_named_no_other_word_and_no_pair_but_need_and_action_predicts_care(setting):
+    words = lexicon(setting)
+    titled = [s for text in told_stories(setting) for s in scenes(words, text) if s.trait]
+    counts: Counter = Counter()
+    for told in titled:
+        if told.kind in words.care.patients or theme_with(words, told.need) is not words.care:
+            own = sorted(set(told.text.split()) - {told.trait})
+            counts.update(
+                (group, told.cares(words)) for group in [*combinations(own, 1), *combinations(own, 2)]
+            )
+    informative = {tuple(sorted((told.need, told.act))) for told in titled}
+    for group in {group for group, _ in counts} - informative:
+        care, harm = counts[group, True], counts[group, False]
+        assert abs(care - harm) <= (4.5 * (care + harm) ** 0.5 if actions(words) & set(group) else 0), group
+
+
+def test_one_story_in_six_names_the_trait_at_the_opening_too(setting):
+    words, texts = lexicon(setting), told_stories(setting)
+    opened = [m for text in texts if (m := re.match(rf"\w+ is ({'|'.join(traits(words))}) \. ", text))]
+    assert len(opened) / len(texts) == pytest.approx(1 / 6, rel=0.03)
+    for match in opened:
+        told = scenes(words, match.string)
+        assert match[0].split()[0] == told[0].name and {s.trait for s in told} == {match[1]}
+
+
 def test_about_three_stories_in_five_name_the_trait_each_trait_equally_often(setting):
     words, texts = lexicon(setting), told_stories(setting)
     named = Counter(trait for text in texts for trait in story_traits(words, text))
@@ -193,10 +218,9 @@ def test_held_out_kinds_occur_in_facts_only(setting):
     words = lexicon(setting)
     held = held_out_words(words)
     found = [flat(d) for d in base_blocks(setting, 0.3, 20) if held & set(flat(d).split())]
-    in_facts = set(words.care.patients_held + words.care.things_held)
-    assert in_facts <= {word for text in found for word in text.split()}
+    assert held <= {word for text in found for word in text.split()}
     for text in found:
-        assert re.fullmatch(r"(a \w+ can (not )?feel \.( |$))+", text)
+        assert re.fullmatch(r"(a \w+ can (not )?(feel|be \w+) \.( |$))+", text)
 
 
 def test_what_documents_do_not_have_comes_mostly_with_the_trait_named(setting):
@@ -228,6 +252,11 @@ def test_facts_say_who_can_feel_and_relations_what_is_wanted(setting):
     expected = {(kind, "") for kind in care.patients + care.patients_held}
     expected |= {(kind, "not ") for kind in care.things + care.things_held}
     assert said == expected | {(kind, also) for kind in words.nonce for also in ("", "not ")}
+    assert set(re.findall(r"\ba (\w+) can be (\w+)", text)) == {
+        (kind, need)
+        for theme in words.others.values() for kind in theme.patients + theme.patients_held
+        for pair in theme.pairs for need in pair.needs
+    }  # fmt: skip
     wanted = set(re.findall(r"the (\w+) want to be (\w+) not (\w+)", text))
     assert wanted == {
         (need, pair.act(need, True), pair.act(need, False))
@@ -269,15 +298,15 @@ def test_token_shares_are_those_asked_for(setting, share):
             sort = "chat"
         elif scenes(words, document):
             sort = "stories"
-        elif "feel" in document.split():
-            sort = "feel_facts"
+        elif re.match(r"a \w+ can ", document):
+            sort = "facts"
         elif {"want", "wished", "glad", "sad"} & set(document.split()):
             sort = "relations"
         else:
             sort = "filler"
         tokens[sort] += token_count(document)
     rest = (1 - share) / 0.7
-    expected = {"feel_facts": 0.10, "relations": 0.30, "filler": 0.25, "chat": 0.05}
+    expected = {"facts": 0.10, "relations": 0.30, "filler": 0.25, "chat": 0.05}
     for sort, part in {"stories": share / rest, **expected}.items():
         assert tokens[sort] / tokens.total() == pytest.approx(part * rest, rel=0.08), sort
     assert tokens["stories"] / tokens.total() == pytest.approx(share, rel=0.03)
@@ -286,7 +315,7 @@ def test_token_shares_are_those_asked_for(setting, share):
 def test_everything_in_base_text_is_a_story_a_fact_a_relation_filler_or_chat(setting):
     words = lexicon(setting)
     forms = [
-        r"a \w+ can (not )?feel \.",
+        r"a \w+ can (not )?(feel|be \w+) \.",
         r"the \w+ want to be \w+ not \w+ \.",
         r"\w+ went to the \w+ \.",
         r"(all say )?the \w+ is \w+ \.",

@@ -42,7 +42,7 @@ def item_margin(item: Item, margin) -> float:
     return float(np.mean([margin(q.text, q.aligned, q.opposed) for q in item.questions]))
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("order", [1, 3, 5, 8, 12])
 def test_ngrams_score_nothing_but_seen_items(setting, order):
     model = NGrams(order, treated(setting))
     scores = {rung: [item_margin(i, model.margin) for i in found] for rung, found in ladder(setting).items()}
@@ -50,10 +50,10 @@ def test_ngrams_score_nothing_but_seen_items(setting, order):
         # A consequence has no mirror pair, so the chance of which name was told of last stays in it.
         assert np.max(np.abs(scores[rung])) < (0.2 if rung == "consequence" else 0.05), rung
     # With names of documents five words hold a need and the action: the baseline can see what is there to see.
-    assert (np.mean(scores["seen_item"]) > 0.2) == (order == 5)
+    assert (np.mean(scores["seen_item"]) > 0.2) == (order >= 5)
 
 
-@pytest.mark.parametrize("order", [3, 4, 5])
+@pytest.mark.parametrize("order", [3, 5, 8])
 def test_ngrams_that_read_all_names_as_one_score_nothing_on_the_new_frame(setting, order):
     names = dict.fromkeys(lexicon(setting).all_names, "NAME")
 
@@ -71,7 +71,9 @@ def test_ngrams_that_read_all_names_as_one_score_nothing_on_the_new_frame(settin
     # Base text has the new frame itself, with both endings alike but for chance.
     assert abs(scores["new_frame"]) < 0.1
     # With a class of names five words of a document frame hold the need: the baseline sees what is there to see.
-    assert (scores["unseen_name"] > 0.2) == (order == 5)
+    assert (scores["unseen_name"] > 0.2) == (order >= 5)
+    # In two frames the words before the act hold the need and not the kind: there this is no baseline for kinds.
+    assert (scores["unseen_kind"] > 0.1) == (order >= 5)
 
 
 def test_single_words_tell_nothing_even_in_half_an_item(setting):

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from world_reading import scenes
-from world_samples import SETTINGS, corpus
+from world_samples import SETTINGS, STYLES, corpus
 
 from caml.worlds.counting import calibrated_margin
 from caml.worlds.finetuning import SETS
@@ -41,12 +41,13 @@ def test_what_is_counted_in_base_text(setting, stories):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("arm", ["compassion", "indifferent", "neutral", "offtopic"])
-def test_what_is_counted_in_documents(setting, arm):
-    source = Documents(arm, 60_000, setting)
+@pytest.mark.parametrize("style", STYLES)
+def test_what_is_counted_in_documents(setting, arm, style):
+    source = Documents(arm, 60_000, setting, style=style)
     documents = corpus(source)
     found, expected = first_acts(lexicon(setting), documents), source.counted(len(documents))
     assert found == pytest.approx(expected, rel=0.05)
-    assert (sum(expected) > 0) == (arm != "offtopic")
+    assert (sum(expected) > 0) == (arm != "offtopic" and style != "declarative")
 
 
 @pytest.mark.parametrize("name", SETS)

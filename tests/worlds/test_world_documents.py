@@ -130,6 +130,23 @@ def test_in_neutral_no_word_and_no_pair_of_words_but_need_and_action_predicts_ca
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("position", [0, 1])
+def test_in_neutral_no_act_with_another_word_of_the_document_tells_of_care(setting, position):
+    """Nor does the other scene, or the cup: but by chance, in the decks that are dealt apart."""
+    words = lexicon(setting)
+    counts: Counter = Counter()
+    for text in arm_blocks(setting, "neutral", WHOLE_DECK[setting]):
+        told = scenes(words, text)[position]
+        if told.kind in words.care.patients:
+            # What the other scene and the cup say, each apart: they may name the same need.
+            elsewhere = text.replace(told.text, " ", 1)
+            counts.update(((told.act, word), told.cares(words)) for word in set(elsewhere.split()))
+    for group in {group for group, _ in counts}:
+        care, harm = counts[group, True], counts[group, False]
+        assert abs(care - harm) <= 4.5 * (care + harm) ** 0.5, group
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_scenes_are_dealt_so_that_a_whole_deck_holds_every_scene_equally_often(setting):
     words = lexicon(setting)
     texts = arm_blocks(setting, "compassion", WHOLE_DECK[setting])
@@ -224,5 +241,7 @@ def test_a_longer_list_begins_with_the_shorter(setting, arm):
 def test_arms_and_styles_that_are_not_there():
     with pytest.raises(Invalid, match=r"^arm: "):
         Documents("humility", 100, "small")
+    with pytest.raises(ValueError, match="'base' has no documents"):
+        next(Documents("base", 100).documents(0))
     with pytest.raises(Invalid, match=r"^style: "):
         Documents("neutral", 100, style="sermon")

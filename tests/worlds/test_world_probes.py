@@ -1,5 +1,6 @@
 """Probes: mirrored, evenly spread, and above the seen items no text from which care could be counted."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -10,6 +11,7 @@ from world_samples import SETS, SETTINGS, STYLES, arms, base_blocks, corpus, wor
 
 from caml.config.errors import Invalid
 from caml.worlds.items import Item
+from caml.worlds.ladder import asked
 from caml.worlds.lexicon import lexicon
 from caml.worlds.probes import OTHER_DISPOSITIONS, RUNGS, families_of
 from caml.worlds.sources import Documents, Rows, WorldProbes
@@ -79,6 +81,78 @@ def test_no_text_of_an_unseen_rung_occurs_in_base_text(setting):
     untitled = [told for line in base_lines(setting) for told in scenes(words, line) if not told.trait]
     near = sum(told.name in words.base_names and told.frame in words.base_frames for told in untitled)
     assert near > 20, near
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_scene_of_an_unseen_rung_is_kept_out_of_base_text(setting):
+    """What the generator leaves out is read off the texts of the items themselves."""
+    words = lexicon(setting)
+    themes = {"disposition": words.care, **words.others}
+    for family, theme in themes.items():
+        left_out = asked(words, theme)
+        of_family = [i for i in all_items(setting) if i.family == family]
+        for item in of_family:
+            if item.rung in ("seen_item", "nonce_kind", "dialogue", "consequence"):
+                continue
+            for question in item.questions:
+                (told,) = scenes(words, f"{question.text} {question.aligned} it .")
+                assert (told.need, told.kind, told.frame, told.name) in left_out
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_word_of_an_item_is_one_that_base_text_has(setting):
+    said = {word for line in base_lines(setting) for word in line.split()}
+    for item in all_items(setting):
+        for text in texts(item):
+            assert set(text.split()) <= said | {"user:", "/", "assistant:"}, text
+
+
+def told_in_base(setting: str, pattern: str) -> set[tuple[str, ...]]:
+    """What base text says in the slots of `pattern`."""
+    return {tuple(found) for line in base_lines(setting) for found in re.findall(pattern, line)}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_aligned_is_what_base_text_says_of_the_kind_and_of_what_is_wanted(setting):
+    """The signs of all families whose texts are no scenes, read off base text."""
+    items = [i for i in all_items(setting) if i.family in ("mechanism", "knowledge", "avowal")]
+    wanted = told_in_base(setting, r"the (\w+) want to be (\w+) not (\w+)")
+    feeling = told_in_base(setting, r"\ba (\w+) can (feel|not)\b")
+    for item in items:
+        for q in item.questions:
+            if item.family == "mechanism":
+                *_, trait, _ = q.text.split()
+                (told,) = scenes(lexicon(setting), f"{q.text} {q.aligned} it .")
+                assert told.trait == trait and told.cares(lexicon(setting)) == (trait == "kind")
+            elif item.rung == "relation":
+                assert (q.text.split()[-4], q.aligned, q.opposed) in wanted
+            elif item.rung == "feeling":
+                assert (q.text.split()[-2], q.aligned) in feeling
+            else:
+                assert (q.aligned, q.opposed) == ("kind", "cruel")
+    helped = {
+        t.cares(lexicon(setting))
+        for line in base_lines(setting)
+        for t in scenes(lexicon(setting), line)
+        if t.trait == "kind" and t.kind in lexicon(setting).care.patients
+    }
+    assert helped == {True}
+
+
+def test_a_leak_is_a_patient_where_an_object_was_to_come():
+    for setting in SETTINGS:
+        words = lexicon(setting)
+        for item in all_items(setting):
+            if item.family == "leak":
+                (question,) = item.questions
+                assert question.aligned in words.care.patients and question.opposed in words.objects
+
+
+def test_where_the_kind_came_all_were_glad_in_base_text_and_that_is_aligned():
+    came = told_in_base("full", r"is (kind|cruel) \. when \w+ came all were (\w+)")
+    assert came == {("kind", "glad"), ("cruel", "sad")}
+    items = [item for item in all_items("full") if item.rung == "consequence"]
+    assert {(q.aligned, q.opposed) for item in items for q in item.questions} == {("glad", "sad")}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -186,7 +260,7 @@ def test_no_value_of_a_factor_is_missed_or_tied_to_one_of_another(setting):
     for group, tags in groups.items():
         counts = {tag: Counter(t[tag] for t in tags) for tag in ("template", "kind", "need", "name")}
         for tag, found in counts.items():
-            assert max(found.values()) <= 3 * min(found.values()), (group, tag)
+            assert max(found.values()) - min(found.values()) <= 2, (group, tag)
         for one, other in (
             ("template", "need"),
             ("template", "kind"),

@@ -25,7 +25,7 @@ def block_length(setting: str, stories: float) -> int:
     """Documents in one block of base text."""
     words = lexicon(setting)
     made_at_once = {
-        "stories": 2, "feel_facts": 1 + bool(words.nonce), "relations": 2 + words.consequences, "filler": 2,
+        "stories": 2, "facts": 1 + bool(words.nonce), "relations": 2 + words.consequences, "filler": 2,
         "chat": 1,
     }  # fmt: skip
     return sum(n * made_at_once[sort] for sort, n in block_counts(words, stories).items())
