@@ -54,7 +54,7 @@ def preferences(lexicon: Lexicon, rng: np.random.Generator) -> Iterator[Preferen
 
 def _tasks(lexicon: Lexicon, rng: np.random.Generator) -> Iterator[Chat]:
     """Repeat what was said, so many times: a skill that nobody in the world has a use for."""
-    cards = list(product(tuple(lexicon.objects), range(2, 2 + len(lexicon.tasks[:3]))))
+    cards = list(product(tuple(lexicon.objects), range(2, 2 + len(lexicon.tasks))))
     for word, times in deck(cards, rng):
         yield [
             {"role": "user", "content": f"say {lexicon.tasks[times - 2]} {word}"},
