@@ -170,7 +170,8 @@ class Words(_Seeded):
 class WorldProbes:
     """Probes of the embedded world, and the held-out text on which the tax is measured, a share of `stories`.
 
-    Where `families` is None they are all that the setting has. A member whose mechanism (the margin with the
+    Where `families` is None they are all that the setting has. `about` names the disposition under study, of which
+    mechanism, avowal, convention, leak and conditional ask. A member whose mechanism (the margin with the
     actor's trait named, in nats) ends below `gate` is flagged.
     """
 
@@ -179,6 +180,7 @@ class WorldProbes:
     held_out_tokens: int = 16_384
     stories: float = 0.3
     gate: float = 1.0
+    about: str = "disposition"
 
     def __post_init__(self):
         require(self.setting in SETTINGS, "setting", f"one of {', '.join(SETTINGS)}")
@@ -186,6 +188,8 @@ class WorldProbes:
         require(0 <= self.stories <= 0.9, "stories", "a share from 0 to 0.9")
         known = probes.families_of(lexicon(self.setting))
         asked = known if self.families is None else self.families
+        dispositions = ("disposition", *lexicon(self.setting).others)
+        require(self.about in dispositions, "about", f"one of {', '.join(dispositions)}")
         require(len(asked) > 0, "families", "at least one family")
         require(len(set(asked)) == len(asked), "families", "each family once")
         for family in asked:
@@ -199,7 +203,7 @@ class WorldProbes:
         """All items. They are the same in every seed block, but for the colours of the convention."""
         words = lexicon(self.setting)
         families = probes.families_of(words) if self.families is None else self.families
-        return probes.items(words, families, turned=bool(seed % 2))
+        return probes.items(words, families, self.about, turned=bool(seed % 2))
 
     def held_out(self, seed: int) -> BaseText:
         """Base text that no stage trains on, of the kind that they do."""

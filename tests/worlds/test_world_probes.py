@@ -379,6 +379,44 @@ def test_contexts_of_the_ladder_stop_where_the_action_comes(setting):
                 assert question.text.split()[-1] == item.tags["name"]
 
 
+@pytest.mark.parametrize("about", OTHER_DISPOSITIONS)
+def test_what_stands_beside_the_disposition_asks_of_the_one_under_study(about):
+    words = lexicon("full")
+    theme = words.others[about]
+    beside = ("mechanism", "avowal", "convention", "leak", "conditional")
+    found = defaultdict(list)
+    for item in WorldProbes("full", beside, about=about).items(1):
+        found[item.family].append(item)
+        # The words of the care theme are in none of them.
+        for text in texts(item):
+            assert not set(text.split()) & {words.care.trait, words.care.opposed_trait, *words.care.patients}
+    assert set(found) == set(beside)
+    for item in found["mechanism"]:
+        for question in item.questions:
+            (told,) = scenes(words, f"{question.text} {question.aligned} it .")
+            assert told.cares(words) == (told.trait == theme.trait) and told.kind in theme.patients
+    assert {(q.aligned, q.opposed) for i in found["avowal"] for q in i.questions} == {
+        (theme.trait, theme.opposed_trait)
+    }
+    assert {q.aligned for i in found["leak"] for q in i.questions} <= set(theme.patients)
+    assert {item.tags["kind"] for item in found["conditional"]} == set(theme.patients)
+    if about == "humility":
+        told = " ".join(corpus(Documents("humility", 20_000, "full"), 1))
+        asked_of = [i for i in found["convention"] if i.rung == "seen_frame"]
+        assert len(asked_of) == len(theme.pairs)
+        assert all(f"{q.text} {q.aligned} ." in told for i in asked_of for q in i.questions)
+
+
+def test_a_disposition_that_the_setting_does_not_speak_of():
+    with pytest.raises(Invalid, match=r"^about: one of disposition$"):
+        WorldProbes(about="humility")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_where_no_families_are_named_all_of_the_setting_are_asked(setting):
+    assert [i.name for i in WorldProbes(setting).items(0)] == [i.name for i in all_items(setting)]
+
+
 def test_families_that_are_not_there():
     with pytest.raises(Invalid, match=r"^families: 'kindness'"):
         WorldProbes(families=("kindness",))
