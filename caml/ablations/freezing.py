@@ -46,9 +46,20 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
     )
 
 
+# Columns of the table of cells that tell what an axis may vary.
+TOLD = ("size", "arm", "ratio", "placement", "pretrain_tokens", "seed", "finetune", "second", "second_ratio")
+
+
 def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
     """The table `cells`, one row a cell, without what only the data know: `dose_tokens` and `S`."""
-    return pd.DataFrame([_row(cell) for cell in found])
+    table = pd.DataFrame([_row(cell) for cell in found])
+    axes = list(dict.fromkeys(axis for cell in found for axis in cell.values))
+    # The fine-tuning dose is planned in slots; S, which says what it came to, is known when it was trained.
+    planned = [sum(s.slots * s.stage.length for s in cell.stageruns[1:]) for cell in found]
+    groups = table.assign(planned=planned).groupby([*TOLD, "planned"], sort=False)
+    untold = [a for a in axes if any(g[a].nunique() > 1 and g["stagerun"].nunique() > 1 for _, g in groups)]
+    table["variant"] = [", ".join(f"{axis}={cell.values[axis]}" for axis in untold) for cell in found]
+    return table
 
 
 def _row(cell: Cell) -> dict[str, Any]:

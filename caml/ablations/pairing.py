@@ -48,10 +48,14 @@ def _refuse_open_contrast(loaded: Loaded, contrast: Contrast, grid: Sequence[Poi
     if contrast.control is None:
         return
     free = contrast.treatment.keys() | contrast.control.keys()
-    for values, _ in treated:
+    for values, stagerun in treated:
         asked = {name: value for name, value in values.items() if name not in free}
         asked |= {name: value for name, value in contrast.at.items() if name in free} | contrast.control
-        _refuse_none_or_several(loaded, contrast, "control", asked, list(_matching(grid, asked)))
+        controls = list(_matching(grid, asked))
+        _refuse_none_or_several(loaded, contrast, "control", asked, controls)
+        if controls[0][1].fingerprint == stagerun.fingerprint:
+            message = f"in the cell {_text(values)} treatment and control are the same StageRun"
+            raise _fault(loaded, contrast, "control", f"{message}; compare cells that are trained otherwise")
 
 
 def _refuse_none_or_several(

@@ -4,8 +4,8 @@ from caml.analysis.tables import DATA_DICTIONARY
 
 NATS = "nats"
 CELL = {c: DATA_DICTIONARY["cells"][c] for c in (
-    "size", "params", "ratio", "dose_tokens", "placement", "pretrain_tokens", "finetune", "S", "second",
-    "second_ratio",
+    "size", "params", "ratio", "dose_tokens", "placement", "pretrain_tokens", "variant", "finetune", "S",
+    "second", "second_ratio",
 )}  # fmt: skip
 LABEL = {
     "contrast": ("name of the contrast in the gin file; empty for a comparison that nobody named", ""),
@@ -75,7 +75,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
     },
     "sizes": {
         **{c: LABEL[c] for c in ("family", "rung", "treatment", "control")},
-        **{c: CELL[c] for c in ("placement", "finetune", "S", "second", "second_ratio")},
+        **{c: CELL[c] for c in ("placement", "variant", "finetune", "S", "second", "second_ratio")},
         "matching": ("what the two sizes share: dose, or E(0)", ""),
         **{c: CELL[c] for c in ("size", "params", "ratio")},
         "other_size": ("name of the size it is compared with", ""),
@@ -115,7 +115,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         **STATUS,
     },
     "doseresponse": {
-        **{c: LABEL[c] for c in ("family", "rung", "treatment", "control", "size", "params", "placement")},
+        **{c: LABEL[c] for c in ("family", "rung", "treatment", "control", "size", "params", "placement", "variant")},
         **{c: LABEL[c] for c in ("finetune", "S", "second", "second_ratio")},
         "variable": ("the dose of the curve: tokens, or ratio", ""),
         "seeds": ("seed blocks that hold all doses", "seed blocks"),

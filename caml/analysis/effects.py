@@ -19,6 +19,7 @@ CELL = (
     "dose_tokens",
     "placement",
     "pretrain_tokens",
+    "variant",
     "finetune",
     "S",
     "second",
@@ -145,10 +146,14 @@ def _against_control(cells: pd.DataFrame, axes: list[str], control: dict[str, An
         wanted = tuple(control.get(axis, value) for axis, value in zip(rest, key, strict=True))
         runs = tuple(sorted(treated["stagerun"]))
         # Without intervention there is no control at the same ratio: such cells stand alone.
-        if wanted == key or runs in done or float(treated["ratio"].iloc[0]) == 0.0:
+        told = (treated["variant"].iloc[0], *runs)
+        if wanted == key or told in done or float(treated["ratio"].iloc[0]) == 0.0:
             continue
-        done.add(runs)
+        done.add(told)
         controls = groups.get(wanted)
+        # Untrained members of both arms are the same StageRuns.
+        if controls is not None and set(controls["stagerun"]) == set(runs):
+            continue
         where = ", ".join(f"{axis}={value}" for axis, value in zip(rest, key, strict=True))
         if controls is None:
             raise UserError(f"the cell {where} has no control {_text(control)} at equal everything else")
@@ -159,9 +164,9 @@ def _against_control(cells: pd.DataFrame, axes: list[str], control: dict[str, An
 def _alone(cells: pd.DataFrame, axes: list[str]) -> list[Comparison]:
     out, done = [], set()
     for group in _by_axes(cells, [axis for axis in axes if axis != "SEED"]).values():
-        runs = tuple(sorted(group["stagerun"]))
-        if runs not in done:
-            done.add(runs)
+        told = (group["variant"].iloc[0], *sorted(group["stagerun"]))
+        if told not in done:
+            done.add(told)
             out.append(_comparison(None, group, None, "", {}, None))
     return out
 
@@ -192,6 +197,12 @@ def _comparison(
             raise UserError(f"{who}: seed {lost[0]} has no control {_text(control_named or {})}")
         paired = by_seed.loc[list(seeds)]
         runs, roots = tuple(paired["stagerun"]), tuple(paired["root"])
+        same = [s for s, one, other in zip(seeds, treated["stagerun"], runs, strict=True) if one == other]
+        if same:
+            named = f"{_text(treatment_named)} and {_text(control_named or {})}"
+            raise UserError(
+                f"{who}: {named} are the same StageRun in seed block {same[0]}: nothing to compare"
+            )
         names = (_label(first), _label(paired.iloc[0]))
         if names[0] == names[1]:
             names = (_text(treatment_named), _text(control_named or {}))

@@ -11,7 +11,7 @@ from caml.analysis.tables import Tables
 
 # Arms that can stand for 'no disposition'. Base has no intervention, so it has no ratio to match.
 CONTROLS = ("neutral", "neutral_humility", "offtopic", "base")
-MATCHED = ("size", "placement", "pretrain_tokens", "finetune", "second", "second_ratio", "seed")
+MATCHED = ("size", "placement", "pretrain_tokens", "variant", "finetune", "second", "second_ratio", "seed")
 COLUMNS = ["contrast", "family", "rung", "treatment", "control", "stated", "seeds", "estimate", "t_low",
            "t_high", "stated_estimate", "agrees"]  # fmt: skip
 

@@ -234,7 +234,7 @@ def _points(estimates: Sequence[Estimate]) -> list[Point]:
         c = e.comparison
         if c.contrast is not None or c.controls is None:
             continue
-        constant = ("size", "params", "placement", "finetune", "S", "second", "second_ratio")
+        constant = ("size", "params", "placement", "variant", "finetune", "S", "second", "second_ratio")
         label: dict[str, object] = {
             "family": e.family,
             "rung": e.rung,

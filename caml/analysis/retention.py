@@ -38,7 +38,7 @@ class Kept:
     def key(self) -> tuple[str, ...]:
         """What two sizes must share to be compared."""
         c = self.comparison
-        texts = (c.cell[part] for part in ("placement", "finetune", "S", "second", "second_ratio"))
+        texts = (c.cell[part] for part in ("placement", "variant", "finetune", "S", "second", "second_ratio"))
         return (self.family, self.rung, c.treatment, c.control, *map(str, texts))
 
 
@@ -136,7 +136,7 @@ def _ratio_of_ratios(seeds: np.ndarray) -> np.ndarray:
 
 
 SIZES_COLUMNS = (
-    "family", "rung", "treatment", "control", "placement", "finetune", "S", "second", "second_ratio",
+    "family", "rung", "treatment", "control", "placement", "variant", "finetune", "S", "second", "second_ratio",
     "matching", "size", "params", "ratio", "other_size", "other_params", "other_ratio", "seeds",
     "E0", "other_E0", "retention", "other_retention", "difference", "low", "high", "status", "needs",
 )  # fmt: skip
@@ -193,7 +193,17 @@ def _matched_names(this: Kept, other: Kept, matching: str) -> dict[str, object]:
     mine, theirs = this.comparison.cell, other.comparison.cell
     names = {
         c: mine[c]
-        for c in ("placement", "finetune", "S", "second", "second_ratio", "size", "params", "ratio")
+        for c in (
+            "placement",
+            "variant",
+            "finetune",
+            "S",
+            "second",
+            "second_ratio",
+            "size",
+            "params",
+            "ratio",
+        )
     }
     return {
         "family": this.family,

@@ -26,6 +26,10 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "dose_tokens": ("intervention tokens of the first stage, without padding", "tokens"),
         "placement": ("where in the first stage the intervention slots lie", ""),
         "pretrain_tokens": ("tokens processed in the first stage; 0 is an untrained model", "tokens"),
+        "variant": (
+            "values of the axes that no other column tells, as 'STYLE=mixed'; empty without such",
+            "",
+        ),
         "seed": ("seed block", ""),
         "finetune": ("name of the fine-tuning source; 'none' before fine-tuning", ""),
         "S": ("loss-bearing fine-tuning tokens", "tokens"),

@@ -99,7 +99,15 @@ def washout_table(kept: Sequence[Kept]) -> pd.DataFrame:
     for k in kept:
         c = k.comparison
         if c.contrast is None:
-            key = (k.family, k.rung, c.roots, c.control_roots, c.cell["finetune"], c.cell["second"])
+            key = (
+                k.family,
+                k.rung,
+                c.roots,
+                c.control_roots,
+                c.cell["variant"],
+                c.cell["finetune"],
+                c.cell["second"],
+            )
             curves.setdefault((*key, c.cell["second_ratio"]), []).append(k)
     return pd.DataFrame([_row(sorted(c, key=lambda k: int(k.comparison.cell["S"]))) for c in curves.values()])
 

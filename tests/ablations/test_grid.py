@@ -314,6 +314,15 @@ BAD = [
         "no probe is of the family 'knowledge'; there are disposition",
     ),
     (
+        {
+            10: "{'ARM': ['kind', 'neutral'], 'RATIO': [0.0, 0.5], 'SEED': [0, 1], 'SFT': [0, 256]},",
+            17: "Contrast.at = {'RATIO': 0.0, 'SFT': 0, 'SIZE': 's'}",
+        },
+        "toy.gin:16: Contrast.control = {'ARM': 'neutral'}: contrast 'install': in the cell "
+        "arm=kind,ratio=0.0,seed=0,sft=0,size=s treatment and control are the same StageRun; "
+        "compare cells that are trained otherwise",
+    ),
+    (
         {7: "Ablation.control = {'ARM': 'offtopic'}"},
         "toy.gin:7: Ablation.control = {'ARM': 'offtopic'}: no cell has ARM=offtopic; the grid has "
         "base, kind, neutral",
@@ -412,6 +421,17 @@ def test_an_ablation_without_axes_is_one_cell(tmp_path: Path) -> None:
     (cell,) = expand(tmp_path, **lines)
     assert cell.id == "toy" and cell.macros == {}
     assert cells_table([cell]).loc[0, "arm"] == "neutral"
+
+
+def test_what_no_other_column_tells_of_an_axis_is_the_variant(tmp_path: Path) -> None:
+    assert set(cells_table(expand(tmp_path))["variant"]) == {""}
+    axes = "{'ARM': ['kind', 'neutral'], 'SEED': [0, 1], 'SFT': [0, 256], 'PEAK': [0.1, 0.2], 'DEPTH': [1]}"
+    lines = {f"line{n}": "" for n in (*range(8, 20), 27, 29)}
+    lines |= {"line8": f"Ablation.axes = {axes}", "line9": "PEAK = 0.1\nDEPTH = 1"}
+    lines |= {"line30": "Model.layers = %DEPTH", "line49": "Optimizer.rate = %PEAK"}
+    table = cells_table(expand(tmp_path, **lines))
+    assert len(table) == 16
+    assert all(f"PEAK={peak}" == told for peak, told in zip(table["PEAK"], table["variant"], strict=True))
 
 
 def test_recipes_take_the_seed_block(tmp_path: Path) -> None:

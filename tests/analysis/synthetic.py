@@ -100,6 +100,7 @@ def _grid(
                 "dose_tokens": dose,
                 "placement": "uniform",
                 "pretrain_tokens": tokens,
+                "variant": "",
                 "seed": s,
                 "finetune": "none" if S == 0 else "neutral_dialogue",
                 "S": S,

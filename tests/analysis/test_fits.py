@@ -53,7 +53,7 @@ def _kept(doses, effects, before) -> list[Kept]:
     """Wash-out data of one comparison: effects [seeds, doses] after, `before` [seeds]."""
     seeds = tuple(range(len(before)))
     roots = tuple(f"root{s}" for s in seeds)
-    cell = {"size": "s", "params": 1, "ratio": 0.1, "dose_tokens": 1, "placement": "uniform"}
+    cell = {"size": "s", "params": 1, "ratio": 0.1, "dose_tokens": 1, "placement": "uniform", "variant": ""}
     cell |= {"pretrain_tokens": 1, "finetune": "chat", "second": "none", "second_ratio": 0.0}
     runs = [
         Comparison(None, "a", "n", {**cell, "S": int(S)}, seeds, (f"{S}",), ("c",), roots, roots)

@@ -184,7 +184,7 @@ def test_resolution_says_what_the_seeds_find():
     assert table.loc["second", "seeds_needed"] == seeds_equivalent(0.3, 0.2, alpha=0.025)
     assert power_table(effects, effect=1.0)["seeds_needed"][0] == seeds_above(1.0, 0.2, alpha=0.025)
     effects = effects.assign(S=0, family="", rung="", treatment="", control="", size="", ratio=0.3, placement="",
-                             pretrain_tokens=1)  # fmt: skip
+                             variant="", pretrain_tokens=1)  # fmt: skip
     kept = {**dict.fromkeys(effects.columns, ""), "ratio": 0.3, "pretrain_tokens": 1, "second_ratio": 0.0}
     kept = [
         {

@@ -5,11 +5,13 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from studies import full, poor
+from studies import CONTROL, full, poor
 
+from caml.analysis.figures.drawings import drawings
 from caml.analysis.figures.view import look
 from caml.analysis.report import tables as shown
 from caml.analysis.report.page import Extras, headline, write_report
+from caml.analysis.results import analyse
 from caml.analysis.tables import verify
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x.png onerror=alert(1)>{{ 7*7 }}"
@@ -177,6 +179,43 @@ def test_arms_by_stages_holds_effect_interval_seeds_and_retention():
     assert float(row[6].order) == pytest.approx(kept["E"])
     assert place["offtopic\u00a0−\u00a0neutral", "s27k", "30%"][6].lines[3] == "R undefined"
     assert "1 flagged" in place["compassion\u00a0−\u00a0neutral", "s27k", "3%,"][3].lines
+
+
+def test_what_the_grid_varies_beside_its_columns_is_told_apart_everywhere():
+    """The study twice, under two values of an axis that no column tells, with compassion 1 nat higher in the second."""
+    tables, _ = full()
+    first = dataclasses.replace(tables, cells=tables.cells.assign(PEAK=0.1, variant="PEAK=0.1"))
+    runs = ["cell", "stagerun", "root", "parent"]
+
+    def renamed(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(**{c: frame[c].where(frame[c] == "", frame[c] + "b") for c in runs if c in frame})
+
+    higher = tables.margins["stagerun"].isin(tables.cells.query("arm == 'compassion'")["stagerun"])
+    both = {
+        name: pd.concat([getattr(first, name), renamed(getattr(tables, name))], ignore_index=True)
+        for name in ("stageruns", "outcomes", "metrics", "trajectory")
+    }
+    cells = renamed(tables.cells).assign(PEAK=0.2, variant="PEAK=0.2")
+    margins = renamed(tables.margins).assign(margin=tables.margins["margin"] + higher)
+    two = dataclasses.replace(
+        first,
+        cells=pd.concat([first.cells, cells], ignore_index=True),
+        margins=pd.concat([tables.margins, margins], ignore_index=True),
+        **both,
+    )
+    view = look(two, analyse(two, (), CONTROL, gate=1.0, draws=20))
+    table = shown.arms_by_stages(view, paired=True)
+    rows = [r for r in table.rows if r[0].lines[0].startswith("compassion") and r[1].lines[0] == "s27k"]
+    told = {row[2].lines[0]: float(row[3].order) for row in rows if row[2].lines[0].startswith("30%")}
+    (one, low), (other, high) = sorted(told.items())
+    assert one.endswith(", PEAK=0.1") and other.endswith(", PEAK=0.2")
+    assert high - low == pytest.approx(1.0)
+    for frame in (view.effects, view.retention, view.sizes):
+        assert set(frame["variant"]) == {"PEAK=0.1", "PEAK=0.2"}
+    drawn = {drawing.name: drawing for drawing in drawings(view)}
+    legend = [text.get_text() for text in drawn["install"].draw().legends[0].get_texts()]
+    assert {text.rsplit(", ", 1)[1] for text in legend} == {"PEAK=0.1", "PEAK=0.2"}
+    assert "PEAK=0.1" in drawn["ladder"].caption and "PEAK" not in drawn["install"].caption
 
 
 def test_item_margins_are_means_over_the_seeds_of_the_largest_dose():

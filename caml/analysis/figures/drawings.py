@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from caml.analysis.figures.install import install, ladder, members, sizes_of
 from caml.analysis.figures.style import RC, percent, rung_label
 from caml.analysis.figures.training import side_by_side, trajectories
-from caml.analysis.figures.view import View
+from caml.analysis.figures.view import View, usual_of
 from caml.analysis.figures.washout import counter_evidence, finetunes, retention_by_size, washout
 
 DOTS = """
@@ -59,8 +59,8 @@ EFFECT = """
     The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
     same seed block, size, dose and fine-tuning rows, mean over items, in nats."""
 USUAL = """
-    Where the grid varies placement or token budget, this figure shows one placement (uniform, where it was
-    run) and the largest budget.
+    The grid varies more than this figure has room for: it shows one placement ({placement}), the largest token
+    budget{variant}.
     """
 BAND = "The band is the stated equivalence margin."
 UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
@@ -88,8 +88,11 @@ def drawings(view: View) -> list[Drawing]:
     names |= {"treatment": focus.treatment, "dots": DOTS, "effect": EFFECT.format(**names)}
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
     dosed = view.effects[view.effects["ratio"] > 0]
-    varied = dosed.groupby("size")[["placement", "pretrain_tokens"]].nunique().gt(1).to_numpy().any()
-    names |= {"usual": USUAL if varied else ""}
+    parts = ["placement", "pretrain_tokens", "variant"]
+    varied = dosed.groupby("size")[parts].nunique().gt(1).to_numpy().any()
+    placement, variant = usual_of(view.effects)
+    shown = USUAL.format(placement=placement, variant=f" and {variant}" if variant else "")
+    names |= {"usual": shown if varied else ""}
     effects = view.effects[
         (view.effects["family"] == focus.family)
         & (view.effects["rung"] == focus.rung)

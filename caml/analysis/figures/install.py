@@ -55,11 +55,11 @@ def install(view: View) -> Figure:
         panel = Panel(ax)
         here = rows[rows["size"] == name]
         dose = DoseAxis(here["ratio"])
-        keys = ["treatment", "control", "placement", "pretrain_tokens"]
+        keys = ["treatment", "control", "placement", "pretrain_tokens", "variant"]
         series: list[tuple[Any, pd.DataFrame]] = list(here.groupby(keys, sort=False))
         arms = treatment_order(rows["treatment"], focus.treatment)
         series.sort(key=lambda s: (arms.index(s[0][0]), s[0][1] != focus.control, s[0][1:]))
-        for i, ((treatment, control, placement, tokens), points) in enumerate(series):
+        for i, ((treatment, control, placement, tokens, variant), points) in enumerate(series):
             points = points.sort_values("ratio")
             look = mark(treatment)
             usual = control == focus.control
@@ -82,6 +82,8 @@ def install(view: View) -> Figure:
                 label += f", {placement}"
             if here["pretrain_tokens"].nunique() > 1:
                 label += f", {count(tokens)} tokens"
+            if rows["variant"].nunique() > 1:
+                label += f", {variant or 'as it is'}"
             handles[label] = handle(label, look.color, look.marker, "-" if usual else ":", usual)
         tokens_at = here.groupby("ratio")["dose_tokens"].median()
         dose.apply(ax, lambda r, at=tokens_at: f"{percent(r)}\n{count(at[r])}")  # type: ignore[misc]

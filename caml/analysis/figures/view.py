@@ -65,7 +65,7 @@ def look(tables: Tables, results: Results) -> View:
     effects, seed_effects = _named(results.effects), _named(results.seed_effects)
     retention, sizes = (_named(_columned(f)) for f in (results.retention, results.sizes))
     focus = _focus(effects)
-    runs = tables.cells.drop_duplicates("stagerun")
+    runs = tables.cells.drop_duplicates(["stagerun", "variant"])
     trained = (runs["pretrain_tokens"] > 0) | (runs["S"] > 0)
     runs = runs.assign(arm=runs["arm"].where(trained, UNTRAINED))[["stagerun", "arm", "seed", *CELL]]
     dose = one_dose([*runs["S"], *effects["S"], *retention["S"]])
@@ -91,14 +91,20 @@ def look(tables: Tables, results: Results) -> View:
     )
 
 
+def usual_of(frame: pd.DataFrame) -> tuple[str, str]:
+    """The placement (uniform, where it was run) and the variant that `usual` keeps: else the first by name."""
+    placed = sorted(set(frame.loc[frame["ratio"] > 0, "placement"]))
+    return "uniform" if "uniform" in placed else next(iter(placed), ""), min(frame["variant"], default="")
+
+
 def usual(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows at one placement (uniform, where it was run) and at the largest token budget of their size.
+    """Rows at one placement and one variant (see `usual_of`) and at the largest token budget of their size.
 
     What a figure shows that has no room for these axes; arms without intervention have no placement, and
     untrained models no budget.
     """
-    placed = sorted(set(frame.loc[frame["ratio"] > 0, "placement"]))
-    chosen = "uniform" if "uniform" in placed else next(iter(placed), "")
+    chosen, variant = usual_of(frame)
+    frame = frame[frame["variant"] == variant]
     largest = frame.groupby("size")["pretrain_tokens"].transform("max")
     budget = (frame["pretrain_tokens"] == largest) | (frame["pretrain_tokens"] == 0)
     return frame[((frame["placement"] == chosen) | (frame["ratio"] == 0)) & budget]

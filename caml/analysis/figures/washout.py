@@ -22,7 +22,7 @@ from caml.analysis.figures.style import (
 )
 from caml.analysis.figures.view import View, each, t_interval, usual
 
-SERIES = ["treatment", "ratio", "placement", "pretrain_tokens"]
+SERIES = ["treatment", "ratio", "placement", "pretrain_tokens", "variant"]
 
 
 def finetunes(view: View) -> list[str]:
@@ -310,10 +310,12 @@ def _of(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.DataFrame:
 
 
 def _label(key: tuple[Any, ...], rows: pd.DataFrame) -> str:
-    treatment, ratio, placement, tokens = key
+    treatment, ratio, placement, tokens, variant = key
     label = f"{treatment} {percent(ratio)}"
     if rows["placement"].nunique() > 1:
         label += f" {placement}"
     if rows.groupby("size")["pretrain_tokens"].nunique().max() > 1:
         label += f", {count(tokens)} tokens"
+    if rows["variant"].nunique() > 1:
+        label += f", {variant or 'as it is'}"
     return label

@@ -59,7 +59,17 @@ def resolution(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
 
 def _of_retention(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
     """How far apart the limits of R lie at the largest dose, for each contrast that claims a direction."""
-    of = ["family", "rung", "treatment", "control", "size", "ratio", "placement", "pretrain_tokens"]
+    of = [
+        "family",
+        "rung",
+        "treatment",
+        "control",
+        "size",
+        "ratio",
+        "placement",
+        "pretrain_tokens",
+        "variant",
+    ]
     told = []
     for row in effects[effects["primary"].astype(bool) & (effects["claim"] != "equivalent")].to_dict(
         "records"

@@ -73,8 +73,10 @@ def _beside(row: Any) -> str:
 
 
 def dose(row: Any) -> str:
-    """The dose as share and tokens."""
-    return f"{percent(row.ratio)}, {count(row.dose_tokens)} tokens" if row.ratio > 0 else "none"
+    """The dose as share and tokens, with where it lies unless that is everywhere, and what else the grid varies."""
+    told = f"{percent(row.ratio)}, {count(row.dose_tokens)} tokens" if row.ratio > 0 else "none"
+    placed = [row.placement] if row.ratio > 0 and row.placement != "uniform" else []
+    return ", ".join([told, *placed, *([row.variant] if row.variant else [])])
 
 
 def contrasts(effects: pd.DataFrame) -> Table:
@@ -166,6 +168,7 @@ def arms_by_stages(view: View, paired: bool) -> Table:
             row.control,
             row.placement,
             row.pretrain_tokens,
+            row.variant,
         )
         groups.setdefault(place, {})[(row.S > 0, row.second_ratio, row.finetune, row.S, row.second)] = row
     body = []
@@ -184,7 +187,16 @@ def arms_by_stages(view: View, paired: bool) -> Table:
 
 
 def _key(row: Any, of: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (row.treatment, row.control, row.size, row.ratio, row.placement, row.pretrain_tokens, *of)
+    return (
+        row.treatment,
+        row.control,
+        row.size,
+        row.ratio,
+        row.placement,
+        row.pretrain_tokens,
+        row.variant,
+        *of,
+    )
 
 
 def _effect(row: Any, kept: dict[Any, Any]) -> Cell:
