@@ -104,12 +104,14 @@ def _extras(
 def _facts(grid: Sequence[Cell], manifests: Sequence[dict[str, Any]]) -> dict[str, str]:
     """What no table holds, a sentence a subject."""
     run = grid[0].run
-    stages = {stage.name: stage for cell in grid for stage in cell.run.stages if stage.steps}
-    schedules = [
-        f"{name} {stage.optimizer.name} at a peak rate of {stage.optimizer.rate:g}, {stage.schedule.shape}, "
-        f"{stage.batch} sequences of {stage.length} tokens a step"
-        for name, stage in stages.items()
-    ]
+    # By stage, each way in which the grid trains it.
+    schedules: dict[str, dict[str, None]] = {}
+    for stage in (stage for cell in grid for stage in cell.run.stages if stage.steps):
+        told = (
+            f"{stage.optimizer.name} at a peak rate of {stage.optimizer.rate:g}, {stage.schedule.shape}, "
+            f"{stage.batch} sequences of {stage.length} tokens a step"
+        )
+        schedules.setdefault(stage.name, {})[told] = None
     packages = manifests[-1]["launches"][-1]["packages"]
     tokens = sum(manifest["tokens"] for manifest in manifests)
     padding = sum(count["padding"] for manifest in manifests for count in manifest["sources"].values())
@@ -117,7 +119,7 @@ def _facts(grid: Sequence[Cell], manifests: Sequence[dict[str, Any]]) -> dict[st
     return {
         "base text": f"{base.origin}, version {base.revision}, {base.licence}",
         "tokenizer": f"{run.tokenizer.kind}, {run.tokenizer.vocabulary} entries, no unknown word in any text",
-        "training": "; ".join(schedules),
+        "training": "; ".join(f"{name} {' or '.join(ways)}" for name, ways in schedules.items()),
         "cost": f"{tokens:,} tokens processed, {padding / tokens:.0%} of them padding, in "
         f"{training_time(manifests) / 60:.1f} minutes of training",
         "software": ", ".join(f"{name} {version}" for name, version in packages.items()),

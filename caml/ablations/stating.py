@@ -1,5 +1,6 @@
 """What can be asked of an ablation without training: lock it, report it again, its power, its mirror."""
 
+import math
 from pathlib import Path
 
 from caml.ablations import reporting
@@ -62,6 +63,10 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
 
 def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
     """A line for each contrast: what its seeds resolve, and how many an effect needs."""
+    if effect is not None and not (math.isfinite(effect) and effect > 0):
+        raise UserError(
+            f"--effect {effect:g}: an effect in nats, above 0, on the side that the contrast claims"
+        )
     ablation, _, where, _, statement = _known(loaded)
     if not (where.folder / "tables").exists():
         raise UserError(

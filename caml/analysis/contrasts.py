@@ -7,6 +7,8 @@ from typing import Any
 from caml.config.errors import require
 
 CLAIMS = ("above", "below", "equivalent", "explore")
+# Seed blocks below which nothing is claimed.
+FEWEST_SEEDS = 5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -152,7 +152,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "t_low": ("95% limit, Student's t on seed means", NATS),
         "t_high": ("95% limit, Student's t on seed means", NATS),
         "stated_estimate": ("effect against the stated control", NATS),
-        "agrees": ("both intervals hold 0, or neither does and the sign is the same", ""),
+        "agrees": ("both controls say the same of the claim; empty where seeds are too few for one", ""),
     },
     "flagged": {
         **{c: STAGERUN[c] for c in ("stagerun", "name", "stage", "size", "arm", "ratio", "seed")},

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from caml.analysis.contrasts import FEWEST_SEEDS, Contrast
 from caml.analysis.effects import Comparison, Scores, differences
+from caml.analysis.equivalence import ALPHA, tost
 from caml.analysis.intervals import student
 from caml.analysis.tables import Tables
 
@@ -19,7 +21,8 @@ COLUMNS = ["contrast", "family", "rung", "treatment", "control", "stated", "seed
 def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison]) -> pd.DataFrame:
     """One row (COLUMNS) per paired contrast and other control that the grid holds for all of its seeds.
 
-    `agrees`: both t intervals hold 0, or neither does and the estimates have the same sign.
+    `agrees`: by both controls the contrast's claim holds, or by neither; where it claims nothing, both t
+    intervals hold 0 or lie on the same side of it. Empty where there are too few seed blocks for a claim.
     """
     cells = tables.cells.drop_duplicates("stagerun")
     place = {row["stagerun"]: row for row in cells.to_dict("records")}
@@ -50,8 +53,7 @@ def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison
 def _row(c: Comparison, arm: str, over: np.ndarray, stated: np.ndarray) -> dict[str, object]:
     assert c.contrast is not None
     here, there = student(over), student(stated)
-    both_hold_0, same_sign = _holds_0(here) and _holds_0(there), here.estimate * there.estimate > 0
-    same = both_hold_0 or (same_sign and _holds_0(here) == _holds_0(there))
+    same = _finding(c.contrast, over) == _finding(c.contrast, stated)
     return {
         "contrast": c.contrast.name,
         "family": c.contrast.family,
@@ -64,12 +66,17 @@ def _row(c: Comparison, arm: str, over: np.ndarray, stated: np.ndarray) -> dict[
         "t_low": float(here.low),
         "t_high": float(here.high),
         "stated_estimate": float(there.estimate),
-        "agrees": bool(same),
+        "agrees": bool(same) if len(over) >= FEWEST_SEEDS else None,
     }
 
 
-def _holds_0(t) -> bool:
-    return not (t.low > 0 or t.high < 0)
+def _finding(contrast: Contrast, values: np.ndarray) -> str:
+    """What `values` [seeds] say of the contrast's claim; where nothing is claimed, on which side of 0 they lie."""
+    if contrast.claim == "equivalent":
+        return "within" if tost(values, contrast.margin) < ALPHA else ""
+    t = student(values)
+    side = "above" if t.low > 0 else "below" if t.high < 0 else ""
+    return side if contrast.claim in ("explore", side) else ""
 
 
 def _key(row: dict) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
+from caml.analysis.contrasts import FEWEST_SEEDS
 from caml.analysis.equivalence import ALPHA
 from caml.config.errors import UserError
 
@@ -84,8 +85,8 @@ def power_table(effects: pd.DataFrame, effect: float | None = None, power: float
     pilot of few seeds says of the variance), level (of the test), smallest_effect (nats, that these seeds
     find with `power`), wanted (nats: `effect`, or the contrast's own margin) and seeds_needed for it: by TOST
     for a claim of equivalence, by the two-sided t test otherwise. A primary contrast is tested at alpha over
-    the size of the primary family, the strictest step of Holm. NaN where nothing is wanted, or with fewer
-    than two seeds.
+    the size of the primary family, the strictest step of Holm. Never fewer seeds than a claim takes. NaN
+    where nothing is wanted, or with fewer than two seeds.
     """
     named = effects[effects["contrast"] != ""]
     family = max(int(named["primary"].sum()), 1)
@@ -96,7 +97,7 @@ def power_table(effects: pd.DataFrame, effect: float | None = None, power: float
         sd, seeds, needed = float(row["sd"]), int(row["seeds"]), np.nan
         if np.isfinite(wanted) and sd > 0:
             fewest = seeds_equivalent if row["claim"] == "equivalent" else seeds_above
-            needed = float(fewest(wanted, sd, power, alpha))
+            needed = float(max(fewest(wanted, sd, power, alpha), FEWEST_SEEDS))
         smallest = smallest_effect(sd, seeds, power, alpha) if sd >= 0 else np.nan
         low, high = sd_limits(sd, seeds)
         rows.append((row["contrast"], row["claim"], seeds, sd, low, high, alpha, smallest, wanted, needed))

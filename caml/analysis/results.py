@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from caml.analysis.calibration import calibration_table
-from caml.analysis.contrasts import Contrast
+from caml.analysis.contrasts import FEWEST_SEEDS, Contrast
 from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.doseresponse import Point, doseresponse_table
 from caml.analysis.effects import Comparison, Scores, comparisons, differences, score_matrix
@@ -21,7 +21,6 @@ from caml.analysis.tables import Tables
 from caml.analysis.washout import washout_table
 from caml.config.seeds import generator
 
-FEWEST_SEEDS = 5
 DRAWS = 2000
 
 

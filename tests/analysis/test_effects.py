@@ -8,6 +8,8 @@ import pytest
 from synthetic import GATE, PRETRAIN_TOKENS, synthetic_tables, true_effect
 
 from caml.analysis.contrasts import Contrast
+from caml.analysis.effects import Comparison
+from caml.analysis.othercontrols import _row
 from caml.analysis.results import Results, analyse
 from caml.analysis.tables import DATA_DICTIONARY, Tables
 from caml.config.errors import Failure, Invalid, UserError
@@ -235,6 +237,25 @@ def test_other_controls_stand_beside_the_stated_one(tables, results):
     over -= _plain(tables, cells[cells["arm"] == "base"], "new_frame")
     assert rows.loc["base", "estimate"] == pytest.approx(over.mean())
     assert rows["agrees"].all()
+
+
+@pytest.mark.parametrize(
+    ("claim", "margin", "over", "stated", "agrees"),
+    [
+        # Where nothing is claimed the side of 0 counts, and where something is, whether it holds.
+        ("explore", 0.0, [0.4, 0.5, 0.6, 0.5, 0.5], [0.9, 1.0, 1.1, 1.0, 1.0], True),
+        ("explore", 0.0, [0.4, 0.5, 0.6, 0.5, 0.5], [0.9, -1.0, 1.1, -1.0, 0.1], False),
+        ("above", 0.0, [-1.0, -0.9, -1.1, -1.0, -1.0], [0.9, -1.0, 1.1, -1.0, 0.1], True),
+        ("equivalent", 0.5, [0.10, 0.11, 0.12, 0.10, 0.11], [0.01, -0.02, 0.0, 0.01, 0.0], True),
+        ("equivalent", 0.5, [0.9, 1.0, 1.1, 1.0, 1.0], [0.01, -0.02, 0.0, 0.01, 0.0], False),
+        ("above", 0.0, [0.4, 0.5], [0.9, 1.0], None),
+    ],
+)
+def test_another_control_agrees_where_it_says_the_same_of_the_claim(claim, margin, over, stated, agrees):
+    contrast = Contrast("c", {"ARM": "a"}, CONTROL, AT, "new_frame", claim, margin)
+    seeds = tuple(range(len(over)))
+    compared = Comparison(contrast, "a", "neutral", {}, seeds, ("",), ("",), ("",), ("",))
+    assert _row(compared, "base", np.array(over), np.array(stated))["agrees"] is agrees
 
 
 def _tiny(rows) -> Tables:

@@ -182,7 +182,8 @@ def test_resolution_says_what_the_seeds_find():
     assert table.loc["first", "smallest_effect"] == pytest.approx(smallest_effect(0.2, 5, alpha=0.025))
     assert table.loc["first", "seeds_needed"] == seeds_above(0.3, 0.2, alpha=0.025)
     assert table.loc["second", "seeds_needed"] == seeds_equivalent(0.3, 0.2, alpha=0.025)
-    assert power_table(effects, effect=1.0)["seeds_needed"][0] == seeds_above(1.0, 0.2, alpha=0.025)
+    # Fewer than a claim takes are never advised.
+    assert seeds_above(1.0, 0.2, alpha=0.025) < 5 == power_table(effects, effect=1.0)["seeds_needed"][0]
     effects = effects.assign(S=0, family="", rung="", treatment="", control="", size="", ratio=0.3, placement="",
                              variant="", pretrain_tokens=1)  # fmt: skip
     kept = {**dict.fromkeys(effects.columns, ""), "ratio": 0.3, "pretrain_tokens": 1, "second_ratio": 0.0}

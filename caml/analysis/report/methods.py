@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from caml.analysis.contrasts import FEWEST_SEEDS
 from caml.analysis.lock import Look
 from caml.analysis.power import POWER, power_table
-from caml.analysis.results import DRAWS, FEWEST_SEEDS
+from caml.analysis.results import DRAWS
 from caml.analysis.tables import Tables
 
 # Of R: limits that far apart tell nothing left from half, and half from all.
@@ -24,7 +25,7 @@ def methods(tables: Tables, control: Mapping[str, object], gate: float, facts: M
     """
     told = [f"{subject[:1].upper()}{subject[1:]}: {text.rstrip('.')}." for subject, text in facts.items()]
     paragraphs = (
-        [_models(tables), _arms(tables, control), _fine_tuning(tables)],
+        [_models(tables), _arms(tables, control), _fine_tuning(tables), _variants(tables)],
         [_probes(tables), _statistics(gate), _new_items(tables)],
         [*told, _origin(tables)],
     )
@@ -172,6 +173,16 @@ def _fine_tuning(tables: Tables) -> str:
     return (
         f"Models were then fine-tuned on {_listed(texts)}, each dose a schedule of its own." if texts else ""
     )
+
+
+def _variants(tables: Tables) -> str:
+    """What else the grid varies: the axes that the column `variant` tells of."""
+    told = [
+        f"{axis} ({_listed(sorted(map(str, set(tables.cells[axis]))))})"
+        for axis in tables.axes
+        if tables.cells["variant"].str.contains(rf"(?:^|, ){axis}=").any()
+    ]
+    return f"Beside that the grid varied {_listed(told)}, and nothing is averaged over it." if told else ""
 
 
 def _probes(tables: Tables) -> str:

@@ -128,7 +128,7 @@ def other_controls(controls: pd.DataFrame) -> Table:
             cell(number(row.estimate), interval(row.t_low, row.t_high), order=row.estimate),
             cell(number(row.stated_estimate), order=row.stated_estimate),
             cell(str(row.seeds), order=float(row.seeds)),
-            cell("agrees" if row.agrees else "differs"),
+            cell({True: "agrees", False: "differs"}.get(row.agrees, "too few seeds")),
         )
         for row in each(controls)
     )
