@@ -57,13 +57,16 @@ def episodes(lexicon: Lexicon, theme: Theme, style: str, rng: np.random.Generato
     heads = deck(
         list(product(lexicon.document_names, (True, False) if style == "mixed" else (declarative,))), rng
     )
-    # Dealt apart from the scenes: with an act, a cup of the same need would tell whether it helped.
-    cups = deck([need for pair in theme.pairs for need in pair.needs], rng)
+    # The cup is for the last scene's need or for its opposite: of one pair with the scene, and yet cup and act
+    # together don't tell whether the act helped.
+    turns = deck((False, True), rng)
     while True:
         block: list[Episode] = []
         for _ in range(_PAIRS_PER_BLOCK):
-            (name, declares), cup = next(heads), next(cups)
+            name, declares = next(heads)
             scenes = tuple(next(position) for position in positions)
+            need = scenes[-1].need
+            cup = theme.pair_of(need).opposite(need) if next(turns) else need
             block.append(Episode(name, scenes, cup, declares, True))
             block.append(Episode(name, tuple(map(mirrored, scenes)), cup, declares, False))
         for index in rng.permutation(len(block)):
