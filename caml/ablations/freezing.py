@@ -56,8 +56,9 @@ def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
     axes = list(dict.fromkeys(axis for cell in found for axis in cell.values))
     # The fine-tuning dose is planned in slots; S, which says what it came to, is known when it was trained.
     planned = [sum(s.slots * s.stage.length for s in cell.stageruns[1:]) for cell in found]
-    groups = table.assign(planned=planned).groupby([*TOLD, "planned"], sort=False)
-    untold = [a for a in axes if any(g[a].nunique() > 1 and g["stagerun"].nunique() > 1 for _, g in groups)]
+    alike = table.assign(planned=planned).groupby([*TOLD, "planned"], sort=False)
+    several = alike[[*axes, "stagerun"]].nunique() > 1
+    untold = [axis for axis in axes if (several[axis] & several["stagerun"]).any()]
     table["variant"] = [", ".join(f"{axis}={cell.values[axis]}" for axis in untold) for cell in found]
     return table
 

@@ -145,8 +145,8 @@ def _against_control(cells: pd.DataFrame, axes: list[str], control: dict[str, An
     for key, treated in groups.items():
         wanted = tuple(control.get(axis, value) for axis, value in zip(rest, key, strict=True))
         runs = tuple(sorted(treated["stagerun"]))
-        # Without intervention there is no control at the same ratio: such cells stand alone.
         told = (treated["variant"].iloc[0], *runs)
+        # Without intervention there is no control at the same ratio: such cells stand alone.
         if wanted == key or told in done or float(treated["ratio"].iloc[0]) == 0.0:
             continue
         done.add(told)

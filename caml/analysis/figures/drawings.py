@@ -91,8 +91,8 @@ def drawings(view: View) -> list[Drawing]:
     parts = ["placement", "pretrain_tokens", "variant"]
     varied = dosed.groupby("size")[parts].nunique().gt(1).to_numpy().any()
     placement, variant = usual_of(view.effects)
-    shown = USUAL.format(placement=placement, variant=f" and {variant}" if variant else "")
-    names |= {"usual": shown if varied else ""}
+    usual = USUAL.format(placement=placement, variant=f" and {variant}" if variant else "")
+    names |= {"usual": usual if varied else ""}
     effects = view.effects[
         (view.effects["family"] == focus.family)
         & (view.effects["rung"] == focus.rung)

@@ -83,7 +83,7 @@ def install(view: View) -> Figure:
             if here["pretrain_tokens"].nunique() > 1:
                 label += f", {count(tokens)} tokens"
             if rows["variant"].nunique() > 1:
-                label += f", {variant or 'as it is'}"
+                label += f", {variant}"
             handles[label] = handle(label, look.color, look.marker, "-" if usual else ":", usual)
         tokens_at = here.groupby("ratio")["dose_tokens"].median()
         dose.apply(ax, lambda r, at=tokens_at: f"{percent(r)}\n{count(at[r])}")  # type: ignore[misc]

@@ -317,5 +317,5 @@ def _label(key: tuple[Any, ...], rows: pd.DataFrame) -> str:
     if rows.groupby("size")["pretrain_tokens"].nunique().max() > 1:
         label += f", {count(tokens)} tokens"
     if rows["variant"].nunique() > 1:
-        label += f", {variant or 'as it is'}"
+        label += f", {variant}"
     return label
