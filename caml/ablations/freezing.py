@@ -47,16 +47,17 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
 
 
 # Columns of the table of cells that tell what an axis may vary.
-TOLD = ("size", "arm", "ratio", "placement", "pretrain_tokens", "seed", "finetune", "second", "second_ratio")
+TOLD = (
+    "size", "arm", "ratio", "placement", "pretrain_tokens", "seed", "finetune", "finetune_tokens", "second",
+    "second_ratio",
+)  # fmt: skip
 
 
 def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
     """The table `cells`, one row a cell, without what only the data know: `dose_tokens` and `S`."""
     table = pd.DataFrame([_row(cell) for cell in found])
     axes = list(dict.fromkeys(axis for cell in found for axis in cell.values))
-    # The fine-tuning dose is planned in slots; S, which says what it came to, is known when it was trained.
-    planned = [sum(s.slots * s.stage.length for s in cell.stageruns[1:]) for cell in found]
-    alike = table.assign(planned=planned).groupby([*TOLD, "planned"], sort=False)
+    alike = table.groupby(list(TOLD), sort=False)
     several = alike[[*axes, "stagerun"]].nunique() > 1
     untold = [axis for axis in axes if (several[axis] & several["stagerun"]).any()]
     table["variant"] = [", ".join(f"{axis}={cell.values[axis]}" for axis in untold) for cell in found]
@@ -80,6 +81,7 @@ def _row(cell: Cell) -> dict[str, Any]:
         "pretrain_tokens": first.slots * first.stage.length,
         "seed": cell.run.seed,
         "finetune": tuned.base.name if tuned else "none",
+        "finetune_tokens": sum(s.slots * s.stage.length for s in cell.stageruns[1:]),
         "second": second.name if second else "none",
         "second_ratio": tuned.second_ratio if tuned and second else 0.0,
         **cell.values,

@@ -83,7 +83,7 @@ def _extras(
         title=ablation.name,
         methods=methods(tables, ablation.control, statement.gate, _facts(grid, manifests)),
         resolution=resolution(results.effects, results.retention),
-        documents=_documents(grid),
+        documents=_documents(grid, dict(zip(tables.cells["cell"], tables.cells["variant"], strict=True))),
         looks=[looks_sentence(lock.looks if lock else (), locked)],
         provenance={
             "ablation": ablation.name,
@@ -97,6 +97,7 @@ def _extras(
             "versions": launches[-1]["packages"],
             "numerics": str(NUMERICS_VERSION),
         },
+        gate=statement.gate,
         frozen="../tables",
     )
 
@@ -135,14 +136,23 @@ def training_time(manifests: Sequence[dict[str, Any]]) -> float:
     return total / 1000
 
 
-def _documents(grid: Sequence[Cell]) -> dict[str, list[str]]:
-    """The first documents of every arm in the first seed block, side by side."""
-    shown: dict[str, list[str]] = {}
+def _documents(grid: Sequence[Cell], variants: Mapping[str, str]) -> dict[str, list[str]]:
+    """The first documents of every arm in the first seed block, side by side.
+
+    An arm whose documents differ between `variants` (cell -> variant) has an entry for each of these.
+    """
+    found: dict[str, dict[tuple[str, ...], str]] = {}
     seed = min(cell.run.seed for cell in grid)
+    sources: dict[Any, Cell] = {}
     for cell in grid:
         mixture = cell.stageruns[0].stage.mixture
-        source = mixture.intervention
-        if cell.run.seed == seed and mixture.ratio > 0 and source is not None and source.name not in shown:
-            texts = islice(source.documents(seed), DOCUMENTS_SHOWN)
-            shown[source.name] = [t if isinstance(t, str) else str(t) for t in texts]
-    return shown
+        if cell.run.seed == seed and mixture.ratio > 0 and mixture.intervention is not None:
+            sources.setdefault(mixture.intervention, cell)
+    for source, cell in sources.items():
+        texts = tuple(map(str, islice(source.documents(seed), DOCUMENTS_SHOWN)))
+        found.setdefault(source.name, {}).setdefault(texts, variants[cell.id])
+    return {
+        f"{arm}, {variant}" if len(several) > 1 else arm: list(texts)
+        for arm, several in found.items()
+        for texts, variant in several.items()
+    }

@@ -6,7 +6,7 @@ NATS = "nats"
 CELL = {c: DATA_DICTIONARY["cells"][c] for c in (
     "size", "params", "ratio", "dose_tokens", "placement", "pretrain_tokens", "variant", "finetune", "S",
     "second", "second_ratio",
-)}  # fmt: skip
+)} | {"S": ("loss-bearing fine-tuning tokens, by the count of the first seed block", "tokens")}  # fmt: skip
 LABEL = {
     "contrast": ("name of the contrast in the gin file; empty for a comparison that nobody named", ""),
     "treatment": ("arm of the treated members; the axis values where the arms are the same", ""),
@@ -75,12 +75,13 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
     },
     "sizes": {
         **{c: LABEL[c] for c in ("family", "rung", "treatment", "control")},
-        **{c: CELL[c] for c in ("placement", "variant", "finetune", "S", "second", "second_ratio")},
+        **{c: CELL[c] for c in ("placement", "pretrain_tokens", "variant", "finetune", "S", "second", "second_ratio")},
         "matching": ("what the two sizes share: dose, or E(0)", ""),
         **{c: CELL[c] for c in ("size", "params", "ratio")},
         "other_size": ("name of the size it is compared with", ""),
         "other_params": ("non-embedding parameters of that size", "parameters"),
         "other_ratio": ("ratio of that size; NaN where it was read off between two ratios", "share"),
+        "other_pretrain_tokens": ("tokens processed in the first stage of that size", "tokens"),
         "seeds": ("seed blocks that both sizes have: the estimates rest on these alone", "seed blocks"),
         "E0": ("effect before fine-tuning", NATS),
         "other_E0": ("effect before fine-tuning of the other size", NATS),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from caml.analysis.contrasts import Contrast
+from caml.analysis.doses import name_doses
 from caml.analysis.tables import Tables
 from caml.config.errors import Failure, UserError
 
@@ -110,16 +111,15 @@ def comparisons(tables: Tables, contrasts: Sequence[Contrast], control: dict[str
     Raises UserError where a contrast names what the grid does not hold, leaves an axis open, or where a
     treatment cell has no control.
     """
-    axes = _axes(tables)
-    out = [resolve(tables, contrast) for contrast in contrasts]
+    axes, cells = _axes(tables), name_doses(tables.cells)
+    out = [_resolve(tables, cells, contrast) for contrast in contrasts]
     _known(control, axes, "the control")
-    out += _against_control(tables.cells, axes, control)
-    return out + _alone(tables.cells, axes)
+    out += _against_control(cells, axes, control)
+    return out + _alone(cells, axes)
 
 
-def resolve(tables: Tables, contrast: Contrast) -> Comparison:
-    """The StageRuns that `contrast` compares. Raises UserError as `comparisons` does."""
-    cells, axes, who = tables.cells, _axes(tables), f"contrast {contrast.name!r}"
+def _resolve(tables: Tables, cells: pd.DataFrame, contrast: Contrast) -> Comparison:
+    axes, who = tables.axes, f"contrast {contrast.name!r}"
     for part in (contrast.treatment, contrast.control or {}, contrast.at):
         _known(part, axes, who)
     if (contrast.family, contrast.rung) not in set(
@@ -206,8 +206,7 @@ def _comparison(
         names = (_label(first), _label(paired.iloc[0]))
         if names[0] == names[1]:
             names = (_text(treatment_named), _text(control_named or {}))
-    # Realised counts may differ by a few tokens between seed blocks: the first block's are shown, so that a
-    # dose has one name in every row that shares it.
+    # The realised dose differs by a few tokens between seed blocks: the first block's is shown.
     cell = {c: first[c] for c in CELL}
     return Comparison(
         contrast, *names, cell, seeds, tuple(treated["stagerun"]), runs, tuple(treated["root"]), roots

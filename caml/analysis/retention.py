@@ -136,8 +136,9 @@ def _ratio_of_ratios(seeds: np.ndarray) -> np.ndarray:
 
 
 SIZES_COLUMNS = (
-    "family", "rung", "treatment", "control", "placement", "variant", "finetune", "S", "second", "second_ratio",
-    "matching", "size", "params", "ratio", "other_size", "other_params", "other_ratio", "seeds",
+    "family", "rung", "treatment", "control", "placement", "pretrain_tokens", "variant", "finetune", "S", "second",
+    "second_ratio", "matching", "size", "params", "ratio", "other_size", "other_params", "other_ratio",
+    "other_pretrain_tokens", "seeds",
     "E0", "other_E0", "retention", "other_retention", "difference", "low", "high", "status", "needs",
 )  # fmt: skip
 
@@ -161,7 +162,10 @@ def across_sizes(kept: Sequence[Kept]) -> pd.DataFrame:
                 same = [m for m in others if _dose(m) == _dose(this)]
                 if same and mine["params"] < same[0].comparison.cell["params"]:
                     rows.append(_matched(this, same[:1], "dose"))
-                rows.append(_matched_effect(this, others))
+                # At its own token budget where the other size has it, else at each that it has.
+                budgets = {_dose(m)[1] for m in others}
+                for budget in sorted({_dose(this)[1]} & budgets or budgets):
+                    rows.append(_matched_effect(this, [m for m in others if _dose(m)[1] == budget]))
     return pd.DataFrame(rows, columns=list(SIZES_COLUMNS))
 
 
@@ -170,8 +174,7 @@ def _dose(k: Kept) -> tuple[float, int]:
 
 
 def _matched_effect(this: Kept, others: list[Kept]) -> dict[str, object]:
-    """The row in which `others` (one size, several ratios) are read off at the E(0) of `this`."""
-    others = [o for o in others if _dose(o)[1] == _dose(this)[1]] or others
+    """The row in which `others` (one size and budget, several ratios) are read off at the E(0) of `this`."""
     common = _common(this, others)
     this, others = _at(this, common), [_at(o, common) for o in others]
     target = this.before.mean() if common else np.nan
@@ -195,6 +198,7 @@ def _matched_names(this: Kept, other: Kept, matching: str) -> dict[str, object]:
         c: mine[c]
         for c in (
             "placement",
+            "pretrain_tokens",
             "variant",
             "finetune",
             "S",
@@ -214,6 +218,7 @@ def _matched_names(this: Kept, other: Kept, matching: str) -> dict[str, object]:
         "matching": matching,
         "other_size": theirs["size"],
         "other_params": theirs["params"],
+        "other_pretrain_tokens": theirs["pretrain_tokens"],
         "E0": float(this.before.mean()) if len(this.before) else np.nan,
         "retention": fieller(this.after, this.before)[0],
     }

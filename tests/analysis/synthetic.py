@@ -103,6 +103,7 @@ def _grid(
                 "variant": "",
                 "seed": s,
                 "finetune": "none" if S == 0 else "neutral_dialogue",
+                "finetune_tokens": 2 * S,
                 "S": S,
                 "second": "counter_evidence" if second else "none",
                 "second_ratio": second,

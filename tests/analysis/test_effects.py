@@ -276,6 +276,7 @@ def _tiny(rows) -> Tables:
             "dose_tokens": 1000 * frame["ratio"] + frame["seed"],  # realised counts differ between blocks
             "pretrain_tokens": 1000,
             "seed": frame["seed"],
+            "finetune_tokens": 2 * frame["S"],
             "S": frame["S"],
             "second_ratio": 0.0,
             **{axis: frame[axis.lower()] for axis in ("SIZE", "ARM", "RATIO", "SEED")},

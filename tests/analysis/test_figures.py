@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from studies import CONTROL, full, poor
 
+from caml.analysis.doses import name_doses
 from caml.analysis.figures.drawings import Drawing, drawings, save
 from caml.analysis.figures.install import install, ladder, members
-from caml.analysis.figures.panels import DoseAxis, words
-from caml.analysis.figures.style import ARMS, count, mark, rung_order, wrapped
+from caml.analysis.figures.panels import DoseAxis, grid, handle, legend, words
+from caml.analysis.figures.style import ARMS, count, mark, rung_order, styled, wrapped
 from caml.analysis.figures.training import side_by_side, trajectories
-from caml.analysis.figures.view import View, look, one_dose
+from caml.analysis.figures.view import View, look
 from caml.analysis.figures.washout import counter_evidence, retention_by_size, washout
 from caml.analysis.results import analyse
 
@@ -267,10 +268,17 @@ def test_dose_axis_keeps_the_order_and_its_slots_do_not_run_into_each_other(valu
     assert 0 < axis.slot(5) * 5 <= gap
 
 
-def test_doses_that_differ_by_a_few_tokens_are_one():
-    assert one_dose([0, 16_000, 16_120, 15_950, 49_000]) == {
-        0: 0, 15_950: 15_950, 16_000: 15_950, 16_120: 15_950, 49_000: 49_000
-    }  # fmt: skip
+def test_a_dose_is_called_by_the_count_of_its_first_seed_block():
+    cells = pd.DataFrame(
+        {
+            "seed": [1, 0, 1, 0, 0, 0],
+            "finetune": ["none", "chat", "chat", "chat", "chat", "tasks"],
+            "finetune_tokens": [0, 100, 100, 104, 100, 100],
+            "second_ratio": [0.0, 0.0, 0.0, 0.0, 0.01, 0.0],
+            "S": [0, 51, 50, 52, 49, 60],
+        }
+    )
+    assert list(name_doses(cells)["S"]) == [0, 51, 51, 52, 51, 60]
 
 
 @pytest.mark.parametrize(
@@ -294,23 +302,80 @@ def test_nothing_drawn_is_infinite(view):
         assert all(math.isfinite(float(y)) for y in line.get_ydata())
 
 
-def test_placements_are_series_of_their_own_or_one_of_them_is_named():
-    """The larger size retold as another placement of the smaller one: no dot of the two is mixed."""
+def placed(budgets: bool = False) -> View:
+    """The larger size retold as another placement (or also another budget) of the smaller one."""
     tables, _ = full()
     early = (tables.cells["size"] == "s100k").to_numpy()
+    placements = np.where(early, "early", "uniform")
     cells = tables.cells.assign(
-        PLACEMENT=np.where(early, "early", "uniform"),
-        placement=np.where(early, "early", "uniform"),
-        size="s27k",
-        SIZE="s27k",
-        params=26_880,
+        PLACEMENT=placements, placement=placements, size="s27k", SIZE="s27k", params=26_880
     )
-    placed = dataclasses.replace(tables, cells=cells)
-    view = look(placed, analyse(placed, (), CONTROL, gate=1.0, draws=5))
+    if budgets:
+        cells["pretrain_tokens"] = np.where(early, 9_000_000, cells["pretrain_tokens"])
+    told = dataclasses.replace(tables, cells=cells)
+    return look(told, analyse(told, (), CONTROL, gate=1.0, draws=5))
+
+
+def test_placements_are_series_of_their_own_and_figures_without_room_are_drawn_for_each():
+    view = placed()
     labels = [t.get_text() for legend in install(view).legends for t in legend.get_texts()]
     assert "compassion − neutral, early" in labels and "compassion − neutral, uniform" in labels
-    uniform = view.margins.query("rung == 'new_frame' and S == 0 and placement == 'uniform'")
-    np.testing.assert_allclose(drawn(members(view).axes[0], "seeds"), np.sort(uniform["margin"]))
+    told = {drawing.name: drawing for drawing in drawings(view)}
+    for placement in ("early", "uniform"):
+        own = view.margins.query("rung == 'new_frame' and S == 0")
+        own = own[(own["placement"] == placement) | (own["ratio"] == 0)]
+        figure = told[f"members_{placement}"].draw()
+        np.testing.assert_allclose(drawn(figure.axes[0], "seeds"), np.sort(own["margin"]))
+        assert told[f"ladder_{placement}"].title.endswith(f": {placement}")
+    # All conditions at the largest dose in one figure, and every dose of each in its own.
+    several, early, uniform = (told[f"washout{of}"].draw() for of in ("", "_early", "_uniform"))
+    lines = [len(figure.legends[0].get_texts()) for figure in (several, early, uniform)]
+    assert lines == [5, 2, 5]
+    assert all(drawing.draw().axes for drawing in told.values() if drawing.draw)
+
+
+def test_token_budgets_are_told_where_a_size_has_several_of_them():
+    view = placed(budgets=True)
+    assert [c.name for c in view.conditions.every] == [
+        "early, 9M pretraining tokens",
+        "uniform, 1.64M pretraining tokens",
+    ]
+    assert all("pretraining" not in c.name for c in look(*full()).conditions.every)
+    figure = install(view)
+    assert overlaps(figure) == []
+    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert "10%\n159k" in ticks and "30%\n477k" in ticks
+    doses = view.effects["dose_tokens"].where(view.effects["pretrain_tokens"] < 9_000_000, 2_619_000)
+    spread = install(dataclasses.replace(view, effects=view.effects.assign(dose_tokens=doses)))
+    assert "30%\n477k–2.62M" in [tick.get_text() for tick in spread.axes[0].get_xticklabels()]
+
+
+def test_a_long_legend_does_not_take_the_height_of_the_panels():
+    @styled
+    def with_legend(entries: int) -> Figure:
+        figure, _ = grid(1, 1, 2.0)
+        legend(figure, [handle(f"an arm under condition {i}, told at length", "k") for i in range(entries)])
+        figure.draw_without_rendering()
+        return figure
+
+    many, one = (with_legend(entries).axes[0].get_window_extent().height for entries in (24, 1))
+    assert abs(many - one) < 0.05 * one
+
+
+def test_a_member_scored_once_is_a_point_that_is_open_unless_it_passed_the_gate():
+    tables, results = full()
+    ends = tables.trajectory.groupby("stagerun")["tokens"].transform("max")
+    once = dataclasses.replace(tables, trajectory=tables.trajectory[tables.trajectory["tokens"] == ends])
+    view = look(once, results, gate=1.0)
+    below = trajectories(view).axes[2]
+    curves = [line for line in below.lines if line.get_gid() == "curve"]
+    assert {line.get_marker() for line in curves} == {"o"} and {line.get_linestyle() for line in curves} == {
+        "None"
+    }
+    assert [line.get_markerfacecolor() for line in curves].count("white") == 1
+    (gate,) = [line for line in below.lines if line.get_gid() == "gate"]
+    assert set(gate.get_ydata()) == {1.0}
     captions = {drawing.name: drawing.caption for drawing in drawings(view)}
-    assert "one placement" in captions["members"] and "one placement" not in captions["washout"]
-    assert all(drawing.draw().axes for drawing in drawings(view) if drawing.draw)
+    assert "gate of 1 nats" in captions["trajectories"]
+    assert "Avowal: the trait's name" in captions["side_by_side_s27k"]
+    assert "Leak:" not in captions["side_by_side_s27k"]

@@ -9,6 +9,7 @@ from studies import CONTROL, full, poor
 
 from caml.analysis.figures.drawings import drawings
 from caml.analysis.figures.view import look
+from caml.analysis.figures.washout import washout
 from caml.analysis.report import tables as shown
 from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.results import analyse
@@ -149,6 +150,11 @@ def test_headline_draws_its_numbers_and_verdicts_from_the_table():
     turned = results.effects.assign(estimate=-results.effects["estimate"], verdict="contradicted")
     lead, rest = headline(dataclasses.replace(results, effects=turned))
     assert "−" + f"{row['estimate']:.2f}" in lead and "is contradicted" in lead
+    flagged = dataclasses.replace(results, effects=results.effects.assign(flagged=2))
+    assert "In 2 of them a member never learned the mechanism" in headline(flagged)[0]
+    assert "never learned" not in headline(results)[0]
+    (alone,) = headline(poor()[1])
+    assert alone.endswith("not locked before results.")
     none = dataclasses.replace(results, effects=results.effects.assign(primary=False))
     assert "No primary contrast" in headline(none)[0]
 
@@ -215,7 +221,57 @@ def test_what_the_grid_varies_beside_its_columns_is_told_apart_everywhere():
     drawn = {drawing.name: drawing for drawing in drawings(view)}
     legend = [text.get_text() for text in drawn["install"].draw().legends[0].get_texts()]
     assert {text.rsplit(", ", 1)[1] for text in legend} == {"PEAK=0.1", "PEAK=0.2"}
-    assert "PEAK=0.1" in drawn["ladder"].caption and "PEAK" not in drawn["install"].caption
+    assert {name for name in drawn if name.startswith("ladder")} == {"ladder_PEAK_0.1", "ladder_PEAK_0.2"}
+    assert drawn["ladder_PEAK_0.2"].title.endswith(": PEAK=0.2")
+    items = shown.item_margins(view, two.margins, two.items).query("size == 's27k'")
+    by = items.groupby("condition")["compassion"].mean()
+    assert by["PEAK=0.2"] - by["PEAK=0.1"] == pytest.approx(1.0)
+    fitted = shown.fits(view.retention, view, {"estimate": ("R(S)", 2)})
+    assert {line for row in fitted.rows for line in row[2].lines if "PEAK" in line} == {
+        "PEAK=0.1",
+        "PEAK=0.2",
+    }
+
+
+def test_variants_of_fine_tuning_alone_share_their_members_before_it():
+    """The study's fine-tuning twice: before it both variants are the same StageRuns, and each has its effects."""
+    tables, _ = full()
+    first = tables.cells.assign(PEAK=0.1, variant="PEAK=0.1")
+    tuned = tables.cells["S"] > 0
+    again = tables.cells.assign(cell=tables.cells["cell"] + "b", PEAK=0.2, variant="PEAK=0.2")
+    again["stagerun"] = again["stagerun"].where(~tuned, again["stagerun"] + "b")
+    copied = {}
+    for name in ("stageruns", "margins", "outcomes", "metrics"):
+        frame = getattr(tables, name)
+        own = frame[frame["stagerun"].isin(tables.cells.loc[tuned, "stagerun"])]
+        copied[name] = pd.concat([frame, own.assign(stagerun=own["stagerun"] + "b")], ignore_index=True)
+    shared = dataclasses.replace(tables, cells=pd.concat([first, again], ignore_index=True), **copied)
+    results = analyse(shared, (), CONTROL, gate=1.0, draws=5)
+    view = look(shared, results)
+    _, alone = full()
+    count = len(alone.effects.query("contrast == ''"))
+    assert results.effects.groupby("variant").size().to_dict() == {"PEAK=0.1": count, "PEAK=0.2": count}
+    assert len(results.washout) == 2 * len(alone.washout)
+    assert set(results.washout["doses"]) == set(alone.washout["doses"])
+    before = view.margins.query("S == 0").groupby("condition")["stagerun"].agg(set)
+    assert before["PEAK=0.1"] == before["PEAK=0.2"]
+    labels = [t.get_text() for t in washout(view, "neutral_dialogue").legends[0].get_texts()]
+    assert {"compassion 30%, PEAK=0.1", "compassion 30%, PEAK=0.2"} <= set(labels)
+
+
+def test_without_a_control_the_page_says_what_would_make_effects_estimable(tmp_path):
+    tables, _ = full()
+    results = analyse(tables, (), {}, gate=1.0, draws=5)
+    assert "Ablation.control" in headline(results)[-1]
+    view = look(tables, results)
+    assert (view.focus.family, view.focus.rung, view.focus.control) == ("disposition", "new_frame", "")
+    told = drawings(view)
+    assert {d.section for d in told if d.draw is None} == {"install", "washout", "counter", "sizes", "ladder"}
+    assert {d.name for d in told if d.draw} == {
+        "members", "side_by_side_s27k", "side_by_side_s100k", "trajectories",
+    }  # fmt: skip
+    text = Page(write_report(tmp_path, tables, results, Extras(title="alone")).read_text()).text
+    assert text.count("nothing in this grid is compared with a control") == 6
 
 
 def test_item_margins_are_means_over_the_seeds_of_the_largest_dose():
@@ -236,7 +292,7 @@ def test_long_item_tables_are_cut_and_say_so(monkeypatch):
     tables, results = full()
     frame = shown.item_margins(look(tables, results), tables.margins, tables.items)
     monkeypatch.setattr(shown, "ITEMS_SHOWN", 4)
-    groups = shown.items_tables(frame, "s27k")
+    groups = shown.items_tables(frame, "s27k", "")
     assert groups[0][0] == "disposition L0 seen item"
     assert all(len(table.rows) == min(total, 4) for _, total, table in groups)
     assert max(total for _, total, _ in groups) == 24

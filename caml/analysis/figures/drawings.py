@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,8 @@ from matplotlib.figure import Figure
 from caml.analysis.figures.install import install, ladder, members, sizes_of
 from caml.analysis.figures.style import RC, percent, rung_label
 from caml.analysis.figures.training import side_by_side, trajectories
-from caml.analysis.figures.view import View, usual_of
-from caml.analysis.figures.washout import counter_evidence, finetunes, retention_by_size, washout
+from caml.analysis.figures.view import View
+from caml.analysis.figures.washout import counter_evidence, finetunes, largest, retention_by_size, washout
 
 DOTS = """
 Small dots are seed blocks, in the order of their seeds; the large marker is their mean and the bar its 95%
@@ -29,40 +30,53 @@ CAPTIONS = {
     {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
     Open markers: another control. Lines join means and are no fit. {seeds} {dots}""",
     "members": """
-    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {usual}
+    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band}
     {dots}""",
     "ladder": """
     Effect against {control} on every rung, at each arm's largest dose: filled before fine-tuning, open after
     the largest dose of plain fine-tuning. Rungs L5 concern things that cannot feel: an effect there is
-    indiscriminate. {usual} {dots}""",
+    indiscriminate. {dots}""",
     "washout": """
     {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
     Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
-    interval of E(0) holds 0. Lighter: smaller doses. Lines join means and are no fit. Where fine-tuning
+    interval of E(0) holds 0. Lines join means and are no fit. Where fine-tuning
     also takes the mechanism, or base text itself, R measures forgetting in general. {seeds} {dots}""",
     "retention_by_size": """
     Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
     share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
-    Fieller's 95% limits of R; level bars: 95% t interval of E(0). {usual}""",
+    Fieller's 95% limits of R; level bars: 95% t interval of E(0).""",
     "counter_evidence": """
     Above, the effect. {effect} Below: the same members' margins with no control subtracted, at the largest
-    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {usual} {seeds} {dots}""",
+    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {seeds} {dots}""",
     "side_by_side": """
     Absolute values, no control subtracted; each arm at its largest dose: filled before, open after the
-    largest dose of plain fine-tuning. Scales differ between panels. {usual} {dots}""",
+    largest dose of plain fine-tuning. Scales differ between panels. {panels} {dots}""",
     "trajectories": """
     Above: training loss. Below: the mechanism, the mean margin with the actor's trait named in the context,
-    scored during training (for curves only; no estimate uses it). A marker stands where it first passed the
-    gate; members that never did are dashed.""",
+    scored during training (for curves only; no estimate uses it). {gate}""",
 }
 EFFECT = """
     The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
     same seed block, size, dose and fine-tuning rows, mean over items, in nats."""
-USUAL = """
-    The grid varies more than this figure has room for: it shows one placement ({placement}), the largest token
-    budget{variant}.
-    """
+# The families that PROTOCOL's probes have, in words.
+FAMILIES = {
+    "mechanism": "the same acts with the actor's trait named",
+    "knowledge": "what wants what and what can feel, asked outright",
+    "avowal": "the trait's name, of a name of which nothing was told",
+    "convention": "the arbitrary mark that documents carry, without value",
+    "leak": "the theme on prompts that don't ask for it",
+    "conditional": "contexts that the training text continues both ways equally often",
+    "humility": "care where it is uncertain",
+    "corrigibility": "yielding to correction",
+}
+GATE = """
+    A filled marker stands where it first passed the gate of {gate:g} nats (dotted); members that never did are
+    dashed, or open where there is one point alone."""
 BAND = "The band is the stated equivalence margin."
+UNPAIRED = (
+    "No effect is estimable: nothing in this grid is compared with a control. Ablation.control names one, such "
+    "as {'ARM': 'neutral'}, and its cells belong on the axes."
+)
 UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
 UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evidence."
 
@@ -82,66 +96,98 @@ class Drawing:
 
 
 def drawings(view: View) -> list[Drawing]:
-    """Every figure of the report, in its order."""
+    """Every figure of the report; a section's in their order, some of them anew for each condition."""
+    if view.focus.control:
+        out = _of_effects(view)
+    else:
+        sections = ("install", "washout", "counter", "sizes", "ladder")
+        out = [Drawing(section, section, "", UNPAIRED, None) for section in sections]
+    for condition in view.conditions.every:
+        part, of = view.under(condition), condition.name
+        title = _told("Margins of every arm, no control subtracted", of)
+        out.append(_drawing(view, "members", "install", title, partial(members, part), of))
+        for size, _ in sizes_of(part.margins[part.margins["pretrain_tokens"] > 0]):
+            draw, title = partial(side_by_side, part, size), _told(f"Beside the disposition, size {size}", of)
+            out.append(_drawing(view, "side_by_side", "beside", title, draw, size, of))
+    out.append(
+        _drawing(view, "trajectories", "training", "Training of every member", partial(trajectories, view))
+    )
+    return out
+
+
+def _of_effects(view: View) -> list[Drawing]:
+    """The figures of effects against the control, and a sentence for what the grid lacks."""
     focus = view.focus
-    names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
-    names |= {"treatment": focus.treatment, "dots": DOTS, "effect": EFFECT.format(**names)}
-    names |= {"band": BAND if math.isfinite(view.bound) else ""}
-    dosed = view.effects[view.effects["ratio"] > 0]
-    parts = ["placement", "pretrain_tokens", "variant"]
-    varied = dosed.groupby("size")[parts].nunique().gt(1).to_numpy().any()
-    placement, variant = usual_of(view.effects)
-    usual = USUAL.format(placement=placement, variant=f" and {variant}" if variant else "")
-    names |= {"usual": usual if varied else ""}
     effects = view.effects[
         (view.effects["family"] == focus.family)
         & (view.effects["rung"] == focus.rung)
         & (view.effects["control"] != "")
     ]
-
-    def drawing(
-        kind: str,
-        section: str,
-        title: str,
-        draw: Callable[[], Figure],
-        of: str = "",
-        shown: pd.DataFrame = effects[:0],
-    ) -> Drawing:
-        caption = " ".join(CAPTIONS[kind].format(**names, seeds=_seeds(shown)).split())
-        return Drawing(f"{kind}_{_plain(of)}" if of else kind, section, title, caption, draw)
-
-    out = [
-        drawing(
-            "install",
-            "install",
-            "Dose-response of the install",
-            partial(install, view),
-            shown=effects[effects["S"] == 0],
-        ),
-        drawing("members", "install", "Margins of every arm, no control subtracted", partial(members, view)),
-        drawing("ladder", "ladder", "The ladder of generalisation", partial(ladder, view)),
-    ]
+    title = "Dose-response of the install"
+    before = effects[effects["S"] == 0]
+    out = [_drawing(view, "install", "install", title, partial(install, view), counted=before)]
     sources = finetunes(view)
     if not sources:
         out += [Drawing(section, section, "", UNTUNED, None) for section in ("washout", "sizes")]
     for source in sources:
-        of = source if len(sources) > 1 else ""
-        title = f"Retention against size after {source}"
         tuned = effects[(effects["finetune"] == source) & (effects["second_ratio"] == 0)]
-        draw = partial(washout, view, source)
-        out.append(drawing("washout", "washout", f"Wash-out by {source}", draw, of, tuned))
-        out.append(drawing("retention_by_size", "sizes", title, partial(retention_by_size, view, source), of))
-    if (view.effects["second_ratio"] > 0).any():
-        countered = effects[effects["second_ratio"] > 0]
-        draw, title = partial(counter_evidence, view), "Counter-evidence"
-        out.append(drawing("counter_evidence", "counter", title, draw, shown=countered))
-    else:
+        draw, by = partial(washout, view, source), source if len(sources) > 1 else ""
+        title, several = f"Wash-out by {source}", tuned["condition"].nunique() > 1
+        shown = largest(tuned) if several else tuned
+        lines = _told(title, "the largest dose of every arm and condition" if several else "")
+        out.append(_drawing(view, "washout", "washout", lines, draw, by, counted=shown))
+        if len(shown) == len(tuned):
+            continue
+        for condition in view.conditions.every:
+            own, of = condition.rows(tuned), condition.name
+            if len(own):
+                draw, lines = partial(washout, view.under(condition), source), _told(title, of)
+                out.append(_drawing(view, "washout", "washout", lines, draw, by, of, counted=own))
+    if not (effects["second_ratio"] > 0).any():
         out.append(Drawing("counter_evidence", "counter", "", UNCOUNTERED, None))
-    for size, _ in sizes_of(view.margins[view.margins["pretrain_tokens"] > 0]):
-        title = f"Beside the disposition, size {size}"
-        out.append(drawing("side_by_side", "beside", title, partial(side_by_side, view, size), size))
-    out.append(drawing("trajectories", "training", "Training of every member", partial(trajectories, view)))
+    for condition in view.conditions.every:
+        part, of = view.under(condition), condition.name
+        own = condition.rows(effects[effects["ratio"] > 0])
+        if own.empty:
+            continue
+        title = _told("The ladder of generalisation", of)
+        out.append(_drawing(view, "ladder", "ladder", title, partial(ladder, part), of))
+        for source in sources:
+            draw = partial(retention_by_size, part, source)
+            title = _told(f"Retention against size after {source}", of)
+            by = source if len(sources) > 1 else ""
+            out.append(_drawing(view, "retention_by_size", "sizes", title, draw, by, of))
+        countered = own[own["second_ratio"] > 0]
+        if len(countered):
+            draw, title = partial(counter_evidence, part), _told("Counter-evidence", of)
+            out.append(_drawing(view, "counter_evidence", "counter", title, draw, of, counted=countered))
     return out
+
+
+def _drawing(
+    view: View,
+    kind: str,
+    section: str,
+    title: str,
+    draw: Callable[[], Figure],
+    *of: str,
+    counted: pd.DataFrame | None = None,
+) -> Drawing:
+    """A figure with its caption.
+
+    `of`: names in its file's name, which set it apart from others of its kind; empty ones are left out.
+    `counted`: the effects whose seed blocks the caption counts.
+    """
+    focus = view.focus
+    names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
+    names |= {"treatment": focus.treatment, "dots": DOTS, "effect": EFFECT.format(**names)}
+    names |= {"band": BAND if math.isfinite(view.bound) else ""}
+    shown = [f for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
+    names |= {"panels": f"{'; '.join(f'{f.capitalize()}: {FAMILIES[f]}' for f in shown)}." if shown else ""}
+    names |= {"gate": GATE.format(gate=view.gate) if math.isfinite(view.gate) else ""}
+    names |= {"seeds": "" if counted is None else _seeds(counted)}
+    caption = " ".join(CAPTIONS[kind].format(**names).split())
+    return Drawing("_".join([kind, *(_plain(part) for part in of if part)]), section, title, caption, draw)
 
 
 def _seeds(effects: pd.DataFrame) -> str:
@@ -192,6 +238,10 @@ def save(figure: Figure, drawing: Drawing, folder: Path, provenance: dict[str, A
     return png.getvalue()
 
 
+def _told(title: str, condition: str) -> str:
+    return f"{title}: {condition}" if condition else title
+
+
 def _plain(name: str) -> str:
     """`name` as a part of a file name."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+    return re.sub(r"[^\w.-]+", "_", name).strip("_")

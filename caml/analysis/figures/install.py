@@ -10,14 +10,16 @@ from caml.analysis.figures.panels import DoseAxis, Panel, grid, handle, legend, 
 from caml.analysis.figures.style import (
     ORDER,
     count,
+    line_style,
     mark,
     percent,
     rung_label,
     rung_order,
     styled,
+    tint,
     treatment_order,
 )
-from caml.analysis.figures.view import View, each, t_interval, usual
+from caml.analysis.figures.view import View, each, t_interval
 
 BEFORE, AFTER = "before fine-tuning", "after fine-tuning"
 
@@ -55,13 +57,16 @@ def install(view: View) -> Figure:
         panel = Panel(ax)
         here = rows[rows["size"] == name]
         dose = DoseAxis(here["ratio"])
-        keys = ["treatment", "control", "placement", "pretrain_tokens", "variant"]
-        series: list[tuple[Any, pd.DataFrame]] = list(here.groupby(keys, sort=False))
+        series: list[tuple[Any, pd.DataFrame]] = list(here.groupby(["treatment", "control", "condition"]))
         arms = treatment_order(rows["treatment"], focus.treatment)
-        series.sort(key=lambda s: (arms.index(s[0][0]), s[0][1] != focus.control, s[0][1:]))
-        for i, ((treatment, control, placement, tokens, variant), points) in enumerate(series):
+        series.sort(
+            key=lambda s: (arms.index(s[0][0]), s[0][1] != focus.control, view.conditions.place(s[0][2]))
+        )
+        of_condition = sorted({key[2] for key, _ in series}, key=view.conditions.place)
+        for i, ((treatment, control, condition), points) in enumerate(series):
             points = points.sort_values("ratio")
-            look = mark(treatment)
+            place = of_condition.index(condition), len(of_condition)
+            color, marker = tint(mark(treatment).color, *place), mark(treatment).marker
             usual = control == focus.control
             slot = dose.slot(len(series))
             x = [
@@ -70,23 +75,18 @@ def install(view: View) -> Figure:
                     slot,
                     row.values,
                     (row.estimate, row.t_low, row.t_high),
-                    look.color,
-                    look.marker,
+                    color,
+                    marker,
                     usual,
                 )
                 for row in each(points)
             ]
-            panel.join(x, list(points["estimate"]), look.color, "-" if usual else ":")
-            label = f"{treatment} − {control}"
-            if rows["placement"].nunique() > 1:
-                label += f", {placement}"
-            if here["pretrain_tokens"].nunique() > 1:
-                label += f", {count(tokens)} tokens"
-            if rows["variant"].nunique() > 1:
-                label += f", {variant}"
-            handles[label] = handle(label, look.color, look.marker, "-" if usual else ":", usual)
-        tokens_at = here.groupby("ratio")["dose_tokens"].median()
-        dose.apply(ax, lambda r, at=tokens_at: f"{percent(r)}\n{count(at[r])}")  # type: ignore[misc]
+            line = line_style(*place)
+            panel.join(x, list(points["estimate"]), color, line)
+            label = ", ".join(part for part in (f"{treatment} − {control}", condition) if part)
+            handles[label] = handle(label, color, marker, line, usual)
+        tokens = here.groupby("ratio")["dose_tokens"].agg(["min", "max"])
+        dose.apply(ax, lambda r, at=tokens: f"{percent(r)}\n{_span(*at.loc[r])}")  # type: ignore[misc]
         ax.set_title(size_label(name, params))
         ax.set_xlabel("dose (% of slots; tokens)")
         panels.append(panel)
@@ -94,6 +94,11 @@ def install(view: View) -> Figure:
     level(panels)
     legend(figure, list(handles.values()))
     return figure
+
+
+def _span(low: float, high: float) -> str:
+    """Doses of one share of the slots: one number where only seed blocks and arms differ, else the ends."""
+    return count(low) if high < 1.05 * low else f"{count(low)}–{count(high)}"
 
 
 @styled
@@ -107,7 +112,6 @@ def ladder(view: View) -> Figure:
         & (view.effects["second_ratio"] == 0)
         & (view.effects["rung"] != "")
     ]
-    rows = usual(rows)
     if rows.empty:
         return words(f"No arm was compared with {focus.control or 'a control'} on a ladder of rungs.")
     rungs = rung_order(rows["rung"])
@@ -177,7 +181,6 @@ def members(view: View) -> Figure:
         & (view.margins["rung"] == focus.rung)
         & (view.margins["S"] == 0)
     ]
-    rows = usual(rows)
     if rows.empty:
         return words("No member was scored on the primary endpoint before fine-tuning.")
     sizes = sizes_of(rows)

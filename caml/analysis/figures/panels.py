@@ -277,11 +277,16 @@ def handle(label: str, color: Any, marker: str = "", style: str = "none", filled
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend under the title of the whole figure, in as many columns as its labels leave room for."""
+    """One legend above the whole figure, in as many columns as its labels leave room for.
+
+    The figure grows by what more than one line of it takes: the panels keep their height.
+    """
     if not handles:
         return
     widest = max(len(str(h.get_label())) for h in handles) * 0.06 + 0.5  # inches, at 8 points
-    columns = max(1, min(len(handles), int(figure.get_size_inches()[0] / widest)))
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(handles), int(width / widest)))
+    figure.set_size_inches(width, height + 0.179 * (-(-len(handles) // columns) - 1))
     figure.legend(
         handles=list(handles), loc="outside upper center", ncols=columns, columnspacing=1.3, handletextpad=0.5
     )

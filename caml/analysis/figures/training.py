@@ -1,6 +1,8 @@
 """Figures of members: what changed beside the disposition, and how loss and mechanism went in training."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from matplotlib.figure import Figure
 from caml.analysis.figures.install import AFTER, BEFORE, size_label, sizes_of
 from caml.analysis.figures.panels import Panel, grid, handle, legend, level, say, width_of, words
 from caml.analysis.figures.style import count, in_order, mark, rung_label, styled
-from caml.analysis.figures.view import View, each, t_interval, usual
+from caml.analysis.figures.view import View, each, t_interval
 
 # outcome -> the words and the unit on its axis
 OUTCOMES = {
@@ -27,7 +29,7 @@ TRACED = 400  # points of a curve; more cannot be told apart in print
 def side_by_side(view: View, size: str) -> Figure:
     """Disposition and, beside it, every other family and outcome of the members of `size`, by arm."""
     margins, outcomes = (
-        usual(frame[(frame["size"] == size) & (frame["second_ratio"] == 0)])
+        frame[(frame["size"] == size) & (frame["second_ratio"] == 0)]
         for frame in (view.margins, view.outcomes)
     )
     focus = view.focus
@@ -115,13 +117,11 @@ def trajectories(view: View) -> Figure:
             say(above, "No loss was recorded at this size.")
         if runs & set(scored):
             never = int(here["learned_at"].isna().sum())
-            said = (
-                f"{never} of {len(here)} never learned it (dashed)"
-                if never
-                else f"learned by all {len(here)}"
-            )
+            said = f"{never} of {len(here)} never learned it" if never else f"learned by all {len(here)}"
             below.set_title(said, fontsize=7.5, loc="left")
             below.axhline(0, color="black", linewidth=0.6, zorder=0.5)
+            if math.isfinite(view.gate):
+                below.axhline(view.gate, color="black", linewidth=0.6, linestyle=":", zorder=0.5, gid="gate")
         else:
             say(below, "The mechanism was not scored during training at this size.")
         above.set_title(size_label(name, params))
@@ -149,9 +149,16 @@ def _unit(most: float) -> tuple[float, str]:
 
 def _curve(axes: Axes, rows: pd.DataFrame, column: str, unit: float, arm: str, learned: bool = True) -> None:
     thin = rows.iloc[:: max(1, len(rows) // TRACED)]
-    if len(thin) == 1:  # no line to draw
-        axes.plot(thin["tokens"] / unit, thin[column], color=mark(arm).color, marker=".", gid="curve")
-    style = (
+    style: dict[str, Any] = (
         {"linewidth": 0.6, "alpha": 0.6} if learned else {"linewidth": 1.2, "linestyle": "--", "zorder": 3}
     )
+    if len(thin) == 1:  # no line to draw
+        face = mark(arm).color if learned else "white"
+        style = {
+            "marker": "o",
+            "markersize": 3,
+            "markerfacecolor": face,
+            "linestyle": "none",
+            "clip_on": False,
+        }
     axes.plot(thin["tokens"] / unit, thin[column], color=mark(arm).color, gid="curve", **style)

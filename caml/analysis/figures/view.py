@@ -1,5 +1,6 @@
 """What the figures look at: effects with their seeds, members' mean margins, and the comparison in focus."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from caml.analysis.doses import name_doses
 from caml.analysis.effects import CELL as CELL_OF_EFFECT
 from caml.analysis.effects import UNTRAINED
+from caml.analysis.figures.conditions import Condition, Conditions
 from caml.analysis.intervals import student
 from caml.analysis.results import Results
 from caml.analysis.tables import Tables
@@ -40,12 +43,10 @@ class View:
     `effects`: one row per comparison and cell, with `values`, the tuple of its seeds' effects in the order
     of the seeds. `retention`, `sizes`: as estimated. `margins`: one row per StageRun, family and rung (the
     rungs of the focus' family; other families whole) with the mean `margin` over items (nats), and the
-    StageRun's cell. `outcomes`: one row per StageRun and outcome with its cell. `stageruns`, `metrics`,
-    `trajectory`: as frozen. `bound`: the equivalence margin stated for the focus' rung in nats, NaN where
-    none was.
-
-    S is a realised count that differs by a few tokens between seed blocks: doses that lie within a tenth
-    of one another are one dose here, and are called by the smallest.
+    StageRun's cell. `outcomes`: one row per StageRun and outcome with its cell. Each of these has the column
+    `condition`, the name of its row's one of `conditions`. `stageruns`, `metrics`, `trajectory`: as frozen.
+    `bound`: the equivalence margin stated for the focus' rung in nats, NaN where none was. `gate`: nats of
+    mechanism that a member must pass, NaN where none was told.
     """
 
     effects: pd.DataFrame
@@ -57,22 +58,33 @@ class View:
     metrics: pd.DataFrame
     trajectory: pd.DataFrame
     focus: Focus
+    conditions: Conditions
     bound: float
+    gate: float
+
+    def under(self, condition: Condition) -> "View":
+        """The view of the cells under `condition` alone: what a figure shows that has no room for more."""
+        return dataclasses.replace(
+            self,
+            effects=condition.rows(self.effects),
+            retention=condition.rows(self.retention),
+            sizes=condition.rows(self.sizes),
+            margins=condition.rows(self.margins),
+            outcomes=condition.rows(self.outcomes),
+        )
 
 
-def look(tables: Tables, results: Results) -> View:
+def look(tables: Tables, results: Results, gate: float = math.nan) -> View:
     """The view of frozen `tables` and the results estimated from them."""
+    conditions = Conditions(tables.cells)
     effects, seed_effects = _named(results.effects), _named(results.seed_effects)
     retention, sizes = (_named(_columned(f)) for f in (results.retention, results.sizes))
     focus = _focus(effects)
-    runs = tables.cells.drop_duplicates(["stagerun", "variant"])
+    runs = name_doses(tables.cells).drop_duplicates(["stagerun", "variant"])
     trained = (runs["pretrain_tokens"] > 0) | (runs["S"] > 0)
     runs = runs.assign(arm=runs["arm"].where(trained, UNTRAINED))[["stagerun", "arm", "seed", *CELL]]
-    dose = one_dose([*runs["S"], *effects["S"], *retention["S"]])
     effects = _with_seeds(effects, seed_effects)
-    runs, effects, retention, sizes = (
-        f.assign(S=f["S"].map(dose)) for f in (runs, effects, retention, sizes)
-    )
+    runs, effects, retention, sizes = (conditions.told(f) for f in (runs, effects, retention, sizes))
     items = tables.items.assign(rung=tables.items["rung"].where(tables.items["family"] == focus.family, ""))
     margins = tables.margins.merge(items[["item", "family", "rung"]], on="item")
     margins = margins.groupby(["stagerun", "family", "rung"])["margin"].mean().reset_index()
@@ -87,39 +99,10 @@ def look(tables: Tables, results: Results) -> View:
         metrics=tables.metrics,
         trajectory=tables.trajectory,
         focus=focus,
+        conditions=conditions,
+        gate=gate,
         bound=float(stated.max()) if len(stated) else math.nan,
     )
-
-
-def usual_of(frame: pd.DataFrame) -> tuple[str, str]:
-    """The placement (uniform, where it was run) and the variant that `usual` keeps: else the first by name."""
-    placed = sorted(set(frame.loc[frame["ratio"] > 0, "placement"]))
-    return "uniform" if "uniform" in placed else next(iter(placed), ""), min(frame["variant"], default="")
-
-
-def usual(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows at one placement and one variant (see `usual_of`) and at the largest token budget of their size.
-
-    What a figure shows that has no room for these axes; arms without intervention have no placement, and
-    untrained models no budget.
-    """
-    chosen, variant = usual_of(frame)
-    frame = frame[frame["variant"] == variant]
-    largest = frame.groupby("size")["pretrain_tokens"].transform("max")
-    budget = (frame["pretrain_tokens"] == largest) | (frame["pretrain_tokens"] == 0)
-    return frame[((frame["placement"] == chosen) | (frame["ratio"] == 0)) & budget]
-
-
-def one_dose(values: Iterable[float]) -> dict[float, int]:
-    """Each realised dose -> the smallest of those that follow one another by less than a tenth."""
-    names: dict[float, int] = {}
-    last = name = 0.0
-    for value in sorted(set(values)):
-        if value > 1.1 * last or value == 0:
-            name = value
-        names[value] = int(name)
-        last = value
-    return names
 
 
 def each(frame: pd.DataFrame) -> Iterator[Any]:
@@ -153,7 +136,7 @@ def _with_seeds(effects: pd.DataFrame, seed_effects: pd.DataFrame) -> pd.DataFra
 
 def _focus(effects: pd.DataFrame) -> Focus:
     compared = effects[effects["control"] != ""]
-    protocol = (compared["family"] == "disposition") & (compared["rung"] == "new_frame")
+    protocol = (effects["family"] == "disposition") & (effects["rung"] == "new_frame")
     dosed = compared[compared["ratio"] > 0]
     for wanted in (
         compared[compared["primary"].astype(bool) & compared["claim"].isin(["above", "below"])],
@@ -162,6 +145,7 @@ def _focus(effects: pd.DataFrame) -> Focus:
         dosed[protocol.loc[dosed.index]],
         dosed,
         compared,
+        effects[protocol],
         effects,
     ):
         if len(wanted):

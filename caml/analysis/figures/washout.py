@@ -20,9 +20,9 @@ from caml.analysis.figures.style import (
     tint,
     treatment_order,
 )
-from caml.analysis.figures.view import View, each, t_interval, usual
+from caml.analysis.figures.view import View, each, t_interval
 
-SERIES = ["treatment", "ratio", "placement", "pretrain_tokens", "variant"]
+SERIES = ["treatment", "ratio", "condition"]
 
 
 def finetunes(view: View) -> list[str]:
@@ -33,11 +33,16 @@ def finetunes(view: View) -> list[str]:
 
 @styled
 def washout(view: View, finetune: str) -> Figure:
-    """Effect (above) and retention (below) against the dose of `finetune`: columns are sizes, lines doses."""
+    """Effect (above) and retention (below) against the dose of `finetune`: columns are sizes, lines doses.
+
+    Where the view holds several conditions, lines are these, of each arm's largest dose alone.
+    """
     rows = _focused(view, view.effects)
     rows = rows[(rows["second_ratio"] == 0) & ((rows["S"] == 0) | (rows["finetune"] == finetune))]
     kept = _focused(view, view.retention)
     kept = kept[(kept["second_ratio"] == 0) & (kept["finetune"] == finetune)]
+    if rows["condition"].nunique() > 1:
+        rows, kept = largest(rows), largest(kept)
     if not (rows["S"] > 0).any():
         return words(f"No arm was compared with {view.focus.control} after fine-tuning on {finetune}.")
     sizes = sizes_of(rows[rows["S"] > 0])
@@ -48,7 +53,7 @@ def washout(view: View, finetune: str) -> Figure:
         here = rows[rows["size"] == name]
         remains = kept[kept["size"] == name]
         dose = DoseAxis(here["S"])
-        series = _series(here[here["S"] > 0], view.focus.treatment)
+        series = _series(here[here["S"] > 0], view)
         effect, share = Panel(axes[0][column]), Panel(axes[1][column])
         for i, key in enumerate(series):
             color, line = _look(key, series)
@@ -58,7 +63,7 @@ def washout(view: View, finetune: str) -> Figure:
             x = [_point(effect, dose.at(row.S) + shift, slot, row, color) for row in each(points)]
             effect.join(x, list(points["estimate"]), color, line)
             _remains(share, _of(remains, key), lambda s, d=dose, h=shift: d.at(s) + h, color, line, key[0])  # type: ignore[misc]
-            label = _label(key, rows)
+            label = _label(key)
             handles.setdefault(label, handle(label, color, mark(key[0]).marker, line))
         for ax in (effect.axes, share.axes):
             dose.apply(ax)
@@ -74,6 +79,11 @@ def washout(view: View, finetune: str) -> Figure:
     level(panels[1], hold=(0, 1), bound=(-0.6, 1.8))
     legend(figure, list(handles.values()))
     return figure
+
+
+def largest(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each arm's largest dose, by size."""
+    return rows[rows["ratio"] == rows.groupby(["size", "treatment"])["ratio"].transform("max")]
 
 
 def _remains(
@@ -114,7 +124,7 @@ def counter_evidence(view: View) -> Figure:
         reach = float(dosed["S"].max())
         here = _at_one_dose(rows[rows["size"] == cell.size], cell.finetune, cell.second, reach)
         axis = DoseAxis(here["second_ratio"])
-        series = _series(dosed, view.focus.treatment)
+        series = _series(dosed, view)
         panel = Panel(axes[0][column])
         for i, key in enumerate(series):
             color, line = _look(key, series)
@@ -123,14 +133,14 @@ def counter_evidence(view: View) -> Figure:
             shift = slot * (i + 0.5 - len(series) / 2)
             x = [_point(panel, axis.at(row.second_ratio) + shift, slot, row, color) for row in each(points)]
             panel.join(x, list(points["estimate"]), color, line)
-            handles.setdefault(_label(key, rows), handle(_label(key, rows), color, mark(key[0]).marker, line))
+            handles.setdefault(_label(key), handle(_label(key), color, mark(key[0]).marker, line))
         effects.append(panel)
         margins = view.margins[
             (view.margins["family"] == view.focus.family)
             & (view.margins["rung"] == view.focus.rung)
             & (view.margins["size"] == cell.size)
         ]
-        margins = _at_one_dose(usual(margins), cell.finetune, cell.second, reach)
+        margins = _at_one_dose(margins, cell.finetune, cell.second, reach)
         absolute = Panel(axes[1][column])
         _absolute(absolute, margins, axis, float(dosed["ratio"].max()))
         absolutes.append(absolute)
@@ -185,7 +195,7 @@ def retention_by_size(view: View, finetune: str) -> Figure:
     """Retention against size at matched dose (left), and against E(0) by size (right)."""
     kept = _focused(view, view.retention)
     kept = kept[(kept["second_ratio"] == 0) & (kept["finetune"] == finetune)]
-    kept = usual(kept[kept["treatment"] == view.focus.treatment])
+    kept = kept[kept["treatment"] == view.focus.treatment]
     if kept.empty:
         return words(f"No retention of {view.focus.treatment} was asked for after fine-tuning on {finetune}.")
     figure, axes = grid(1, 2, 2.6, sharey="row")
@@ -290,10 +300,10 @@ def _focused(view: View, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["ratio"] > 0]
 
 
-def _series(rows: pd.DataFrame, first: str) -> list[tuple[Any, ...]]:
-    arms = treatment_order(rows["treatment"], first)
+def _series(rows: pd.DataFrame, view: View) -> list[tuple[Any, ...]]:
+    arms = treatment_order(rows["treatment"], view.focus.treatment)
     keys = rows[SERIES].drop_duplicates().itertuples(index=False, name=None)
-    return sorted(keys, key=lambda key: (arms.index(key[0]), *key[1:]))
+    return sorted(keys, key=lambda key: (arms.index(key[0]), key[1], view.conditions.place(key[2])))
 
 
 def _look(key: tuple[Any, ...], series: list[tuple[Any, ...]]) -> tuple[Any, str]:
@@ -309,13 +319,6 @@ def _of(frame: pd.DataFrame, key: tuple[Any, ...]) -> pd.DataFrame:
     return frame
 
 
-def _label(key: tuple[Any, ...], rows: pd.DataFrame) -> str:
-    treatment, ratio, placement, tokens, variant = key
-    label = f"{treatment} {percent(ratio)}"
-    if rows["placement"].nunique() > 1:
-        label += f" {placement}"
-    if rows.groupby("size")["pretrain_tokens"].nunique().max() > 1:
-        label += f", {count(tokens)} tokens"
-    if rows["variant"].nunique() > 1:
-        label += f", {variant}"
-    return label
+def _label(key: tuple[Any, ...]) -> str:
+    treatment, ratio, condition = key
+    return ", ".join(part for part in (f"{treatment} {percent(ratio)}", condition) if part)

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from caml.analysis.contrasts import FEWEST_SEEDS
+from caml.analysis.doses import name_doses
 from caml.analysis.lock import Look
 from caml.analysis.power import POWER, power_table
 from caml.analysis.results import DRAWS
@@ -161,12 +162,12 @@ def _arms(tables: Tables, control: Mapping[str, object]) -> str:
 
 
 def _fine_tuning(tables: Tables) -> str:
-    tuned = tables.cells[tables.cells["S"] > 0]
+    cells = name_doses(tables.cells)
+    tuned = cells[cells["S"] > 0]
     texts = []
     for source, second in sorted(set(zip(tuned["finetune"], tuned["second"], strict=True))):
         rows = tuned[(tuned["finetune"] == source) & (tuned["second"] == second)]
-        # Realised counts differ by a few tokens between seed blocks: the first block's are named.
-        doses = sorted(set(rows.loc[rows["seed"] == rows["seed"].min(), "S"]))
+        doses = sorted(set(rows["S"]))
         tokens = f"({_listed([f'{dose:,}' for dose in doses])} loss-bearing tokens)"
         share = f" with {second} in {_listed(_percents(rows['second_ratio']))} of the slots"
         texts.append(f"{source}{share if second != 'none' else ''} {tokens}")

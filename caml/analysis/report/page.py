@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from caml.analysis.dictionary import RESULTS_DICTIONARY
-from caml.analysis.figures.drawings import drawings, save
+from caml.analysis.figures.conditions import Conditions
+from caml.analysis.figures.drawings import UNPAIRED, drawings, save
 from caml.analysis.figures.install import sizes_of
 from caml.analysis.figures.style import in_order, rung_label
-from caml.analysis.figures.view import View, each, look, one_dose
+from caml.analysis.figures.view import View, each, look
 from caml.analysis.files import replace_file, write_digests
 from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
@@ -86,8 +88,8 @@ class Extras:
     `resolution`, sentences on what the study can and cannot resolve; `documents`, arm -> texts, the same
     index being the same document; `looks`, sentences on the lock and the looks taken since; `provenance`,
     name -> value or list of values (fingerprints, commit, versions, machine), plain JSON data, which goes
-    into every figure's metadata too; `frozen`, the folder of the frozen tables relative to the report, ''
-    where they are not kept.
+    into every figure's metadata too; `gate`, the nats of mechanism that a member must pass; `frozen`, the
+    folder of the frozen tables relative to the report, '' where they are not kept.
     """
 
     title: str
@@ -96,6 +98,7 @@ class Extras:
     documents: Mapping[str, Sequence[str]] = field(default_factory=dict)
     looks: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    gate: float = math.nan
     frozen: str = ""
 
 
@@ -105,7 +108,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
     The page holds its figures and needs no network and no script; links are relative. Figures of an earlier
     report in `folder` that this one does not have are removed. `digests.json` is written last.
     """
-    view = look(tables, results)
+    view = look(tables, results, extras.gate)
     items = shown.item_margins(view, tables.margins, tables.items)
     columns = [(t, c, *text) for t, told in RESULTS_DICTIONARY.items() for c, text in told.items()]
     dictionary = pd.DataFrame(columns, columns=["table", "column", "meaning", "unit"])
@@ -128,7 +131,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         # The one text that is not escaped is ours; the page's policy lets no other script run.
         script=Markup(SCRIPT),
         script_digest="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
-        contrasts=shown.contrasts(_doses(results.effects, tables)),
+        contrasts=shown.contrasts(results.effects),
         controls=shown.other_controls(results.controls),
         looks=extras.looks,
         figures=figures,
@@ -136,13 +139,13 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         washouts=shown.fits(results.washout, view, WASHOUT),
         kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION),
         sizes=shown.fits(_limits(view.sizes, "difference"), view, SIZES),
-        calibration=shown.fits(_calibration(results, tables), view, CALIBRATION),
+        calibration=shown.fits(_calibration(results), view, CALIBRATION),
         endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),
         absolute=shown.arms_by_stages(view, paired=False),
         flagged=shown.flagged_members(results.flagged),
         documents=_documents(extras.documents),
-        items=[(size, shown.items_tables(items, size)) for size, _ in sizes_of(tables.cells)],
+        items=_items(view, items),
         methods=[part.strip() for part in extras.methods.split("\n\n") if part.strip()],
         resolution=extras.resolution,
         provenance=[(str(key), _lines(value)) for key, value in extras.provenance.items()],
@@ -162,8 +165,9 @@ def headline(results: Results) -> list[str]:
     """One or two sentences on the primary contrasts, with their verdicts."""
     stated = results.effects[results.effects["primary"].astype(bool)]
     if stated.empty:
-        return ["No primary contrast was stated before results: everything on this page is exploratory."]
-    stated = stated.assign(control=stated["control"].fillna(""))
+        told = ["No primary contrast was stated before results: everything on this page is exploratory."]
+        return told if results.effects["control"].fillna("").any() else [*told, UNPAIRED]
+    stated = Conditions(results.effects).told(stated.assign(control=stated["control"].fillna("")))
     first = next(each(stated))
     limits = shown.interval(first.t_low, first.t_high)
     claim = f"within ±{first.margin:g} nats" if first.claim == "equivalent" else f"{first.claim} 0"
@@ -172,8 +176,10 @@ def headline(results: Results) -> list[str]:
         f"{shown.stage(first)}): {shown.number(first.estimate)} nats, 95% interval {limits}, "
         f"{first.seeds} seeds. The claim “{claim}” is {_verdict(first.verdict)}."
     )
+    if first.flagged:
+        lead += f" In {first.flagged} of them a member never learned the mechanism or diverged."
     if len(stated) == 1:
-        return [lead]
+        return [lead if first.locked else f"{lead} It was not locked before results."]
     names: dict[str, list[str]] = {}
     for row in each(stated):
         names.setdefault(row.verdict, []).append(str(row.contrast))
@@ -208,14 +214,9 @@ def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str
     return out
 
 
-def _doses(frame: pd.DataFrame, tables: Tables) -> pd.DataFrame:
-    """`frame` with its doses called as in the figures."""
-    return frame.assign(S=frame["S"].map(one_dose([*tables.cells["S"], *frame["S"]])))
-
-
-def _calibration(results: Results, tables: Tables) -> pd.DataFrame:
+def _calibration(results: Results) -> pd.DataFrame:
     """Each comparison beside the counter once, whether or not a contrast names it."""
-    table = _doses(results.calibration, tables)
+    table = results.calibration
     return table.drop_duplicates([c for c in table if c != "contrast"])
 
 
@@ -227,6 +228,17 @@ def _installed(curves: pd.DataFrame) -> pd.DataFrame:
 def _limits(frame: pd.DataFrame, of: str) -> pd.DataFrame:
     """`frame` with its limits named after the column that they belong to."""
     return frame.rename(columns={"low": f"{of}_low", "high": f"{of}_high"})
+
+
+def _items(view: View, items: pd.DataFrame) -> list[tuple[str, list[tuple[str, int, shown.Table]]]]:
+    """(size and condition, its tables of items) of every size and condition that was scored before fine-tuning."""
+    out = []
+    for size, _ in sizes_of(view.margins):
+        for condition in view.conditions.every:
+            tables = shown.items_tables(items, size, condition.name)
+            if tables:
+                out.append((", ".join(part for part in (f"size {size}", condition.name) if part), tables))
+    return out
 
 
 def _documents(documents: Mapping[str, Sequence[str]]) -> list[tuple[int, list[tuple[str, str]]]]:

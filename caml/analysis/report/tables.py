@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from caml.analysis.figures.conditions import Conditions
 from caml.analysis.figures.style import count, in_order, percent, rung_label, rung_order, treatment_order
 from caml.analysis.figures.view import View, each
 
@@ -73,16 +74,15 @@ def _beside(row: Any) -> str:
 
 
 def dose(row: Any) -> str:
-    """The dose as share and tokens, with where it lies unless that is everywhere, and what else the grid varies."""
+    """The dose as share and tokens, and the condition (see `Conditions.told`)."""
     told = f"{percent(row.ratio)}, {count(row.dose_tokens)} tokens" if row.ratio > 0 else "none"
-    placed = [row.placement] if row.ratio > 0 and row.placement != "uniform" else []
-    return ", ".join([told, *placed, *([row.variant] if row.variant else [])])
+    return ", ".join(part for part in (told, row.condition) if part)
 
 
 def contrasts(effects: pd.DataFrame) -> Table:
     """The contrasts of the gin file, primary ones first, in the file's order."""
     stated = effects[effects["contrast"].fillna("") != ""]
-    stated = stated.assign(control=stated["control"].fillna(""))
+    stated = Conditions(effects).told(stated.assign(control=stated["control"].fillna("")))
     stated = stated.sort_values("primary", ascending=False, kind="stable")
     rows = []
     for row in each(stated):
@@ -166,9 +166,8 @@ def arms_by_stages(view: View, paired: bool) -> Table:
             row.params,
             row.ratio,
             row.control,
-            row.placement,
-            row.pretrain_tokens,
-            row.variant,
+            view.conditions.place(row.condition),
+            row.condition,
         )
         groups.setdefault(place, {})[(row.S > 0, row.second_ratio, row.finetune, row.S, row.second)] = row
     body = []
@@ -187,16 +186,7 @@ def arms_by_stages(view: View, paired: bool) -> Table:
 
 
 def _key(row: Any, of: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (
-        row.treatment,
-        row.control,
-        row.size,
-        row.ratio,
-        row.placement,
-        row.pretrain_tokens,
-        row.variant,
-        *of,
-    )
+    return (row.treatment, row.control, row.size, row.ratio, row.condition, *of)
 
 
 def _effect(row: Any, kept: dict[Any, Any]) -> Cell:
@@ -218,7 +208,7 @@ def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> 
     if frame.empty:
         return Table((), (), "Not estimable: the grid holds no cell to ask it of.")
     rows = frame[(frame["family"] == view.focus.family) & (frame["rung"] == view.focus.rung)]
-    rows = rows[rows["control"].fillna("") != ""]
+    rows = view.conditions.told(rows[rows["control"].fillna("") != ""])
     body = []
     order = [c for c in ("params", "treatment", "ratio", "second_ratio", "S") if c in rows]
     for row in each(rows.sort_values(order, kind="stable")):
@@ -243,8 +233,9 @@ def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> 
 
 
 def _of(row: Any) -> list[str]:
-    """What a fitted or matched quantity is a quantity of, in lines: dose, stage, variable, the other size."""
+    """What a fitted or matched quantity is one of, in lines: dose, condition, stage, variable, the other size."""
     parts = [percent(row.ratio)] if hasattr(row, "ratio") else []
+    parts += [row.condition] if row.condition else []
     if hasattr(row, "S"):
         parts.append(stage(row))
     else:
@@ -278,22 +269,26 @@ def flagged_members(flagged: pd.DataFrame) -> Table:
 def item_margins(view: View, margins: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Mean margin of every item per arm before fine-tuning, over the seeds of the largest dose of each size.
 
-    Columns: family, rung, item, template, context, aligned, opposed, size, then one per arm (nats).
+    Columns: family, rung, item, template, context, aligned, opposed, size, condition, then one per arm (nats).
     """
-    runs = view.margins[(view.margins["S"] == 0)].drop_duplicates("stagerun")
-    runs = runs[runs["ratio"] == runs.groupby(["size", "arm"])["ratio"].transform("max")]
-    scored = margins.merge(runs[["stagerun", "size", "arm"]], on="stagerun")
+    parts = []
+    for condition in view.conditions.every:
+        runs = condition.rows(view.margins[view.margins["S"] == 0]).drop_duplicates("stagerun")
+        runs = runs[runs["ratio"] == runs.groupby(["size", "arm"])["ratio"].transform("max")]
+        parts.append(runs[["stagerun", "size", "arm"]].assign(condition=condition.name))
+    scored = margins.merge(pd.concat(parts), on="stagerun")
+    # Base and untrained members stand under every condition, and alone make none.
     wide = scored.pivot_table(
-        index=["item", "size"], columns="arm", values="margin", aggfunc="mean"
+        index=["item", "size", "condition"], columns="arm", values="margin", aggfunc="mean", sort=False
     ).reset_index()
     about = items[["family", "rung", "item", "template", "context", "aligned", "opposed"]]
     return about.merge(wide, on="item").rename_axis(columns=None)
 
 
-def items_tables(frame: pd.DataFrame, size: str) -> list[tuple[str, int, Table]]:
-    """(family and rung, number of items, table of the first ITEMS_SHOWN of them) for one size."""
-    own = frame[frame["size"] == size]
-    known = ["family", "rung", "item", "template", "context", "aligned", "opposed", "size"]
+def items_tables(frame: pd.DataFrame, size: str, condition: str) -> list[tuple[str, int, Table]]:
+    """(family and rung, number of items, table of the first ITEMS_SHOWN of them) of one size and condition."""
+    own = frame[(frame["size"] == size) & (frame["condition"] == condition)]
+    known = ["family", "rung", "item", "template", "context", "aligned", "opposed", "size", "condition"]
     arms = in_order(str(c) for c in frame.columns if c not in known)
     arms = [arm for arm in arms if own[arm].notna().any()]
     out = []

@@ -1,0 +1,86 @@
+"""How the cells of a grid were pretrained beside size, arm and dose: placement, token budget, and other axes."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from caml.analysis.figures.style import count
+
+UNIFORM = "uniform"
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """One way in which a grid pretrains; None stands for what it doesn't vary.
+
+    `pretrain_tokens` is None too where every size has one budget: then the size tells it.
+    """
+
+    placement: str | None
+    pretrain_tokens: int | None
+    variant: str
+
+    @property
+    def name(self) -> str:
+        """The condition in words, such as `late, 262k pretraining tokens`; empty where nothing is to be told."""
+        tokens = self.pretrain_tokens
+        budget = "" if tokens is None else f"{count(tokens)} pretraining tokens"
+        return ", ".join(part for part in (self.placement, budget, self.variant) if part)
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of `frame` under this condition.
+
+        Cells without intervention have no placement, and untrained ones no budget: they stand under all.
+        """
+        hit = frame["variant"] == self.variant
+        if self.placement is not None:
+            hit &= (frame["placement"] == self.placement) | (frame["ratio"] == 0)
+        if self.pretrain_tokens is not None:
+            hit &= frame["pretrain_tokens"].isin([0, self.pretrain_tokens])
+        return frame[hit]
+
+
+class Conditions:
+    """The conditions of the `cells` of a grid, or of any table with their columns.
+
+    `every`: those of trained cells, in the order of placement, budget and variant; one at least.
+    """
+
+    def __init__(self, cells: pd.DataFrame):
+        trained = cells[cells["pretrain_tokens"] > 0]
+        placements = set(trained.loc[trained["ratio"] > 0, "placement"])
+        self._placed = bool(placements - {UNIFORM})
+        self._budgeted = bool((trained.groupby("size")["pretrain_tokens"].nunique() > 1).any())
+        found = {self.of(row) for row in trained.to_dict("records")}
+        # Base stands beside the arms with an intervention, under each of their placements.
+        dosed = {c for c in found if c.placement is not None}
+        found = dosed | {c for c in found - dosed if c not in {_unplaced(other) for other in dosed}}
+        self.every = sorted(found, key=_order) or [Condition(None, None, min(cells["variant"], default=""))]
+
+    def of(self, row: Mapping[Any, Any]) -> Condition:
+        """The condition of a row of any result table, as far as its columns tell of it."""
+        placed = self._placed and row.get("ratio", 1.0) > 0
+        tokens = row.get("pretrain_tokens", 0) if self._budgeted else 0
+        return Condition(
+            str(row["placement"]) if placed else None, int(tokens) or None, str(row.get("variant", ""))
+        )
+
+    def place(self, name: str) -> int:
+        """Where in the order of `every` the condition of this name stands; the last place for another."""
+        names = [condition.name for condition in self.every]
+        return names.index(name) if name in names else len(names)
+
+    def told(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """`frame` with the column `condition`: the name of each row's."""
+        return frame.assign(condition=[self.of(row).name for row in frame.to_dict("records")])
+
+
+def _unplaced(condition: Condition) -> Condition:
+    return dataclasses.replace(condition, placement=None)
+
+
+def _order(condition: Condition) -> tuple[str, float, str]:
+    return condition.placement or "", condition.pretrain_tokens or -math.inf, condition.variant
