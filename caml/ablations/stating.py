@@ -11,7 +11,8 @@ from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
-from caml.analysis.power import power_table
+from caml.analysis.contrasts import FEWEST_SEEDS
+from caml.analysis.power import POWER, power_table
 from caml.analysis.results import analyse
 from caml.config.errors import UserError
 from caml.config.files import shown
@@ -19,6 +20,22 @@ from caml.config.resolve import Loaded
 from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.ledger import State
 from caml.tracking.sync import sync
+
+POWER_HEADINGS = (
+    "contrast",
+    "claim",
+    "seeds",
+    "sd [95%], nats",
+    "level",
+    "finds, nats",
+    "asked, nats",
+    "seeds needed",
+)
+POWER_NUMBERS = (("level", 4), ("smallest_effect", 2), ("wanted", 2), ("seeds_needed", 0))
+POWER_NOTE = (
+    f"finds: the smallest effect that these seeds find with {POWER:.0%} power at the level. asked: --effect, or the "
+    f"contrast's own margin. A claim takes {FEWEST_SEEDS} seeds at least."
+)
 
 
 def _known(loaded: Loaded) -> tuple[Ablation, list[Cell], Places, str, locks.Statement]:
@@ -62,7 +79,7 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
 
 
 def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
-    """A line for each contrast: what its seeds resolve, and how many an effect needs."""
+    """A table in lines: for each contrast what its seeds resolve, and how many an effect needs."""
     if effect is not None and not (math.isfinite(effect) and effect > 0):
         raise UserError(
             f"--effect {effect:g}: an effect in nats, above 0, on the side that the contrast claims"
@@ -77,7 +94,18 @@ def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
     table = power_table(results.effects, effect)
     if table.empty:
         raise UserError(f"{loaded.path} states no contrast; power is told of contrasts")
-    return table.round(3).to_string(index=False).splitlines()
+    rows = [POWER_HEADINGS]
+    for row in table.to_dict("records"):
+        spread = f"{row['sd']:.2f} [{row['sd_low']:.2f}, {row['sd_high']:.2f}]"
+        numbers = [_number(row[part], digits) for part, digits in POWER_NUMBERS]
+        rows.append((str(row["contrast"]), str(row["claim"]), str(row["seeds"]), spread, *numbers))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in rows]
+    return [*(line.rstrip() for line in lines), "", POWER_NOTE]
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
 def sync_ablation(loaded: Loaded, progress: Progress) -> str:

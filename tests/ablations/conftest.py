@@ -1,6 +1,8 @@
 """One finished run of the tiny ablation, shared by all tests that only read it."""
 
 import fcntl
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,13 @@ def cache(shared: Path) -> Path:
     return shared / "cache"
 
 
+def left_by_the_dead(stores: Path) -> None:
+    """An unfinished store of a writer that is gone."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (stores / f".abandoned.{socket.gethostname()}.{gone.pid}.0.part").mkdir(parents=True)
+
+
 @pytest.fixture(scope="session")
 def finished(shared: Path, cache: Path) -> Path:
     """The folder in which the tiny ablation was run once from nothing, with what it printed. Not to be changed."""
@@ -28,6 +37,7 @@ def finished(shared: Path, cache: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             folder.mkdir()
+            left_by_the_dead(folder / "runs" / "stores")
             done = run(command("run", str(TINY)), folder, cache)
             (folder / "stdout").write_text(done.stdout)
             (folder / "stderr").write_text(done.stderr)

@@ -71,7 +71,20 @@ def test_a_lock_counts_when_it_was_there_before_the_results(copy: Path) -> None:
 
 def test_power_tells_of_the_contrast(copy: Path) -> None:
     result = caml("power", str(TINY), "--effect", "0.3")
-    assert result.exit_code == 0 and "compassion against neutral" in result.stdout
+    assert result.exit_code == 0
+    headings, row, _, note = result.stdout.splitlines()
+    assert headings.split("  ")[0] == "contrast" and row.startswith("compassion against neutral")
+    # Two seeds resolve little, and 0.3 nats is what was asked of them.
+    assert row.split()[-2] == "0.30" and int(row.split()[-1]) >= 5
+    assert "80% power" in note
+
+
+@pytest.mark.parametrize("effect", ["nan", "-0.3", "0", "inf"])
+def test_power_of_a_senseless_effect_is_refused(copy: Path, effect: str) -> None:
+    result = caml("power", str(TINY), "--effect", effect)
+    assert result.exit_code == 2 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"caml: --effect {effect}: ") and "above 0" in line
 
 
 def test_python_loads_the_tables_that_were_frozen(copy: Path) -> None:

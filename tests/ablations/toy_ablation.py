@@ -21,16 +21,17 @@ class Corpus:
     name: str
     tokens: int
     repetition: float = 1.0
+    mark: str = ""
     seeded: ClassVar[bool] = True
     origin: ClassVar[str] = "made up"
     revision: ClassVar[str] = "1"
     licence: ClassVar[str] = "CC0-1.0"
 
     def recipe(self, seed: int) -> dict[str, Any]:
-        return {"corpus": self.name, "seed": seed}
+        return {"corpus": self.name, "seed": seed, "mark": self.mark}
 
     def documents(self, seed: int) -> Iterator[str]:
-        return iter([self.name])
+        return iter([f"{self.name} {self.mark}".strip()])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -441,3 +441,31 @@ def test_retention_over_the_conventions_is_undefined_where_that_may_be_none(tabl
         for found in (results, none)
     )
     assert before.notna().any() and after.isna().all() and len(before) == len(after)
+
+
+def _shared(tables):
+    """The tables with neutral's members of the largest dose, before fine-tuning, being compassion's."""
+    at = {"size": "s27k", "ratio": 0.3, "S": 0}
+    cells = tables.cells.copy()
+    here = (cells[list(at)] == pd.Series(at)).all(axis=1)
+    by_seed = cells[here & (cells["arm"] == "compassion")].set_index("seed")["stagerun"]
+    own = here & (cells["arm"] == "neutral")
+    for column in ("stagerun", "root"):
+        cells.loc[own, column] = cells.loc[own, "seed"].map(by_seed)
+    return dataclasses.replace(tables, cells=cells)
+
+
+def test_a_contrast_of_a_stagerun_with_itself_is_refused(tables):
+    with pytest.raises(
+        UserError, match=r"ARM=compassion and ARM=neutral are the same StageRun in seed block 0"
+    ):
+        analyse(_shared(tables), CONTRASTS[:1], CONTROL, gate=1.0, draws=5)
+
+
+def test_cells_that_are_their_own_control_are_not_compared(tables, results):
+    found = analyse(_shared(tables), (), CONTROL, gate=1.0, draws=5).effects
+    where = (
+        "treatment == 'compassion' and size == 's27k' and ratio == 0.3 and S == 0 and control == 'neutral'"
+    )
+    assert len(results.effects.query(where)) > 0 and found.query(where).empty
+    assert len(found.query(where.replace("compassion", "indifferent"))) > 0

@@ -167,6 +167,16 @@ def test_methods_states_the_tables(tables):
         assert part in text
 
 
+def test_methods_names_what_else_the_grid_varies(tables):
+    cells = tables.cells.assign(STYLE="mixed", PEAK=0.1, LAYERS=2, variant="PEAK=0.1, STYLE=mixed")
+    half = cells["seed"] > 1
+    cells.loc[half, ["PEAK", "variant"]] = [0.2, "PEAK=0.2, STYLE=mixed"]
+    text = methods(dataclasses.replace(tables, cells=cells), {"ARM": "neutral"}, GATE, {})
+    told = "the grid varied STYLE (mixed) and PEAK (0.1 and 0.2), and nothing is averaged over it."
+    assert told in text and "LAYERS" not in text
+    assert "the grid varied" not in methods(tables, {"ARM": "neutral"}, GATE, {})
+
+
 def test_resolution_says_what_the_seeds_find():
     effects = pd.DataFrame(
         {
