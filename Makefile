@@ -21,7 +21,7 @@ setup: .venv/ready
 	@touch $@
 
 quickstart: setup  ## the main job: lock the claims, train, fine-tune, measure, report
-	@$(BIN)/caml lock experiments/quickstart/quickstart.gin || true
+	@$(BIN)/caml lock experiments/quickstart/quickstart.gin || [ $$? -eq 2 ]  # 2: there are results already, and the run says so
 	$(BIN)/caml run experiments/quickstart/quickstart.gin
 
 smoke: setup  ## the same path end to end, small

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from caml.config.errors import Failure, UserError
+from caml.config.text import counted
 
 # What typer raises for an unknown command, an unknown option or an argument that is missing.
 _UsageError: Any = typer.BadParameter.__base__
@@ -120,7 +121,7 @@ def run(
         except Stopped:
             raise Failure("stopped and saved; the same command goes on from here") from None
     if outcome.trained:
-        print(f"{outcome.trained} StageRuns trained or scored in {outcome.seconds:.0f} s")
+        print(f"{counted(outcome.trained, 'StageRun')} trained or scored in {outcome.seconds:.0f} s")
     else:
         print("nothing to do: every StageRun is trained and scored")
     for line in outcome.headline:

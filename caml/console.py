@@ -56,14 +56,15 @@ class Console:
     def _lines(self, name: str, total: int) -> Iterator[Advance]:
         began = shown = time.monotonic()
         first: int | None = None
+        ended = False
 
         def advance(done: int, note: str) -> None:
-            nonlocal shown, first
+            nonlocal shown, first, ended
             first = done if first is None else first
             now = time.monotonic()
-            if now - shown < LOG_EVERY and done < total:
+            if ended or (now - shown < LOG_EVERY and done < total):
                 return
-            shown = now
+            shown, ended = now, done >= total
             left = (
                 f", about {(now - began) / (done - first) * (total - done):.0f} s left"
                 if done > first

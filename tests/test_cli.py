@@ -11,7 +11,9 @@ from typer.testing import CliRunner, Result
 
 from caml.__main__ import main
 from caml.ablations import machine
+from caml.ablations.places import Places, named_below
 from caml.cli import app
+from caml.console import Console
 
 TINY = (Path(__file__).parent / "ablations/tiny.gin").read_text()
 COMMANDS = ("run", "show", "explain", "diff", "lock", "power", "report", "sync", "ui", "doctor")
@@ -252,3 +254,20 @@ def test_an_error_of_the_disk_is_one_line(folder: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("caml: /disk/file: No space left on device; what was finished is kept")
+
+
+def test_an_error_that_names_no_file_gets_the_output_folders_name(tmp_path: Path) -> None:
+    where = Places(tmp_path / "runs", "toy")
+    with pytest.raises(OSError, match="No space left") as caught, named_below(where):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "runs")
+    with pytest.raises(OSError, match="No space left") as caught, named_below(where):
+        raise OSError(28, "No space left on device", "/disk/file")
+    assert caught.value.filename == "/disk/file"
+
+
+def test_a_task_that_is_at_its_end_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().task("tracking store", 3) as advance:
+        for done in (1, 3, 3, 3):
+            advance(done, "StageRuns")
+    assert capsys.readouterr().err.count("tracking store: 3 of 3") == 1

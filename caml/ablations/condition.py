@@ -92,8 +92,12 @@ def kept_report(
     """
     read_lock(where.lock)
     page, headline, written = (where.folder / name for name in (PAGE, HEADLINE, STAMP))
-    if not (page.exists() and headline.exists() and written.exists()):
+    if not written.exists():
         return None
+    for lost in (page, headline):
+        if not lost.exists():  # it was there when the stamp was written
+            progress.say(f"{lost} is missing; tables and report are written anew")
+            return None
     try:
         if written.read_text() != stamp(grid, statement):
             return None

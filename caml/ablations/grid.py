@@ -236,7 +236,7 @@ def _restricted(loaded: Loaded, whole: list[Cell]) -> list[Cell]:
         held = list(dict.fromkeys(cell.values[name] for cell in whole))
         wanted = [plain(value) for value in (asked if isinstance(asked, (list, tuple)) else [asked])]
         for value in wanted or [asked]:
-            if value not in held:
+            if not any(_same(value, other) for other in held):
                 raise UserError(
                     f"--set {name}={show(asked)}: {name} is an axis; choose among its values "
                     f"{', '.join(str(v) for v in held)}"
@@ -246,6 +246,11 @@ def _restricted(loaded: Loaded, whole: list[Cell]) -> list[Cell]:
         named = " ".join(f"--set {name}={show(value)}" for name, value in loaded.restrictions.items())
         raise UserError(f"{named}: no cell has these values together; leave one out")
     return kept
+
+
+def _same(asked: Any, held: Any) -> bool:
+    """Whether a value that a person named is one of an axis: True is no 1, and 0.0 no seed."""
+    return asked == held and (type(asked) is type(held) or (type(held) is float and type(asked) is int))
 
 
 def _refuse_unread(loaded: Loaded) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from caml.ablations.places import Places
@@ -16,7 +16,9 @@ from caml.tracking.ledger import State
 RECORD, CHECKPOINTS = "members.json", "checkpoints"
 
 
-def recorded_members(where: Places, population: Population, missing: Sequence[StageRun]) -> list[StageRun]:
+def recorded_members(
+    where: Places, population: Population, missing: Sequence[StageRun], say: Callable[[str], None]
+) -> list[StageRun]:
     """The members with which this population was first launched, by the record beside its checkpoints.
 
     Where a member has no ledger (it was put aside), was damaged after it had left, or a parent is not what it
@@ -25,6 +27,8 @@ def recorded_members(where: Places, population: Population, missing: Sequence[St
     path = where.populations / population.name / RECORD
     by_name = {s.fingerprint: s for s in population.members}
     recorded = _read_record(path)
+    if not recorded and path.exists():
+        say(f"{path} was cut short or altered; this population starts anew")
     ledger = where.ledger
     if (
         {s.fingerprint for s in missing} <= set(recorded) <= set(by_name)

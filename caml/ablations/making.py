@@ -14,6 +14,7 @@ from caml.ablations.progress import Progress, Stopped
 from caml.ablations.runs import Ablation, StageRun
 from caml.ablations.scorer import Evaluators, score_missing
 from caml.ablations.trainer import Launch, pace, train_population
+from caml.config.text import counted
 from caml.data.files import write_text
 from caml.tracking.lease import Leases, acquire_all
 from caml.tracking.ledger import State
@@ -57,7 +58,8 @@ def make(
         arms = ", ".join(sorted({member.arm for member in population.members}))
         launch.progress.say(
             f"population {number} of {len(populations)}: {first.stage.name}, size {first.model.name}, "
-            f"{len(population.members)} members ({arms}), up to {max(m.steps for m in population.members)} steps"
+            f"{counted(len(population.members), 'member')} ({arms}), "
+            f"up to {counted(max(m.steps for m in population.members), 'step')}"
         )
         made += _make_population(launch, population, evaluators)
     return made

@@ -1,8 +1,10 @@
 """Where an ablation keeps what it makes, all of it below its output folder."""
 
+import contextlib
 import dataclasses
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from caml.ablations.runs import Ablation
@@ -56,6 +58,16 @@ class Places:
 def places(ablation: Ablation) -> Places:
     """The places of `ablation`, its output folder relative to the current one."""
     return Places(Path(ablation.output).absolute(), ablation.name)
+
+
+@contextlib.contextmanager
+def named_below(where: Places) -> Iterator[None]:
+    """Give an OSError that names no file, such as that of a full disk, the output folder's name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(where.output)
+        raise
 
 
 def make_writable(where: Places) -> None:

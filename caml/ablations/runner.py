@@ -9,12 +9,13 @@ from pathlib import Path
 from caml.ablations.condition import kept_report, move_damaged_aside, statement_of, unfinished
 from caml.ablations.grid import Cell, cells, used_stageruns
 from caml.ablations.inflight import discard_finished
-from caml.ablations.places import make_writable, places
+from caml.ablations.places import Places, make_writable, named_below, places
 from caml.ablations.progress import Progress, Stopped
 from caml.ablations.runs import Ablation
 from caml.config.errors import UserError
 from caml.config.files import suggest
 from caml.config.resolve import Loaded
+from caml.config.text import counted
 from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.mirror import Mirror
 
@@ -45,6 +46,22 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     wanted = grid if only is None else [chosen(grid, only)]
     where = places(ablation)
     make_writable(where)
+    with named_below(where):
+        headline, page, made = _run(loaded, grid, wanted, only is not None, where, progress, stop)
+    return Outcome(headline, page, made, time.monotonic() - began)
+
+
+def _run(
+    loaded: Loaded,
+    grid: list[Cell],
+    wanted: list[Cell],
+    alone: bool,
+    where: Places,
+    progress: Progress,
+    stop: threading.Event,
+) -> tuple[list[str], Path | None, int]:
+    """Headline, page and number of StageRuns made; `alone`: `wanted` is one cell that was named."""
+    ablation: Ablation = loaded.tree
     stageruns = used_stageruns(wanted)
     evaluation = evaluation_fingerprint(wanted[0].run.probes)
     move_damaged_aside(where, stageruns, evaluation, progress)
@@ -53,7 +70,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     made = 0
     if missing:
         progress.say(
-            f"{ablation.name}: {len(missing)} of {len(stageruns)} StageRuns are to be trained or scored"
+            f"{ablation.name}: {len(missing)} of {counted(len(stageruns), 'StageRun')} to be trained or scored"
         )
         # Imported where it is used, as reports are below: a finished ablation need not wait for jax.
         from caml.ablations.making import make
@@ -65,7 +82,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     for stagerun in stageruns:
         mirror.submit(stagerun.name)
     statement = statement_of(ablation, grid, evaluation)
-    if only is not None or loaded.restrictions:
+    if alone or loaded.restrictions:
         # A part of the grid has no controls, or fewer seeds: the report is of all of it.
         named = "; ".join(cell.id for cell in wanted[:3])
         headline = [
@@ -88,7 +105,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
                 raise Stopped
 
         mirror.stop(MIRROR_PATIENCE, brought)
-    return Outcome(headline, page, made, time.monotonic() - began)
+    return headline, page, made
 
 
 def chosen(grid: Sequence[Cell], name: str) -> Cell:

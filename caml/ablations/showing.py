@@ -7,6 +7,7 @@ from caml.ablations.places import places
 from caml.ablations.populations import depth, plan
 from caml.ablations.runs import Ablation
 from caml.config.resolve import Loaded
+from caml.config.text import counted
 from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.ledger import State
 
@@ -44,9 +45,10 @@ def shown(loaded: Loaded) -> list[str]:
         )
         done = sum(s in scored for s in group)
         lines.append(
-            f"stage {name}: {count} StageRuns, {done} of them there, {tokens:,} tokens to train on in all"
+            f"stage {name}: {counted(count, 'StageRun')}, {done} there, {tokens:,} tokens to train on in all"
         )
     populations = plan(stageruns, ablation.population)
-    lines.append(f"{len(grid)} cells, {len(stageruns)} StageRuns in {len(populations)} populations")
+    trained = f"{counted(len(stageruns), 'StageRun')} in {counted(len(populations), 'population')}"
+    lines.append(f"{counted(len(grid), 'cell')}, {trained}")
     lines.append(f"training cost: {flops:.3g} floating-point operations (6 x parameters x tokens)")
     return lines

@@ -6,7 +6,7 @@ from pathlib import Path
 from caml.ablations import reporting
 from caml.ablations.condition import statement_of, unfinished
 from caml.ablations.grid import Cell, cells, used_stageruns
-from caml.ablations.places import Places, make_writable, places
+from caml.ablations.places import Places, make_writable, named_below, places
 from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation
 from caml.analysis import lock as locks
@@ -17,6 +17,7 @@ from caml.analysis.results import analyse
 from caml.config.errors import UserError
 from caml.config.files import shown
 from caml.config.resolve import Loaded
+from caml.config.text import counted
 from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.ledger import State
 from caml.tracking.sync import sync
@@ -56,7 +57,7 @@ def lock_statement(loaded: Loaded) -> str:
     ]
     make_writable(where)
     lock = locks.write_lock(where.lock, statement, scored)
-    return f"{ablation.name}: {len(statement.contrasts)} contrasts locked at {lock.at} in {where.lock}"
+    return f"{ablation.name}: {counted(len(statement.contrasts), 'contrast')} locked at {lock.at} in {where.lock}"
 
 
 def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -> tuple[list[str], Path]:
@@ -68,14 +69,15 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
     missing = unfinished(where, used_stageruns(grid), evaluation)
     if missing:
         raise UserError(
-            f"{len(missing)} StageRuns of {ablation.name} are not trained and scored yet, such as "
+            f"of {ablation.name} {counted(len(missing), 'StageRun')} not trained and scored yet, such as "
             f"{missing[0].name}: `caml run {loaded.path}` first"
         )
     make_writable(where)
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
     short = (keep, f"caml report {shown(loaded.path)} --keep {shown(keep)}") if keep else None
-    return reporting.report(where, ablation, grid, statement, evaluation, progress, keep=short)
+    with named_below(where):
+        return reporting.report(where, ablation, grid, statement, evaluation, progress, keep=short)
 
 
 def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
@@ -94,7 +96,7 @@ def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
     table = power_table(results.effects, effect)
     if table.empty:
         raise UserError(f"{loaded.path} states no contrast; power is told of contrasts")
-    rows = [POWER_HEADINGS]
+    rows: list[tuple[str, ...]] = [POWER_HEADINGS]
     for row in table.to_dict("records"):
         spread = f"{row['sd']:.2f} [{row['sd_low']:.2f}, {row['sd_high']:.2f}]"
         numbers = [_number(row[part], digits) for part, digits in POWER_NUMBERS]
@@ -112,6 +114,10 @@ def sync_ablation(loaded: Loaded, progress: Progress) -> str:
     """Bring to the tracking store what it lacks; a sentence on what was done."""
     ablation, grid, where, _, _ = _known(loaded)
     names = [s.name for s in used_stageruns(grid)]
+    if all(where.ledger.state(name) is State.MISSING for name in names):
+        raise UserError(
+            f"{where.output} holds nothing of {ablation.name} yet: `caml run {loaded.path}` first"
+        )
     with progress.task("tracking store", len(names)) as advance:
         done = sync(
             where.ledger,
@@ -120,4 +126,5 @@ def sync_ablation(loaded: Loaded, progress: Progress) -> str:
             names,
             progress=lambda now, total: advance(now, f"{now} of {total} StageRuns"),
         )
-    return f"{done.brought} StageRuns brought up to date with {done.points} points, {done.there} were there"
+    points = counted(done.points, "point")
+    return f"{counted(done.brought, 'StageRun')} brought up to date with {points}, {done.there} there before"

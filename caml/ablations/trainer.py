@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from caml.ablations.progress import Advance, Progress
 from caml.ablations.runs import StageRun
 from caml.config.fingerprint import NUMERICS_VERSION
 from caml.config.seeds import derive
+from caml.config.text import counted
 from caml.data.mixture import StageData
 from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
@@ -65,7 +67,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     if len(untrained) == len(missing):
         return True
     folder = launch.where.populations / population.name
-    members = recorded_members(launch.where, population, missing)
+    members = recorded_members(launch.where, population, missing, launch.progress.say)
     data = {member.name: launch.stores.data(member) for member in members}
     first = members[0]
     with launch.progress.task(
@@ -189,6 +191,7 @@ class _LedgerSink:
         self._data = data
         self._per_step = members[0].stage.batch * members[0].stage.length
         self._closed = self._recorded = 0
+        self._rated: tuple[float, int] | None = None
         self._left: dict[int, tuple[Parameters, int]] = {}
         self._records: list[tuple[int, dict[str, np.ndarray]]] = []
         self._probes: list[tuple[int, list[dict[str, float]]]] = []
@@ -225,7 +228,11 @@ class _LedgerSink:
         """Tell where the population is."""
         known = loss[np.isfinite(loss)]
         mean = f"loss {known.mean():.3f}" if len(known) else "no loss yet"
-        self._advance(step, f"{len(self._members)} members, {tokens:,} tokens, {mean}")
+        now = time.monotonic()
+        # The first dispatch holds the compilation: the rate is of those after it.
+        begun, before = self._rated = self._rated or (now, tokens)
+        speed = f"{(tokens - before) / (now - begun):,.0f} tokens/s, " if tokens > before else ""
+        self._advance(step, f"{counted(len(self._members), 'member')}, {speed}{mean}")
 
     def finished(self, member: int, params: Parameters, stopped: int) -> None:
         """Complete a member's ledger as soon as its last metrics, which come one dispatch late, are there."""

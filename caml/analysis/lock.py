@@ -11,6 +11,7 @@ from caml.analysis.contrasts import Contrast
 from caml.analysis.files import replace_file
 from caml.config.errors import Failure, UserError
 from caml.config.fingerprint import fingerprint, identity
+from caml.config.text import counted
 
 # Raised when estimates, tests or verdicts of this package change: what was locked before is then not locked.
 STATISTICS_VERSION = 2
@@ -97,7 +98,7 @@ def write_lock(path: Path, statement: Statement, scored: Sequence[str]) -> Lock:
             else f" (changed since it was locked: {', '.join(_changes(before, statement))})"
         )
         raise UserError(
-            f"{path}: {len(scored)} StageRuns of this grid are already scored{changed}; lock before results"
+            f"{path}: of this grid {counted(len(scored), 'StageRun')} already scored{changed}; lock before results"
         )
     lock = Lock(statement, _now())
     _write(path, lock)

@@ -1,10 +1,11 @@
 """The bindings of a gin file and its includes as one whole: which one wins, and which should not be there."""
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from caml.config import checks, files
 from caml.config.errors import UserError
-from caml.config.files import Binding, Macro, suggest
+from caml.config.files import Binding, Macro, Reference, suggest
 
 Node = tuple[str, str]  # (scope, class name); a macro is (its name, '')
 Key = tuple[str, str, str]  # (scope, class name, parameter); a macro is ('', '', its name)
@@ -54,13 +55,31 @@ class Bindings:
                     near = suggest(binding.parameter, names)
                     raise binding.error(f"{binding.configurable} has no parameter {binding.parameter}{near}")
             for reference in files.references(binding.value):
-                if not isinstance(reference, Macro):
+                if isinstance(reference, Reference):
                     self._refuse_unknown_class(reference.name, binding)
                     if not reference.called:
                         raise binding.error(f"{reference} needs parentheses: {reference}()")
                 elif reference.name not in macros and reference != files.REQUIRED:
                     near = suggest(reference.name, macros)
                     raise binding.error(f"there is no macro {reference.name}{near}")
+
+    def refuse_misplaced_objects(self) -> None:
+        """Raise UserError for a field of one class that is bound to an object of another, macros followed."""
+        for binding in self.bound.values():
+            given = binding
+            while isinstance(given.value, Macro) and given.value != files.REQUIRED:
+                given = self.macros[given.value.name]
+            if not binding.configurable or not isinstance(given.value, Reference):
+                continue
+            wanted = checks.annotations(self.classes[binding.configurable])[binding.parameter]
+            found = self.classes[given.value.name]
+            if (
+                dataclasses.is_dataclass(wanted)
+                and isinstance(wanted, type)
+                and not issubclass(found, wanted)
+            ):
+                of = "" if given is binding else f"{binding.key}: "
+                raise given.error(f"{of}@{wanted.__name__}() belongs here")
 
     def _refuse_unknown_class(self, name: str, binding: Binding) -> None:
         if name not in self.classes:

@@ -107,6 +107,8 @@ def setting(text: str) -> Binding:
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not config_parser.MODULE_RE.match(name) or "." in name:
         raise UserError(f"--set {text}: not MACRO=VALUE; write for example --set RATIO=0.1")
+    if "\n" in value:
+        raise UserError(f"--set {text}: several lines; repeat --set for each macro")
     return Binding("", "", name, _setting_value(value, text), "--set", True)
 
 
@@ -245,8 +247,25 @@ def _parse(text: str, name: str) -> Iterator[Any]:
         message = f"{token} is no value; text needs quotes, numbers are finite, flags are True or False"
     elif message in ("Unexpected token.", "Unable to parse value."):
         message = f"{message[:-1].lower()}; a line is NAME = VALUE, and text stands in quotes"
+    opened = _open_bracket(text.splitlines()[start - 1 : line - 1])
+    if opened:
+        message = f"{message.rstrip('.')}; the {opened[0]} of line {start + opened[1]} is not closed before"
     content = "".join(c if c.isprintable() else "?" for c in [*text.splitlines(), "", ""][line - 1].strip())
     raise UserError(f"{name}:{line}: {content[:80]}: {message.splitlines()[0].rstrip('.')}") from None
+
+
+def _open_bracket(lines: list[str]) -> tuple[str, int] | None:
+    """The last bracket that `lines` open and do not close, and in which of them it stands."""
+    left: list[tuple[str, int]] = []
+    try:
+        for token in tokenize.generate_tokens(iter([f"{line}\n" for line in lines]).__next__):
+            if token.string in ("(", "[", "{"):
+                left.append((token.string, token.start[0] - 1))
+            elif token.string in (")", "]", "}") and left:
+                left.pop()
+    except (tokenize.TokenError, SyntaxError):
+        pass  # the lines end inside of it
+    return left[-1] if left else None
 
 
 def _included(name: str, including: Path, place: str, outer: list[Path]) -> Path:

@@ -37,7 +37,7 @@ def load(
     settings: Sequence[str] = (),
     axes: str | None = None,
 ) -> "Loaded":
-    """Read the gin file at `path`, with each of `settings` (`MACRO=VALUE`) bound on top; later ones win.
+    """Read the gin file at `path`, with each of `settings` (`MACRO=VALUE`) bound on top.
 
     `classes` are the dataclasses that the file may configure, `root` the one that is injected. `axes` is the
     field of the root that names macros and the values they take (a dictionary, or a list of them): a setting
@@ -45,7 +45,13 @@ def load(
     with the text itself; a wrong value is found when `tree` or `at` injects it.
     """
     bindings = files.read(path)
-    named = {binding.parameter: binding for binding in map(files.setting, settings)}
+    named: dict[str, Binding] = {}
+    for binding in map(files.setting, settings):
+        if binding.parameter in named:
+            raise binding.error(
+                f"{binding.parameter} is set twice; name it once (an axis takes a list of values)"
+            )
+        named[binding.parameter] = binding
     loaded = Loaded(Path(path), classes, root, bindings, list(named.values()), axes)
     varied = [name for name in named if name in loaded.axes_macros()]
     if not varied:
@@ -76,6 +82,7 @@ class Loaded:
         self.text = Bindings(bindings, settings, self.classes)
         self.text.refuse_unknown_names(files.shown(path))
         self.text.refuse_circles(root.__name__)
+        self.text.refuse_misplaced_objects()
         self.text.refuse_dead_macros()
         self._built: set[Node] = set()
         self._origins: dict[int, Origin] = {}

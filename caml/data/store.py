@@ -150,7 +150,9 @@ def open_store(folder: Path) -> "TokenStore":
     if digest != fingerprint(value) or text != json_text({**value, "digest": digest}):
         raise _damaged(path, "not as it was written")
     for name, file in manifest.files.items():
-        size = (folder / name).stat().st_size if (folder / name).exists() else 0
+        if not (folder / name).exists():
+            raise _damaged(folder / name, "missing")
+        size = (folder / name).stat().st_size
         if size != file["bytes"]:
             raise _damaged(folder / name, f"{size} bytes, and the manifest says {file['bytes']}")
     return TokenStore(folder, manifest)

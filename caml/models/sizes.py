@@ -30,8 +30,8 @@ class Model:
         # of 128) differ there, while in all of them the heads divide the width.
         require(
             self.width % self.heads == 0,
-            "heads",
-            f"{self.heads} heads do not divide the width {self.width}",
+            "width",
+            f"{self.width} cannot be divided by its {self.heads} heads",
         )
         require(
             self.heads % self.kv_heads == 0,

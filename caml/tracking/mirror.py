@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from caml.config.errors import Failure
+from caml.config.text import counted
 from caml.data import files
 from caml.tracking.ledger import Ledger, State
 from caml.tracking.store import Store, database_of
@@ -78,7 +79,9 @@ class Mirror:
                 progress(len(self._pending))
         left = len(self._pending)
         if left and not self._ended:
-            self._say(f"{left} StageRuns are not in the tracking store yet; `caml sync` brings them")
+            self._say(
+                f"{counted(left, 'StageRun')} not in the tracking store yet; `caml sync` brings what is missing"
+            )
         return left
 
     def _work(self) -> None:

@@ -41,16 +41,16 @@ def test_show_says_what_is_there(copy: Path) -> None:
     assert tuned == ["scored", "started", "complete", "missing"]
     assert list(states.values()).count("scored") == 9
     refused = caml("report", str(TINY))
-    assert refused.exit_code == 2 and refused.stderr.startswith("caml: 3 StageRuns of tiny are not trained")
+    assert refused.exit_code == 2 and refused.stderr.startswith("caml: of tiny 3 StageRuns not trained")
 
 
 def test_a_lock_counts_when_it_was_there_before_the_results(copy: Path) -> None:
     late = caml("lock", str(TINY))
-    assert late.exit_code == 2 and "12 StageRuns of this grid are already scored" in late.stderr
+    assert late.exit_code == 2 and "of this grid 12 StageRuns already scored" in late.stderr
     assert not (copy / "tiny/lock.json").exists()
     (copy / "ledger").rename(copy / "later")
     locked = caml("lock", str(TINY))
-    assert locked.exit_code == 0 and locked.stdout.startswith("tiny: 1 contrasts locked at ")
+    assert locked.exit_code == 0 and locked.stdout.startswith("tiny: 1 contrast locked at ")
     (copy / "later").rename(copy / "ledger")
     assert not tables(copy)["report effects"]["locked"].any()
     report = caml("report", str(TINY))
@@ -105,7 +105,7 @@ def test_sync_brings_what_the_store_lacks_and_nothing_twice(copy: Path, finished
     assert steps_in_mlflow(copy) == steps_in_mlflow(finished / "runs")
     again = caml("sync", str(TINY))
     assert again.exit_code == 0 and again.stdout.startswith(
-        "0 StageRuns brought up to date with 0 points, 12 were"
+        "0 StageRuns brought up to date with 0 points, 12 there"
     )
     assert steps_in_mlflow(copy) == steps_in_mlflow(finished / "runs")
 
@@ -215,6 +215,25 @@ def test_an_altered_report_is_named_and_written_anew(altered: str, copy: Path, c
     assert "written anew" not in run(command("run", str(TINY)), copy.parent, cache).stderr
 
 
+@pytest.mark.parametrize("lost", ["report/index.html", "headline.txt"])
+def test_a_report_that_was_deleted_is_named_and_written_anew(lost: str, copy: Path, cache: Path) -> None:
+    (copy / "tiny" / lost).unlink()
+    done = run(command("run", str(TINY)), copy.parent, cache)
+    assert done.returncode == 0 and done.stdout.startswith("nothing to do: "), done.stderr
+    assert f"{copy / 'tiny' / lost} is missing; tables and report are written anew" in done.stderr
+    assert (copy / "tiny" / lost).exists()
+
+
+def test_sync_before_any_run_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = caml("sync", str(TINY))
+    assert result.exit_code == 2 and "holds nothing of tiny yet: `caml run " in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").write_text("a file where the folder would be")
+    result = caml("sync", str(TINY))
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+
+
 def test_an_altered_lock_is_refused_before_the_report_is_used(copy: Path, cache: Path) -> None:
     (copy / "tiny/lock.json").write_text("[]")
     done = run(command("run", str(TINY)), copy.parent, cache)
@@ -226,7 +245,7 @@ def test_a_part_of_the_grid_is_trained_without_a_report_of_its_own(copy: Path, c
     shutil.rmtree(next(copy.glob("ledger/sft-compassion*seed0*")))
     before = stamps(copy / "tiny")
     done = run(command("run", str(TINY), "--set", "ARM=compassion"), copy.parent, cache)
-    assert done.returncode == 0 and done.stdout.startswith("1 StageRuns trained or scored"), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("1 StageRun trained or scored"), done.stderr
     assert "a report is of the whole grid" in done.stdout and "report:" not in done.stdout
     after = {name: stamp for name, stamp in stamps(copy / "tiny").items() if not name.startswith("cells/")}
     assert after == {name: stamp for name, stamp in before.items() if not name.startswith("cells/")}

@@ -201,6 +201,12 @@ def test_a_setting_of_an_axis_leaves_the_cells_with_that_value(
     "settings, message",
     [
         (["SEED=7"], "--set SEED=7: SEED is an axis; choose among its values 0, 1"),
+        (["SEED=True"], "--set SEED=True: SEED is an axis; choose among its values 0, 1"),
+        (["SEED=0.0"], "--set SEED=0.0: SEED is an axis; choose among its values 0, 1"),
+        (
+            ["SEED=0", "SEED=1"],
+            "--set SEED=1: SEED is set twice; name it once (an axis takes a list of values)",
+        ),
         (["SEED=[]"], "--set SEED=[]: SEED is an axis; choose among its values 0, 1"),
         (["ARM=kidn"], "--set ARM='kidn': ARM is an axis; choose among its values base, kind, neutral"),
         (
@@ -267,7 +273,7 @@ BAD = [
         "at most 2 times "
         "over; that needs tokens of 512 or more, or a repetition of 2.56 or more",
     ),
-    ({28: "small/Model.width = 15"}, "toy.gin:31: Model.heads = 2: 2 heads do not divide the width 15"),
+    ({28: "small/Model.width = 15"}, "toy.gin:28: small/Model.width = 15: 15 cannot be divided by its 2 heads"),
     (
         {15: "Contrast.treatment = {'ARM': 'kidn'}"},
         "toy.gin:15: Contrast.treatment = {'ARM': 'kidn'}: contrast 'install': no cell has ARM=kidn "

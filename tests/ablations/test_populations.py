@@ -82,13 +82,25 @@ def test_a_population_of_which_a_member_was_put_aside_starts_anew(
     for member in population.members:
         where.ledger.start(member.name, "", {"fingerprint": member.fingerprint}, {})
     checkpoint = where.populations / population.name / CHECKPOINTS / "00000016"
-    assert recorded_members(where, population, population.members) == list(population.members)
+    said: list[str] = []
+
+    def recorded() -> list[StageRun]:
+        return recorded_members(where, population, population.members, said.append)
+
+    assert recorded() == list(population.members)
     checkpoint.mkdir(parents=True)
-    assert recorded_members(where, population, population.members) == list(population.members)
+    assert recorded() == list(population.members)
     assert checkpoint.exists()
     shutil.rmtree(where.ledger.folder(population.members[1].name))
-    assert recorded_members(where, population, population.members) == list(population.members)
+    assert recorded() == list(population.members)
+    assert not checkpoint.exists() and not said
+    # A record that was cut short is of nobody, and it is said which.
+    record = where.populations / population.name / "members.json"
+    record.write_text(record.read_text()[:40])
+    checkpoint.mkdir(parents=True)
+    assert recorded() == list(population.members)
     assert not checkpoint.exists()
+    assert said == [f"{record} was cut short or altered; this population starts anew"]
 
 
 def test_the_plan_is_the_same_in_every_launch(tiny: list[StageRun]) -> None:

@@ -1,6 +1,7 @@
 """The tiny ablation from nothing to its report, and what is done about it when it is there."""
 
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -41,10 +42,14 @@ def test_one_command_goes_from_nothing_to_the_report(finished: Path) -> None:
 
 def test_a_log_is_plain_lines_of_ours(finished: Path) -> None:
     lines = (finished / "stderr").read_text().splitlines()
-    assert lines[0] == "tiny: 12 of 12 StageRuns are to be trained or scored"
+    assert lines[0] == "tiny: 12 of 12 StageRuns to be trained or scored"
     begins = ("tiny: ", "population ", "compiled ", "  token stores", "  pretrain tiny: ", "  sft tiny: ",
               "  report: ", "  tracking store: ")  # fmt: skip
     assert [line for line in lines if not line.startswith(begins)] == []
+    (trained,) = [line for line in lines if line.startswith("  pretrain tiny: 96 of 96")]
+    assert re.search(
+        r": 96 of 96, 6 members, [\d,]+ tokens/s, loss \d\.\d{3}, \d+ s, about 0 s left$", trained
+    )
 
 
 def test_the_tables_hold_every_step_and_probe(finished: Path) -> None:

@@ -1,6 +1,7 @@
 """Effects from frozen tables: exact pairing, stated claims, retention, and refusals by name."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -226,6 +227,36 @@ def test_matched_effect_is_read_between_two_ratios():
     (row,) = found[(found["matching"] == "E(0)") & (found["size"] == "l")].to_dict("records")
     assert row["retention"] == pytest.approx(1.0) and row["other_retention"] == pytest.approx(0.6)
     assert row["difference"] == pytest.approx(0.4) and row["low"] <= 0.4 <= row["high"]
+
+
+def test_matched_effects_are_not_read_between_token_budgets():
+    """As above, and the small size has a second budget, whose one dose would be the nearer neighbour."""
+    rows = []
+    shapes = (("s", 0.1, 1.0, 0.4), ("s", 0.3, 2.0, 1.6), ("s", 0.2, 1.6, 1.6), ("l", 0.3, 1.5, 1.5))
+    for seed, (size, ratio, before, after) in itertools.product(range(6), shapes):
+        for S, value in ((0, before), (100, after)):
+            wobbly = value * (1 + 0.02 * (seed - 2.5))
+            rows += [(size, "compassion", ratio, S, seed, wobbly), (size, "neutral", ratio, S, seed, 0.0)]
+    tables = _tiny(rows)
+    budget = np.where(tables.cells["ratio"] == 0.2, 2000, 1000)
+    two = dataclasses.replace(tables, cells=tables.cells.assign(pretrain_tokens=budget))
+    found = analyse(two, (), CONTROL, gate=-1.0, draws=10).sizes
+    (row,) = found[(found["matching"] == "E(0)") & (found["size"] == "l")].to_dict("records")
+    assert (row["pretrain_tokens"], row["other_pretrain_tokens"]) == (1000, 1000)
+    assert row["other_retention"] == pytest.approx(0.6)
+    # The small size at the budget that the large one lacks is read off at the one it has.
+    other = found[(found["matching"] == "E(0)") & (found["ratio"] == 0.2)]
+    assert list(other["other_pretrain_tokens"]) == [1000]
+
+
+def test_a_dose_has_one_name_in_all_comparisons_whatever_their_seeds(tables):
+    """Realised doses differ between seed blocks, and the larger size has not the first of these."""
+    cells = tables.cells.assign(S=tables.cells["S"] + tables.cells["seed"] * (tables.cells["S"] > 0))
+    cells = cells[(cells["size"] != "s100k") | (cells["seed"] > 0)]
+    found = analyse(dataclasses.replace(tables, cells=cells), (), CONTROL, gate=1.0, draws=5)
+    for frame in (found.effects, found.retention, found.sizes, found.seed_effects):
+        assert set(frame["S"]) - {0} == {16_000, 49_000, 147_000}
+    assert (found.sizes["matching"] == "dose").any()
 
 
 def test_other_controls_stand_beside_the_stated_one(tables, results):

@@ -358,7 +358,7 @@ def test_a_long_legend_does_not_take_the_height_of_the_panels():
         figure.draw_without_rendering()
         return figure
 
-    many, one = (with_legend(entries).axes[0].get_window_extent().height for entries in (24, 1))
+    many, one = (with_legend(entries).axes[0].get_window_extent().height for entries in (12, 1))
     assert abs(many - one) < 0.05 * one
 
 

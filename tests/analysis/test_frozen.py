@@ -101,7 +101,9 @@ def test_a_lock_holds_what_was_stated_before_results(tmp_path):
         [dataclasses.replace(FIRST, margin=0.1), SECOND], AXES, {"ARM": "neutral"}, RECIPES, "probes", GATE
     )
     assert locked(read_lock(path), edited) == {"first": False, "second": True}
-    with pytest.raises(UserError, match=r"1 StageRuns .* \(changed since it was locked: contrast first\)"):
+    with pytest.raises(
+        UserError, match=r"1 StageRun already scored \(changed since it was locked: contrast first\)"
+    ):
         write_lock(path, edited, ["a result"])
     assert write_lock(path, edited, []).statement == edited
 

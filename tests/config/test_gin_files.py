@@ -77,6 +77,11 @@ def test_an_include_that_no_neighbour_holds_is_found_beside_the_package(
         ("A = 1\n\nB = big\n", "a.gin:3: B = big: big is no value; text needs quotes, numbers are finite"),
         ("A = nan\n", "a.gin:1: A = nan: nan is no value; text needs quotes, numbers are finite"),
         ("A = 'x\n", "a.gin:1: A = 'x: "),  # what is said of it differs between versions of Python
+        (
+            "A = {\n 'x': [1,\n 2\nB = 3\n",
+            "a.gin:4: B = 3: Expected ',' or ']'; the [ of line 2 is not closed before",
+        ),
+        ("A = [1,\n 2]]\nB = 3\n", "a.gin:2: 2]]: Expected newline"),
         ("A = 1 2\n", "a.gin:1: A = 1 2: Expected newline"),
         ("A\n", "a.gin:1: A: Couldn't parse statement, expected ':' or '='"),
     ],

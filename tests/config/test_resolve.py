@@ -205,8 +205,8 @@ def test_an_included_file_may_hold_knobs_that_nothing_uses(tmp_path: Path) -> No
     ]
 
 
-def test_settings_replace_macros_and_later_ones_win(tmp_path: Path) -> None:
-    tree = study(tmp_path, "TOKENS=1", "TOKENS=2", "RATE = 1e-3").tree
+def test_settings_replace_macros(tmp_path: Path) -> None:
+    tree = study(tmp_path, "TOKENS=2", "RATE = 1e-3").tree
     assert (tree.phases[0].base.tokens, tree.phases[0].optimizer.rate) == (2, 0.001)
 
 
@@ -237,6 +237,8 @@ def test_a_setting_of_an_axis_is_kept_apart(tmp_path: Path) -> None:
         ("TOKENS=a b", "--set TOKENS=a b: a b is no gin value; text with blanks needs quotes"),
         ("TOKENS=many", "--set TOKENS='many': Text.tokens: 'many' is text; a whole number belongs here"),
         ("RATE=nan", "--set RATE='nan': Adam.rate: 'nan' is text; a number belongs here"),
+        ("TOKENS=1\nRATE=2", "--set TOKENS=1\nRATE=2: several lines; repeat --set for each macro"),
+        ("OPTIMIZER=@Text()", "--set OPTIMIZER=@Text(): Phase.optimizer: @Adam() belongs here"),
         ("RATE=%RATIOS", "--set RATE=%RATIOS: there is no macro RATIOS (did you mean RATIO?)"),
     ],
 )

@@ -12,6 +12,7 @@ from caml.analysis.lock import Look
 from caml.analysis.power import POWER, power_table
 from caml.analysis.results import DRAWS
 from caml.analysis.tables import Tables
+from caml.config.text import counted
 
 # Of R: limits that far apart tell nothing left from half, and half from all.
 WIDTH = 0.5
@@ -119,7 +120,7 @@ def looks_sentence(looks: Sequence[Look], locked: Mapping[str, bool]) -> str:
     if no:
         text += f" Not locked: {_listed(quoted(no))}."
     for number, look in enumerate(looks, 1):
-        text += f" Look {number}, {look.at}: {len(look.seeds)} seed blocks ({_seeds(look.seeds)})."
+        text += f" Look {number}, {look.at}: {counted(len(look.seeds), 'seed block')} ({_seeds(look.seeds)})."
     return text
 
 
@@ -222,7 +223,7 @@ def _origin(tables: Tables) -> str:
     changed = int(runs["dirty"].sum())
     dirty = f", {changed} of them from a working tree with changes" if changed else ""
     return (
-        f"The {len(runs)} StageRuns were trained at commit{'s' if len(commits) > 1 else ''} "
+        f"The {counted(len(runs), 'StageRun')} were trained at commit{'s' if len(commits) > 1 else ''} "
         f"{_listed(commits)}{dirty}, on {_listed(sorted(set(runs['machine'])))}; "
         f"numerics: {_listed(sorted(set(map(str, runs['numerics']))))}."
     )

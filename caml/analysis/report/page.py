@@ -24,6 +24,7 @@ from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
 from caml.analysis.tables import Tables, write_frames
+from caml.config.text import counted
 
 # Sorts a table by the column whose heading is chosen. The page is complete without it.
 SCRIPT = """
@@ -174,7 +175,7 @@ def headline(results: Results) -> list[str]:
     lead = (
         f"{shown.compared(first)} on {rung_label(first.rung)} ({first.size}, {shown.dose(first)}, "
         f"{shown.stage(first)}): {shown.number(first.estimate)} nats, 95% interval {limits}, "
-        f"{first.seeds} seeds. The claim “{claim}” is {_verdict(first.verdict)}."
+        f"{counted(first.seeds, 'seed')}. The claim “{claim}” is {_verdict(first.verdict)}."
     )
     if first.flagged:
         lead += f" In {first.flagged} of them a member never learned the mechanism or diverged."

@@ -9,6 +9,7 @@ import pandas as pd
 from caml.analysis.figures.conditions import Conditions
 from caml.analysis.figures.style import count, in_order, percent, rung_label, rung_order, treatment_order
 from caml.analysis.figures.view import View, each
+from caml.config.text import counted
 
 MINUS = "−"
 ITEMS_SHOWN = 40  # per rung; all of them are in the CSV file beside the page
@@ -190,7 +191,7 @@ def _key(row: Any, of: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _effect(row: Any, kept: dict[Any, Any]) -> Cell:
-    lines = [number(row.estimate), interval(row.t_low, row.t_high), f"{row.seeds} seeds"]
+    lines = [number(row.estimate), interval(row.t_low, row.t_high), counted(row.seeds, "seed")]
     remains = kept.get(_key(row, (row.finetune, row.S, row.second_ratio)))
     if row.S > 0 and row.control and remains is not None:
         known = f"{number(remains.estimate)} {interval(remains.low, remains.high)}"
