@@ -139,20 +139,22 @@ def training_time(manifests: Sequence[dict[str, Any]]) -> float:
 def _documents(grid: Sequence[Cell], variants: Mapping[str, str]) -> dict[str, list[str]]:
     """The first documents of every arm in the first seed block, side by side.
 
-    An arm whose documents differ between `variants` (cell -> variant) has an entry for each of these.
+    An arm whose documents differ between `variants` (cell -> variant) has an entry for each kind of them, under
+    what the variants of its cells have in common.
     """
-    found: dict[str, dict[tuple[str, ...], str]] = {}
     seed = min(cell.run.seed for cell in grid)
-    sources: dict[Any, Cell] = {}
+    users: dict[Any, list[str]] = {}
     for cell in grid:
         mixture = cell.stageruns[0].stage.mixture
         if cell.run.seed == seed and mixture.ratio > 0 and mixture.intervention is not None:
-            sources.setdefault(mixture.intervention, cell)
-    for source, cell in sources.items():
+            users.setdefault(mixture.intervention, []).append(variants[cell.id])
+    found: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for source, told in users.items():
         texts = tuple(map(str, islice(source.documents(seed), DOCUMENTS_SHOWN)))
-        found.setdefault(source.name, {}).setdefault(texts, variants[cell.id])
-    return {
-        f"{arm}, {variant}" if len(several) > 1 else arm: list(texts)
-        for arm, several in found.items()
-        for texts, variant in several.items()
-    }
+        found.setdefault(source.name, {}).setdefault(texts, []).extend(told)
+    shown: dict[str, list[str]] = {}
+    for arm, kinds in found.items():
+        for texts, told in kinds.items():
+            common = [part for part in told[0].split(", ") if all(part in t.split(", ") for t in told)]
+            shown[", ".join([arm, *common]) if len(kinds) > 1 else arm] = list(texts)
+    return shown

@@ -47,6 +47,8 @@ def shown(loaded: Loaded) -> list[str]:
         lines.append(
             f"stage {name}: {counted(count, 'StageRun')}, {done} there, {tokens:,} tokens to train on in all"
         )
+    if not ablation.control and any(s.ratio > 0 for s in stageruns):
+        lines.append("control: none; Ablation.control names one, and without it no effect is estimated")
     populations = plan(stageruns, ablation.population)
     trained = f"{counted(len(stageruns), 'StageRun')} in {counted(len(populations), 'population')}"
     lines.append(f"{counted(len(grid), 'cell')}, {trained}")

@@ -156,8 +156,8 @@ def _arms(tables: Tables, control: Mapping[str, object]) -> str:
     named = ", ".join(f"{axis} = {value}" for axis, value in control.items())
     return (
         f"Intervention documents took the place of base text in the arms {_listed(texts)}: {span} without "
-        f"padding, placed {placed}; {_listed(without) or 'no arm'} had none. Within a seed block all arms "
-        f"share initialisation, base text and fine-tuning rows, and an effect is the difference of margins "
+        f"padding, placement {placed}{f'; {_listed(without)} had none' if without else ''}. Within a seed block "
+        f"all arms share initialisation, base text and fine-tuning rows, and an effect is the difference of margins "
         f"between an arm and the control ({named}) at equal everything else."
     )
 
