@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from caml.analysis.effects import Comparison, Scores, differences
+from caml.analysis.effects import CELL, Comparison, Scores, differences
 from caml.analysis.intervals import fieller, jackknife, student
 
 OK = "ok"
@@ -194,21 +194,7 @@ def _matched_effect(this: Kept, others: list[Kept]) -> dict[str, object]:
 
 def _matched_names(this: Kept, other: Kept, matching: str) -> dict[str, object]:
     mine, theirs = this.comparison.cell, other.comparison.cell
-    names = {
-        c: mine[c]
-        for c in (
-            "placement",
-            "pretrain_tokens",
-            "variant",
-            "finetune",
-            "S",
-            "second",
-            "second_ratio",
-            "size",
-            "params",
-            "ratio",
-        )
-    }
+    names = {c: mine[c] for c in CELL if c != "dose_tokens"}
     return {
         "family": this.family,
         "rung": this.rung,
