@@ -223,7 +223,7 @@ def test_children_of_other_parameters_are_trained_again(finished: Path, tmp_path
     (child / "manifest.json").write_text(json.dumps(manifest))
     markers.write(child, [*json.loads((child / "complete.json").read_text())["files"]], {})
     done = run(command("run", str(TINY)), tmp_path, cache)
-    assert done.returncode == 0 and done.stdout.startswith("1 StageRuns trained or scored")
+    assert done.returncode == 0 and done.stdout.startswith("1 StageRun trained or scored")
     assert f"the parent of {child.name} has other parameters now" in done.stderr
     assert parameters(output) == parameters(finished / "runs")
 
