@@ -177,7 +177,7 @@ def test_two_launches_at_once_train_nothing_twice(finished: Path, tmp_path: Path
     assert sum(err.count("tiny: 64 of 64, ") for _, err in said) == 1
     assert any("is working on this population; waiting for it" in err for _, err in said)
     # Each says what it made itself.
-    made = [re.match(r"(\d+) StageRuns trained or scored in ", out) for out, _ in said]
+    made = [re.match(r"(\d+) StageRuns? trained or scored in ", out) for out, _ in said]
     assert sum(int(number[1]) for number in made if number) == len(tables(tmp_path / "runs")["stageruns"])
 
 
