@@ -200,6 +200,10 @@ def test_show_tells_cells_sizes_and_cost(folder: Path) -> None:
     assert "12 cells, 12 StageRuns in 3 populations" in result.stdout
     one = caml("show", "tiny.gin", "--set", "SEED=1", "--set", "ARM=compassion")
     assert "2 cells, 2 StageRuns in 2 populations" in one.stdout
+    assert "control: none" not in result.stdout
+    alone = TINY.replace("Ablation.control = {'ARM': 'neutral'}\n", "")
+    (folder / "alone.gin").write_text(alone)
+    assert "control: none; Ablation.control names one" in caml("show", "alone.gin").stdout
     # Six StageRuns of 12288 tokens and four of 8192, six operations a parameter and token.
     size = re.search(r"size tiny: ([\d,]+) .* and ([\d,]+) in", result.stdout)
     cost = re.search(r"training cost: (\S+) floating", result.stdout)
