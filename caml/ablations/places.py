@@ -62,11 +62,12 @@ def places(ablation: Ablation) -> Places:
 
 @contextlib.contextmanager
 def named_below(where: Places) -> Iterator[None]:
-    """Give an OSError that names no file, such as that of a full disk, the output folder's name."""
+    """Give an error of the disk that names no file, as of a full one, the output folder's name."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(where.output)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            error.filename = error.filename or str(where.output)
         raise
 
 

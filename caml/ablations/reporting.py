@@ -155,6 +155,10 @@ def _documents(grid: Sequence[Cell], variants: Mapping[str, str]) -> dict[str, l
     shown: dict[str, list[str]] = {}
     for arm, kinds in found.items():
         for texts, told in kinds.items():
-            common = [part for part in told[0].split(", ") if all(part in t.split(", ") for t in told)]
-            shown[", ".join([arm, *common]) if len(kinds) > 1 else arm] = list(texts)
+            common = [
+                part for part in told[0].split(", ") if part and all(part in t.split(", ") for t in told)
+            ]
+            name = ", ".join([arm, *common]) if len(kinds) > 1 else arm
+            again = sum(other == name or other.startswith(f"{name} (") for other in shown)
+            shown[f"{name} ({again + 1})" if again else name] = list(texts)
     return shown

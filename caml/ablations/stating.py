@@ -98,7 +98,8 @@ def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
         raise UserError(f"{loaded.path} states no contrast; power is told of contrasts")
     rows: list[tuple[str, ...]] = [POWER_HEADINGS]
     for row in table.to_dict("records"):
-        spread = f"{row['sd']:.2f} [{row['sd_low']:.2f}, {row['sd_high']:.2f}]"
+        low, high = _number(row["sd_low"], 2), _number(row["sd_high"], 2)
+        spread = f"{_number(row['sd'], 2)} [{low}, {high}]" if row["seeds"] > 1 else "–"
         numbers = [_number(row[part], digits) for part, digits in POWER_NUMBERS]
         rows.append((str(row["contrast"]), str(row["claim"]), str(row["seeds"]), spread, *numbers))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from caml.analysis.cells import prepared
 from caml.analysis.contrasts import Contrast
-from caml.analysis.doses import name_doses
 from caml.analysis.tables import Tables
 from caml.config.errors import Failure, UserError
 
@@ -111,7 +111,7 @@ def comparisons(tables: Tables, contrasts: Sequence[Contrast], control: dict[str
     Raises UserError where a contrast names what the grid does not hold, leaves an axis open, or where a
     treatment cell has no control.
     """
-    axes, cells = _axes(tables), name_doses(tables.cells)
+    axes, cells = _axes(tables), prepared(tables.cells)
     out = [_resolve(tables, cells, contrast) for contrast in contrasts]
     _known(control, axes, "the control")
     out += _against_control(cells, axes, control)

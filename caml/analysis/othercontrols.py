@@ -13,7 +13,7 @@ from caml.analysis.tables import Tables
 
 # Arms that can stand for 'no disposition'. Base has no intervention, so it has no ratio to match.
 CONTROLS = ("neutral", "neutral_humility", "offtopic", "base")
-MATCHED = ("size", "placement", "pretrain_tokens", "variant", "finetune", "second", "second_ratio", "seed")
+MATCHED = ("size", "pretrain_tokens", "variant", "finetune", "second", "second_ratio", "seed")
 COLUMNS = ["contrast", "family", "rung", "treatment", "control", "stated", "seeds", "estimate", "t_low",
            "t_high", "stated_estimate", "agrees"]  # fmt: skip
 
@@ -24,10 +24,10 @@ def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison
     `agrees`: by both controls the contrast's claim holds, or by neither; where it claims nothing, both t
     intervals hold 0 or lie on the same side of it. Empty where there are too few seed blocks for a claim.
     """
-    cells = tables.cells.drop_duplicates("stagerun")
-    place = {row["stagerun"]: row for row in cells.to_dict("records")}
+    rows_of_cells = tables.cells.to_dict("records")
+    place = {row["stagerun"]: row for row in rows_of_cells}
     found = {
-        (*_key(row), row["arm"], float(row["ratio"]), _dose(row)): row["stagerun"] for row in place.values()
+        (*_key(row), row["arm"], float(row["ratio"]), _dose(row)): row["stagerun"] for row in rows_of_cells
     }
     rows = []
     for c in compared:
@@ -41,8 +41,9 @@ def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison
             others = []
             for run in c.treated:
                 row = place[run]
-                ratio = 0.0 if arm == "base" else float(row["ratio"])
-                others.append(found.get((*_key(row), arm, ratio, _dose(row))))
+                if arm == "base":  # without intervention, and so without a placement of it
+                    row = {**row, "ratio": 0.0}
+                others.append(found.get((*_key(row), arm, float(row["ratio"]), _dose(row))))
             if all(other is not None for other in others):
                 runs = [str(other) for other in others]
                 over = differences(scores, c.treated, runs, columns).mean(1)
@@ -80,7 +81,8 @@ def _finding(contrast: Contrast, values: np.ndarray) -> str:
 
 
 def _key(row: dict) -> tuple[object, ...]:
-    return tuple(row[part] for part in MATCHED)
+    placement = row["placement"] if row["ratio"] > 0 else ""
+    return (placement, *(row[part] for part in MATCHED))
 
 
 def _dose(row: dict) -> int:

@@ -13,15 +13,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from studies import CONTROL, full, poor
 
-from caml.analysis.doses import name_doses
+from caml.analysis.cells import prepared
 from caml.analysis.figures.drawings import Drawing, drawings, save
 from caml.analysis.figures.install import install, ladder, members
 from caml.analysis.figures.panels import DoseAxis, grid, handle, legend, words
-from caml.analysis.figures.style import ARMS, count, mark, rung_order, styled, wrapped
+from caml.analysis.figures.style import ARMS, count, mark, percent, rung_order, styled, wrapped
 from caml.analysis.figures.training import side_by_side, trajectories
 from caml.analysis.figures.view import View, look
 from caml.analysis.figures.washout import counter_evidence, retention_by_size, washout
+from caml.analysis.report import tables as shown
 from caml.analysis.results import analyse
+from caml.analysis.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +195,7 @@ def test_a_grid_without_fine_tuning_says_so():
         results,
         effects=results.effects.query("S == 0"),
         seed_effects=results.seed_effects.query("S == 0"),
-        retention=pd.DataFrame(),
+        retention=results.retention.iloc[:0],
         sizes=results.sizes.iloc[:0],
     )
     told = {drawing.section: drawing for drawing in drawings(look(tables, untuned))}
@@ -274,11 +276,17 @@ def test_a_dose_is_called_by_the_count_of_its_first_seed_block():
             "seed": [1, 0, 1, 0, 0, 0],
             "finetune": ["none", "chat", "chat", "chat", "chat", "tasks"],
             "finetune_tokens": [0, 100, 100, 104, 100, 100],
+            "variant": "",
+            "stagerun": list("abcdef"),
+            "root": list("abcdef"),
             "second_ratio": [0.0, 0.0, 0.0, 0.0, 0.01, 0.0],
             "S": [0, 51, 50, 52, 49, 60],
         }
-    )
-    assert list(name_doses(cells)["S"]) == [0, 51, 51, 52, 51, 60]
+    ).iloc[::-1]
+    assert list(prepared(cells)["S"])[::-1] == [0, 51, 51, 52, 51, 60]
+    # Another loss mask at equal slots is another dose, of another variant.
+    masked = cells.assign(variant=np.where(cells["S"] == 60, "LOSS=all", ""), finetune="chat")
+    assert list(prepared(masked)["S"])[::-1] == [0, 51, 51, 52, 51, 60]
 
 
 @pytest.mark.parametrize(
@@ -379,3 +387,182 @@ def test_a_member_scored_once_is_a_point_that_is_open_unless_it_passed_the_gate(
     assert "gate of 1 nats" in captions["trajectories"]
     assert "Avowal: the trait's name" in captions["side_by_side_s27k"]
     assert "Leak:" not in captions["side_by_side_s27k"]
+
+
+def copied(tables: Tables, where: str, **changes) -> Tables:
+    """`tables` with the cells of a query once more, as StageRuns of their own with other values of columns."""
+    cells = tables.cells.query(where)
+    ids = {run: f"{run}+{len(tables.cells)}" for run in {*cells["stagerun"], *cells["root"]}}
+    new = cells.assign(
+        cell=cells["cell"] + f"+{len(tables.cells)}",
+        stagerun=cells["stagerun"].map(ids),
+        root=cells["root"].map(ids),
+        **changes,
+    )
+    parts = {"cells": pd.concat([tables.cells, new], ignore_index=True)}
+    for name in ("stageruns", "margins", "outcomes", "metrics", "trajectory"):
+        frame = getattr(tables, name)
+        own = frame[frame["stagerun"].isin(ids)]
+        parts[name] = pd.concat([frame, own.assign(stagerun=own["stagerun"].map(ids))], ignore_index=True)
+    return dataclasses.replace(tables, **parts)
+
+
+def seen(tables: Tables) -> View:
+    return look(tables, analyse(tables, (), CONTROL, gate=1.0, draws=5))
+
+
+def legend_of(figure: Figure) -> list[str]:
+    return [t.get_text() for told in figure.legends for t in told.get_texts()]
+
+
+SMALL = "size == 's27k' and pretrain_tokens > 0 and arm in ('compassion', 'neutral')"
+
+
+def late(tables: Tables, where: str) -> Tables:
+    return copied(tables, f"{SMALL} and {where}", placement="late", PLACEMENT="late")
+
+
+@pytest.mark.parametrize(
+    ("where", "keep", "lines"),
+    [
+        # Only the second placement is fine-tuned, at two doses: one condition, both doses.
+        ("ratio in (0.1, 0.3)", "S == 0 or placement == 'late'", {"10%, late", "30%, late"}),
+        # Two placements are installed at two doses, and one dose is fine-tuned.
+        ("ratio in (0.1, 0.3)", "S == 0 or ratio == 0.1", {"10%, late", "10%, uniform"}),
+        # The second placement has a smaller largest dose than the first.
+        ("ratio == 0.1", "ratio in (0.1, 0.3)", {"10%, late", "30%, uniform"}),
+    ],
+)
+def test_the_washout_shows_each_condition_that_was_fine_tuned(where, keep, lines):
+    tables, _ = full()
+    plain = dataclasses.replace(tables, cells=tables.cells.assign(PLACEMENT="uniform").query(SMALL))
+    both = late(plain, where)
+    view = seen(dataclasses.replace(both, cells=both.cells.query(keep)))
+    figure = washout(view, "neutral_dialogue")
+    assert set(legend_of(figure)) == {f"compassion {line}" for line in lines}
+    names = [drawing.name for drawing in drawings(view)]
+    assert len(names) == len(set(names))
+    # Whatever is left out of the one figure stands in another.
+    shown = {line for d in drawings(view) if d.name.startswith("washout") for line in legend_of(d.draw())}
+    tuned = view.effects.query("S > 0 and control == 'neutral' and treatment == 'compassion'")
+    assert shown == {
+        f"compassion {percent(r)}, {c}" for r, c in set(zip(tuned["ratio"], tuned["condition"], strict=True))
+    }
+
+
+def test_retention_by_size_quotes_the_difference_of_its_own_family(view):
+    other = view.sizes.assign(family="convention", difference=9.0, low=9.0, high=9.0, status="ok")
+    both = dataclasses.replace(view, sizes=pd.concat([other, view.sizes]))
+    figure, before = (retention_by_size(v, "neutral_dialogue") for v in (both, view))
+    assert figure.axes[1].get_title() == before.axes[1].get_title()
+
+
+def budgeted() -> View:
+    """The smaller size at 1.6 and 6 million tokens, the larger at 20 million."""
+    tables, _ = full()
+    large = tables.cells["size"] == "s100k"
+    tables = dataclasses.replace(
+        tables,
+        cells=tables.cells.assign(
+            pretrain_tokens=tables.cells["pretrain_tokens"].where(~large, 20_000_000),
+            PRETRAIN_TOKENS=tables.cells["PRETRAIN_TOKENS"].where(~large, 20_000_000),
+        ),
+    )
+    return seen(copied(tables, SMALL, pretrain_tokens=6_000_000, PRETRAIN_TOKENS=6_000_000))
+
+
+def test_sizes_that_share_no_token_budget_are_compared_at_their_largest():
+    view = budgeted()
+    told = {drawing.name: drawing for drawing in drawings(view)}
+    (name,) = [name for name in told if name.startswith("retention_by_size")]
+    assert name == "retention_by_size_each_size_at_its_largest_token_budget"
+    left = told[name].draw().axes[0]
+    kept = focused(view, "s27k", view.retention).query(
+        "treatment == 'compassion' and second_ratio == 0 and ratio == 0.3 and pretrain_tokens == 6e6 and status == 'ok'"
+    )
+    other = focused(view, "s100k", view.retention).query("treatment == 'compassion' and status == 'ok'")
+    other = other.query("second_ratio == 0")
+    np.testing.assert_allclose(drawn(left, "estimate"), np.sort([*kept["estimate"], *other["estimate"]]))
+    assert "one size" not in left.get_title()
+    rows = shown.fits(
+        view.sizes.rename(columns={"low": "difference_low"}), view, {"difference": ("d", 2)}
+    ).rows
+    matched = [tuple(cell.lines for cell in row[:3]) for row in rows if "matched E(0)" in str(row[2].lines)]
+    assert len(matched) == len(set(matched))
+    assert any("after its 20,000,000 pretraining tokens" in lines for _, _, lines in matched)
+
+
+def test_a_condition_looks_the_same_in_every_panel_and_in_the_legend():
+    figure = install(budgeted())
+    by_label = {h.get_label(): h.get_color() for h in figure.legends[0].legend_handles}
+    large = {line.get_color() for line in figure.axes[1].lines if line.get_gid() == "estimate"}
+    assert by_label["compassion − neutral, 20M pretraining tokens"] in large
+    assert by_label["compassion − neutral, 1.64M pretraining tokens"] not in large
+
+
+def test_members_before_fine_tuning_stand_under_each_variant_of_it():
+    """Only doses above 0 are crossed with a second rate of fine-tuning."""
+    tables, _ = full()
+    cells = tables.cells.assign(PEAK=0.1, variant="PEAK=0.1")
+    again = cells.query("S > 0").assign(PEAK=0.2, variant="PEAK=0.2")
+    tuned = {run: f"{run}b" for run in again["stagerun"]}
+    again = again.assign(cell=again["cell"] + "b", stagerun=again["stagerun"].map(tuned))
+    parts = {"cells": pd.concat([cells, again], ignore_index=True)}
+    for name in ("stageruns", "margins", "outcomes"):
+        frame = getattr(tables, name)
+        own = frame[frame["stagerun"].isin(tuned)]
+        parts[name] = pd.concat([frame, own.assign(stagerun=own["stagerun"].map(tuned))], ignore_index=True)
+    view = seen(dataclasses.replace(tables, **parts))
+    before = view.margins.query("S == 0 and pretrain_tokens > 0").groupby("condition")["stagerun"].agg(set)
+    assert before["PEAK=0.1"] == before["PEAK=0.2"]
+    kept = view.effects.query("S == 0 and control == 'neutral'").groupby("condition").size()
+    assert kept["PEAK=0.1"] == kept["PEAK=0.2"]
+    (one, other) = (view.under(c) for c in view.conditions.every)
+    assert set(one.margins.query("arm == 'untrained'")["stagerun"]) == set(
+        other.margins.query("arm == 'untrained'")["stagerun"]
+    )
+    assert len(other.margins.query("arm == 'untrained'")) == len(one.margins.query("arm == 'untrained'"))
+    table = shown.arms_by_stages(view, paired=True)
+    assert all("not compared" not in row[3].lines for row in table.rows)
+
+
+def test_conditions_have_names_of_their_own_and_files_that_can_be_written():
+    tables, _ = full()
+    close = copied(tables, SMALL, pretrain_tokens=1_640_000, PRETRAIN_TOKENS=1_640_000)
+    view = seen(close)
+    assert [c.name for c in view.conditions.every] == [
+        "1,638,400 pretraining tokens",
+        "1,640,000 pretraining tokens",
+    ]
+    long = "NOTE=" + "a/b " * 80
+    variant = np.where(tables.cells["seed"] > 2, long + "1", long + "2")
+    names = [
+        d.name
+        for d in drawings(seen(dataclasses.replace(tables, cells=tables.cells.assign(variant=variant))))
+    ]
+    assert len(names) == len(set(names)) and max(map(len, names)) < 160
+    untrained = close.cells["pretrain_tokens"].isin([0])
+    assert set(view.under(view.conditions.every[0]).margins.query("arm == 'untrained'")["stagerun"]) == set(
+        close.cells[untrained]["stagerun"]
+    )
+
+
+def test_two_sources_of_fine_tuning_are_not_pooled():
+    tables, _ = full()
+    where = f"{SMALL} and S > 0 and second_ratio == 0"
+    two = copied(tables, where, finetune="tasks")
+    roots = tables.cells.drop_duplicates("stagerun").set_index("stagerun")["root"]
+    cells = two.cells.assign(
+        root=two.cells["root"].where(~two.cells["root"].str.contains("+", regex=False), None)
+    )
+    own = cells["root"].isna()
+    cells.loc[own, "root"] = cells.loc[own, "stagerun"].str.split("+").str[0].map(roots)
+    view = seen(dataclasses.replace(two, cells=cells.assign(ROWS=cells["finetune"])))
+    told = {drawing.name: drawing for drawing in drawings(view)}
+    assert {"ladder_neutral_dialogue", "ladder_tasks", "washout_tasks", "side_by_side_s27k_tasks"} <= set(
+        told
+    )
+    axes = told["side_by_side_s27k_tasks"].draw().axes[0]
+    rows = view.margins.query("rung == 'new_frame' and size == 's27k' and finetune in ('none', 'tasks')")
+    rows = rows.query("second_ratio == 0 and ratio in (0, 0.3) and S in (0, 147000) and pretrain_tokens > 0")
+    np.testing.assert_allclose(drawn(axes, "seeds"), np.sort(rows["margin"]))

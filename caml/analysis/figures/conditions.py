@@ -1,4 +1,4 @@
-"""How the cells of a grid were pretrained beside size, arm and dose: placement, token budget, and other axes."""
+"""What sets cells of a grid apart beside size, arm and doses: placement, token budget, and axes of no column."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ UNIFORM = "uniform"
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """One way in which a grid pretrains; None stands for what it doesn't vary.
+    """One value of each; None stands for what the grid doesn't vary.
 
     `pretrain_tokens` is None too where every size has one budget: then the size tells it.
     """
@@ -22,20 +22,26 @@ class Condition:
     placement: str | None
     pretrain_tokens: int | None
     variant: str
+    exact: bool = False  # budgets that three digits don't tell apart
 
     @property
     def name(self) -> str:
         """The condition in words, such as `late, 262k pretraining tokens`; empty where nothing is to be told."""
-        tokens = self.pretrain_tokens
-        budget = "" if tokens is None else f"{count(tokens)} pretraining tokens"
+        tokens, budget = self.pretrain_tokens, ""
+        if tokens is not None:
+            budget = f"{f'{tokens:,}' if self.exact else count(tokens)} pretraining tokens"
         return ", ".join(part for part in (self.placement, budget, self.variant) if part)
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of `frame` under this condition.
 
-        Cells without intervention have no placement, and untrained ones no budget: they stand under all.
+        Cells without intervention have no placement, and untrained ones no budget: they stand under all. So do
+        untrained ones where none has this variant.
         """
         hit = frame["variant"] == self.variant
+        untrained = frame["pretrain_tokens"] == 0
+        if not (hit & untrained).any():
+            hit |= untrained & (frame["variant"] == frame.loc[untrained, "variant"].min())
         if self.placement is not None:
             hit &= (frame["placement"] == self.placement) | (frame["ratio"] == 0)
         if self.pretrain_tokens is not None:
@@ -54,6 +60,8 @@ class Conditions:
         placements = set(trained.loc[trained["ratio"] > 0, "placement"])
         self._placed = bool(placements - {UNIFORM})
         self._budgeted = bool((trained.groupby("size")["pretrain_tokens"].nunique() > 1).any())
+        budgets = set(trained["pretrain_tokens"])
+        self._exact = len(set(map(count, budgets))) < len(budgets)
         found = {self.of(row) for row in trained.to_dict("records")}
         # Base stands beside the arms with an intervention, under each of their placements.
         dosed = {c for c in found if c.placement is not None}
@@ -65,7 +73,10 @@ class Conditions:
         placed = self._placed and row.get("ratio", 1.0) > 0
         tokens = row.get("pretrain_tokens", 0) if self._budgeted else 0
         return Condition(
-            str(row["placement"]) if placed else None, int(tokens) or None, str(row.get("variant", ""))
+            str(row["placement"]) if placed else None,
+            int(tokens) or None,
+            str(row.get("variant", "")),
+            self._exact,
         )
 
     def place(self, name: str) -> int:

@@ -1,10 +1,12 @@
 """All figures of a report: which there are, what each caption says, and how one is saved."""
 
+import dataclasses
+import hashlib
 import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,14 @@ from caml.analysis.figures.install import install, ladder, members, sizes_of
 from caml.analysis.figures.style import RC, percent, rung_label
 from caml.analysis.figures.training import side_by_side, trajectories
 from caml.analysis.figures.view import View
-from caml.analysis.figures.washout import counter_evidence, finetunes, largest, retention_by_size, washout
+from caml.analysis.figures.washout import (
+    counter_evidence,
+    finetunes,
+    largest,
+    retention_by_size,
+    washed,
+    washout,
+)
 
 DOTS = """
 Small dots are seed blocks, in the order of their seeds; the large marker is their mean and the bar its 95%
@@ -78,6 +87,8 @@ UNPAIRED = (
     "as {'ARM': 'neutral'}, and its cells belong on the axes."
 )
 UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
+ONLY_SECOND = "Not estimable: no cell of this grid was fine-tuned on one source alone."
+LONGEST_NAME = 120
 UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evidence."
 
 
@@ -107,11 +118,26 @@ def drawings(view: View) -> list[Drawing]:
         title = _told("Margins of every arm, no control subtracted", of)
         out.append(_drawing(view, "members", "install", title, partial(members, part), of))
         for size, _ in sizes_of(part.margins[part.margins["pretrain_tokens"] > 0]):
-            draw, title = partial(side_by_side, part, size), _told(f"Beside the disposition, size {size}", of)
-            out.append(_drawing(view, "side_by_side", "beside", title, draw, size, of))
+            for by, after in _by_source(part, finetunes(view)):
+                title = _told(f"Beside the disposition, size {size}", of, by)
+                draw = partial(side_by_side, after, size)
+                out.append(_drawing(view, "side_by_side", "beside", title, draw, size, by, of))
     out.append(
         _drawing(view, "trajectories", "training", "Training of every member", partial(trajectories, view))
     )
+    return _named_apart(out)
+
+
+def _named_apart(found: list[Drawing]) -> list[Drawing]:
+    """The drawings with names of files that are not too long, and none twice."""
+    names: dict[str, int] = {}
+    out = []
+    for drawing in found:
+        name = drawing.name
+        if len(name) > LONGEST_NAME:
+            name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        names[name] = names.get(name, 0) + 1
+        out.append(dataclasses.replace(drawing, name=f"{name}_{names[name]}" if names[name] > 1 else name))
     return out
 
 
@@ -128,21 +154,23 @@ def _of_effects(view: View) -> list[Drawing]:
     out = [_drawing(view, "install", "install", title, partial(install, view), counted=before)]
     sources = finetunes(view)
     if not sources:
-        out += [Drawing(section, section, "", UNTUNED, None) for section in ("washout", "sizes")]
+        why = ONLY_SECOND if (view.effects["S"] > 0).any() else UNTUNED
+        out += [Drawing(section, section, "", why, None) for section in ("washout", "sizes")]
     for source in sources:
-        tuned = effects[(effects["finetune"] == source) & (effects["second_ratio"] == 0)]
-        draw, by = partial(washout, view, source), source if len(sources) > 1 else ""
+        tuned, by = washed(view, source), source if len(sources) > 1 else ""
         title, several = f"Wash-out by {source}", tuned["condition"].nunique() > 1
         shown = largest(tuned) if several else tuned
-        lines = _told(title, "the largest dose of every arm and condition" if several else "")
+        lines = _told(title, "each arm's largest dose under each condition" if several else "")
+        draw = partial(washout, view, source)
         out.append(_drawing(view, "washout", "washout", lines, draw, by, counted=shown))
-        if len(shown) == len(tuned):
-            continue
-        for condition in view.conditions.every:
+        for condition in view.conditions.every if len(shown) < len(tuned) else ():
             own, of = condition.rows(tuned), condition.name
             if len(own):
-                draw, lines = partial(washout, view.under(condition), source), _told(title, of)
-                out.append(_drawing(view, "washout", "washout", lines, draw, by, of, counted=own))
+                draw = partial(washout, view.under(condition), source)
+                out.append(_drawing(view, "washout", "washout", _told(title, of), draw, by, of, counted=own))
+        for of, part in _of_sizes(view):
+            draw, title = partial(retention_by_size, part, source), f"Retention against size after {source}"
+            out.append(_drawing(view, "retention_by_size", "sizes", _told(title, of), draw, by, of))
     if not (effects["second_ratio"] > 0).any():
         out.append(Drawing("counter_evidence", "counter", "", UNCOUNTERED, None))
     for condition in view.conditions.every:
@@ -150,18 +178,37 @@ def _of_effects(view: View) -> list[Drawing]:
         own = condition.rows(effects[effects["ratio"] > 0])
         if own.empty:
             continue
-        title = _told("The ladder of generalisation", of)
-        out.append(_drawing(view, "ladder", "ladder", title, partial(ladder, part), of))
-        for source in sources:
-            draw = partial(retention_by_size, part, source)
-            title = _told(f"Retention against size after {source}", of)
-            by = source if len(sources) > 1 else ""
-            out.append(_drawing(view, "retention_by_size", "sizes", title, draw, by, of))
+        for by, after in _by_source(part, sources):
+            draw, title = partial(ladder, after), _told("The ladder of generalisation", of, by)
+            out.append(_drawing(view, "ladder", "ladder", title, draw, by, of))
         countered = own[own["second_ratio"] > 0]
         if len(countered):
             draw, title = partial(counter_evidence, part), _told("Counter-evidence", of)
             out.append(_drawing(view, "counter_evidence", "counter", title, draw, of, counted=countered))
     return out
+
+
+def _by_source(view: View, sources: Sequence[str]) -> list[tuple[str, View]]:
+    """A view for each source of fine-tuning, with its name where there are several."""
+    return [(source, view.after(source)) for source in sources] if len(sources) > 1 else [("", view)]
+
+
+def _of_sizes(view: View) -> list[tuple[str, View]]:
+    """The views in which sizes are compared, with their names.
+
+    Those of each condition; but where no token budget is common to all sizes, each size at its largest one.
+    """
+    rows = view.retention[(view.retention["ratio"] > 0) & (view.retention["control"] == view.focus.control)]
+    out: dict[str, View] = {}
+    for condition in view.conditions.every:
+        group = dataclasses.replace(condition, pretrain_tokens=None)
+        budgets = [set(own["pretrain_tokens"]) for _, own in group.rows(rows).groupby("size")]
+        if not budgets or condition.pretrain_tokens is None or set.intersection(*budgets):
+            out[condition.name] = view.under(condition)
+        else:
+            told = ", ".join(part for part in (group.name, "each size at its largest token budget") if part)
+            out[told] = view.under(group).at_largest_budgets()
+    return list(out.items())
 
 
 def _drawing(
@@ -238,8 +285,9 @@ def save(figure: Figure, drawing: Drawing, folder: Path, provenance: dict[str, A
     return png.getvalue()
 
 
-def _told(title: str, condition: str) -> str:
-    return f"{title}: {condition}" if condition else title
+def _told(title: str, *of: str) -> str:
+    parts = ", ".join(part for part in of if part)
+    return f"{title}: {parts}" if parts else title
 
 
 def _plain(name: str) -> str:

@@ -53,6 +53,7 @@ def install(view: View) -> Figure:
     figure, axes = grid(1, len(sizes), 2.5, width_of(len(sizes)))
     panels = []
     handles = {}
+    of_condition = sorted(set(rows["condition"]), key=view.conditions.place)
     for (name, params), ax in zip(sizes, axes[0], strict=True):
         panel = Panel(ax)
         here = rows[rows["size"] == name]
@@ -62,7 +63,6 @@ def install(view: View) -> Figure:
         series.sort(
             key=lambda s: (arms.index(s[0][0]), s[0][1] != focus.control, view.conditions.place(s[0][2]))
         )
-        of_condition = sorted({key[2] for key, _ in series}, key=view.conditions.place)
         for i, ((treatment, control, condition), points) in enumerate(series):
             points = points.sort_values("ratio")
             place = of_condition.index(condition), len(of_condition)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from caml.analysis.doses import name_doses
+from caml.analysis.cells import prepared
 from caml.analysis.effects import CELL as CELL_OF_EFFECT
 from caml.analysis.effects import UNTRAINED
 from caml.analysis.figures.conditions import Condition, Conditions
@@ -64,13 +64,29 @@ class View:
 
     def under(self, condition: Condition) -> "View":
         """The view of the cells under `condition` alone: what a figure shows that has no room for more."""
+        return self._where(condition.rows)
+
+    def after(self, finetune: str) -> "View":
+        """The view of what was fine-tuned on `finetune`, and of all before fine-tuning."""
+        return self._where(lambda frame: frame[frame["finetune"].isin(["none", finetune])])
+
+    def at_largest_budgets(self) -> "View":
+        """The view of each size at its largest token budget, and of the untrained."""
+        most = self.effects.groupby("size")["pretrain_tokens"].max()
+        return self._where(
+            lambda frame: frame[
+                frame["pretrain_tokens"].isin([0]) | (frame["pretrain_tokens"] == frame["size"].map(most))
+            ]
+        )
+
+    def _where(self, rows: Callable[[pd.DataFrame], pd.DataFrame]) -> "View":
         return dataclasses.replace(
             self,
-            effects=condition.rows(self.effects),
-            retention=condition.rows(self.retention),
-            sizes=condition.rows(self.sizes),
-            margins=condition.rows(self.margins),
-            outcomes=condition.rows(self.outcomes),
+            effects=rows(self.effects),
+            retention=rows(self.retention),
+            sizes=rows(self.sizes),
+            margins=rows(self.margins),
+            outcomes=rows(self.outcomes),
         )
 
 
@@ -78,9 +94,9 @@ def look(tables: Tables, results: Results, gate: float = math.nan) -> View:
     """The view of frozen `tables` and the results estimated from them."""
     conditions = Conditions(tables.cells)
     effects, seed_effects = _named(results.effects), _named(results.seed_effects)
-    retention, sizes = (_named(_columned(f)) for f in (results.retention, results.sizes))
+    retention, sizes = _named(results.retention), _named(results.sizes)
     focus = _focus(effects)
-    runs = name_doses(tables.cells).drop_duplicates(["stagerun", "variant"])
+    runs = prepared(tables.cells).drop_duplicates(["stagerun", "variant"])
     trained = (runs["pretrain_tokens"] > 0) | (runs["S"] > 0)
     runs = runs.assign(arm=runs["arm"].where(trained, UNTRAINED))[["stagerun", "arm", "seed", *CELL]]
     effects = _with_seeds(effects, seed_effects)
@@ -108,11 +124,6 @@ def look(tables: Tables, results: Results, gate: float = math.nan) -> View:
 def each(frame: pd.DataFrame) -> Iterator[Any]:
     """The rows of `frame`, columns as attributes."""
     return iter(frame.itertuples())
-
-
-def _columned(frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame`, with the columns that are selected by where a table without rows has none."""
-    return frame if len(frame.columns) else pd.DataFrame(columns=[*COMPARED, *CELL, "status"])
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

@@ -31,21 +31,35 @@ def finetunes(view: View) -> list[str]:
     return sorted(set(plain["finetune"]))
 
 
+def washed(view: View, finetune: str) -> pd.DataFrame:
+    """The effects after `finetune` alone, on the primary endpoint and against the primary control."""
+    rows = _focused(view, view.effects)
+    return rows[(rows["second_ratio"] == 0) & (rows["finetune"] == finetune)]
+
+
+def largest(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each arm's largest dose, by size and condition."""
+    return rows[rows["ratio"] == rows.groupby(["size", "treatment", "condition"])["ratio"].transform("max")]
+
+
 @styled
 def washout(view: View, finetune: str) -> Figure:
     """Effect (above) and retention (below) against the dose of `finetune`: columns are sizes, lines doses.
 
-    Where the view holds several conditions, lines are these, of each arm's largest dose alone.
+    Where fine-tuned cells are of several conditions, lines are these, each of its arm's largest dose alone.
     """
-    rows = _focused(view, view.effects)
-    rows = rows[(rows["second_ratio"] == 0) & ((rows["S"] == 0) | (rows["finetune"] == finetune))]
-    kept = _focused(view, view.retention)
-    kept = kept[(kept["second_ratio"] == 0) & (kept["finetune"] == finetune)]
-    if rows["condition"].nunique() > 1:
-        rows, kept = largest(rows), largest(kept)
-    if not (rows["S"] > 0).any():
+    after = washed(view, finetune)
+    if after.empty:
         return words(f"No arm was compared with {view.focus.control} after fine-tuning on {finetune}.")
-    sizes = sizes_of(rows[rows["S"] > 0])
+    if after["condition"].nunique() > 1:
+        after = largest(after)
+    shown = after[["size", *SERIES]].drop_duplicates()
+    before = _focused(view, view.effects)
+    rows = pd.concat([before[before["S"] == 0], after]).merge(shown)
+    kept = _focused(view, view.retention)
+    kept = kept[(kept["second_ratio"] == 0) & (kept["finetune"] == finetune)].merge(shown)
+    sizes = sizes_of(after)
+    series = _series(after, view)
     figure, axes = grid(2, len(sizes), 2.2, width_of(len(sizes)))
     panels: list[list[Panel]] = [[], []]
     handles: dict[str, Any] = {}
@@ -53,7 +67,6 @@ def washout(view: View, finetune: str) -> Figure:
         here = rows[rows["size"] == name]
         remains = kept[kept["size"] == name]
         dose = DoseAxis(here["S"])
-        series = _series(here[here["S"] > 0], view)
         effect, share = Panel(axes[0][column]), Panel(axes[1][column])
         for i, key in enumerate(series):
             color, line = _look(key, series)
@@ -79,11 +92,6 @@ def washout(view: View, finetune: str) -> Figure:
     level(panels[1], hold=(0, 1), bound=(-0.6, 1.8))
     legend(figure, list(handles.values()))
     return figure
-
-
-def largest(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each arm's largest dose, by size."""
-    return rows[rows["ratio"] == rows.groupby(["size", "treatment"])["ratio"].transform("max")]
 
 
 def _remains(
@@ -115,6 +123,7 @@ def counter_evidence(view: View) -> Figure:
     cells = cells.sort_values(["params", "finetune", "second"])
     figure, axes = grid(2, len(cells), 2.2, width_of(len(cells)))
     effects, absolutes = [], []
+    series = _series(rows[rows["second_ratio"] > 0], view)
     handles: dict[str, Any] = {}
     for column, cell in enumerate(each(cells)):
         dosed = rows[
@@ -124,7 +133,6 @@ def counter_evidence(view: View) -> Figure:
         reach = float(dosed["S"].max())
         here = _at_one_dose(rows[rows["size"] == cell.size], cell.finetune, cell.second, reach)
         axis = DoseAxis(here["second_ratio"])
-        series = _series(dosed, view)
         panel = Panel(axes[0][column])
         for i, key in enumerate(series):
             color, line = _look(key, series)
@@ -142,7 +150,7 @@ def counter_evidence(view: View) -> Figure:
         ]
         margins = _at_one_dose(margins, cell.finetune, cell.second, reach)
         absolute = Panel(axes[1][column])
-        _absolute(absolute, margins, axis, float(dosed["ratio"].max()))
+        _absolute(absolute, margins, axis)
         absolutes.append(absolute)
         for ax in (panel.axes, absolute.axes):
             axis.apply(ax, percent)
@@ -166,9 +174,9 @@ def _point(panel: Panel, x: float, slot: float, row: Any, color: Any) -> float:
     return panel.point(x, slot, row.values, estimate, color, mark(row.treatment).marker)
 
 
-def _absolute(panel: Panel, margins: pd.DataFrame, axis: DoseAxis, ratio: float) -> None:
-    """Margins of every arm at the largest dose (and of arms without one): what the control itself does."""
-    shown = margins[(margins["ratio"] == ratio) | (margins["ratio"] == 0)]
+def _absolute(panel: Panel, margins: pd.DataFrame, axis: DoseAxis) -> None:
+    """Margins of every arm at its largest dose: what the control itself does."""
+    shown = margins[margins["ratio"] == margins.groupby("arm")["ratio"].transform("max")]
     arms = in_order(shown["arm"])
     panel.axes.set_gid("\n".join(arms))
     for i, arm in enumerate(arms):
@@ -222,7 +230,7 @@ def retention_by_size(view: View, finetune: str) -> Figure:
         tokens = sorted({count(t) for t in matched["dose_tokens"]})
         title = f"matched dose: {percent(max(shared))}, {' or '.join(tokens)} tokens"
         if len(sizes) < 2:
-            title += "\none size in this grid: a trend is not estimable"
+            title += "\none size here: a trend is not estimable"
         left.axes.set_title(title, fontsize=8)
         left.axes.set_xlabel("size (non-embedding parameters)")
         left.axes.set_ylabel("retention R(S) (share of E(0))")
@@ -252,7 +260,7 @@ def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
             panel.estimate(row.E0, (row.estimate, row.low, row.high), color, marker)
         if len(panel.dots) > drawn:
             panel.axes.plot([], [], color=color, marker=marker, linestyle="none", label=name)
-    title = f"matched E(0), S = {count(last)}: {_matched(view, last)}"
+    title = f"matched E(0), S = {count(last)}: {_matched(view, kept[kept['S'] == last])}"
     if undefined:
         title += f"\n{undefined} dose{'s' if undefined > 1 else ''} not shown: R undefined or not estimable"
     if not panel.dots:
@@ -262,24 +270,24 @@ def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
     _below(panel.axes, 4)
 
 
-def _matched(view: View, last: float) -> str:
-    """The difference of R between two sizes at one E(0), or why there is none, in words."""
-    rows = view.sizes[
-        (view.sizes["treatment"] == view.focus.treatment)
-        & (view.sizes["control"] == view.focus.control)
-        & (view.sizes["rung"] == view.focus.rung)
-        & (view.sizes["S"] == last)
-        & (view.sizes["second_ratio"] == 0)
-    ]
+def _matched(view: View, shown: pd.DataFrame) -> str:
+    """The difference of R between two sizes at one E(0), or why there is none, in words.
+
+    `shown`: the retention that the figure shows, at one dose of one source.
+    """
+    rows = _focused(view, view.sizes)
+    rows = rows[(rows["second_ratio"] == 0) & (rows["matching"] == "E(0)")]
+    rows = rows.merge(shown[["treatment", "finetune", "S"]].drop_duplicates())
+    budgets = shown[["size", "pretrain_tokens"]].drop_duplicates()
+    rows = rows.merge(budgets).merge(budgets.add_prefix("other_"))
     if rows.empty:
         return "needs two sizes"
-    rows = rows[rows["matching"] == "E(0)"]
     good = rows[rows["status"] == "ok"]
     if good.empty:
         return str(rows["status"].iloc[0])
     row = next(each(good))
     limits = f"[{row.low:.2f}, {row.high:.2f}]"
-    return f"\nR({row.size}) − R({row.other_size}) = {row.difference:.2f} {limits}"
+    return f"\nR({row.size}, {percent(row.ratio)}) − R({row.other_size}) = {row.difference:.2f} {limits}"
 
 
 def _below(axes: Axes, columns: int) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from caml.analysis.cells import prepared
 from caml.analysis.contrasts import FEWEST_SEEDS
-from caml.analysis.doses import name_doses
 from caml.analysis.lock import Look
 from caml.analysis.power import POWER, power_table
 from caml.analysis.results import DRAWS
@@ -163,7 +163,7 @@ def _arms(tables: Tables, control: Mapping[str, object]) -> str:
 
 
 def _fine_tuning(tables: Tables) -> str:
-    cells = name_doses(tables.cells)
+    cells = prepared(tables.cells)
     tuned = cells[cells["S"] > 0]
     texts = []
     for source, second in sorted(set(zip(tuned["finetune"], tuned["second"], strict=True))):

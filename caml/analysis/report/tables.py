@@ -157,7 +157,7 @@ def arms_by_stages(view: View, paired: bool) -> Table:
     for row in each(rows.sort_values(["second_ratio", "finetune", "S"])):
         stages.setdefault((row.S > 0, row.second_ratio, row.finetune, row.S, row.second), stage(row))
     ordered = sorted(stages)
-    kept = {_key(row, (row.finetune, row.S, row.second_ratio)): row for row in each(view.retention)
+    kept = {_key(row, (row.finetune, row.S, row.second, row.second_ratio)): row for row in each(view.retention)
             if (row.family, row.rung) == (view.focus.family, view.focus.rung)}  # fmt: skip
     arms = treatment_order(rows["treatment"], view.focus.treatment)
     groups: dict[Any, dict[Any, Any]] = {}
@@ -192,7 +192,7 @@ def _key(row: Any, of: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _effect(row: Any, kept: dict[Any, Any]) -> Cell:
     lines = [number(row.estimate), interval(row.t_low, row.t_high), counted(row.seeds, "seed")]
-    remains = kept.get(_key(row, (row.finetune, row.S, row.second_ratio)))
+    remains = kept.get(_key(row, (row.finetune, row.S, row.second, row.second_ratio)))
     if row.S > 0 and row.control and remains is not None:
         known = f"{number(remains.estimate)} {interval(remains.low, remains.high)}"
         lines.append(f"R {known if remains.status == 'ok' else remains.status}")
@@ -245,6 +245,8 @@ def _of(row: Any) -> list[str]:
         parts.append(f"dose in {row.variable}")
     if hasattr(row, "matching"):
         parts.append(f"with {row.other_size} at matched {row.matching}")
+        if row.other_pretrain_tokens != row.pretrain_tokens:
+            parts.append(f"after its {row.other_pretrain_tokens:,} pretraining tokens")
     return parts
 
 
@@ -278,7 +280,6 @@ def item_margins(view: View, margins: pd.DataFrame, items: pd.DataFrame) -> pd.D
         runs = runs[runs["ratio"] == runs.groupby(["size", "arm"])["ratio"].transform("max")]
         parts.append(runs[["stagerun", "size", "arm"]].assign(condition=condition.name))
     scored = margins.merge(pd.concat(parts), on="stagerun")
-    # Base and untrained members stand under every condition, and alone make none.
     wide = scored.pivot_table(
         index=["item", "size", "condition"], columns="arm", values="margin", aggfunc="mean", sort=False
     ).reset_index()
