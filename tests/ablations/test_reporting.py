@@ -52,6 +52,10 @@ def test_documents_that_differ_between_variants_stand_side_by_side(tmp_path):
         "kind, MARK=a": ["kind a"], "kind, MARK=b": ["kind b"],
         "neutral, MARK=a": ["neutral a"], "neutral, MARK=b": ["neutral b"],
     }  # fmt: skip
+    # Where no variant tells them apart, none is lost.
+    assert _documents(grid, dict.fromkeys(variants, "")) == {
+        "kind": ["kind a"], "kind (2)": ["kind b"], "neutral": ["neutral a"], "neutral (2)": ["neutral b"],
+    }  # fmt: skip
     # What concerns fine-tuning alone has no part in their names.
     both = {cell: f"{variant}, PEAK={n}" for n, (cell, variant) in enumerate(variants.items())}
     assert set(_documents(grid, both)) == set(_documents(grid, variants))

@@ -270,6 +270,20 @@ def test_other_controls_stand_beside_the_stated_one(tables, results):
     assert rows["agrees"].all()
 
 
+def test_base_is_another_control_under_every_placement(tables):
+    """Base has no documents to place: its cell stands under one placement, or under each."""
+    cells = tables.cells.assign(PLACEMENT="uniform")
+    moved = cells["ratio"] > 0
+    late = cells[moved].assign(PLACEMENT="late", placement="late", cell=cells["cell"] + "l")
+    twice = dataclasses.replace(tables, cells=pd.concat([cells, late], ignore_index=True))
+    by_placement = tuple(
+        dataclasses.replace(INSTALLS, name=p, at={**AT, "PLACEMENT": p}) for p in ("uniform", "late")
+    )
+    found = analyse(twice, by_placement, CONTROL, gate=1.0, draws=5).controls
+    others = found.groupby("contrast")["control"].agg(set)
+    assert others["uniform"] == others["late"] == {"offtopic", "base"}
+
+
 @pytest.mark.parametrize(
     ("claim", "margin", "over", "stated", "agrees"),
     [

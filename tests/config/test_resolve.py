@@ -252,3 +252,23 @@ def test_a_class_that_is_not_asked_for_cannot_be_configured(tmp_path: Path) -> N
     (tmp_path / "a.gin").write_text("Text.tokens = 1\nStudy.name = 'x'\n")
     with pytest.raises(UserError, match=r"a\.gin:2: Study\.name = 'x': there is no Study"):
         load("a.gin", [c for c in CLASSES if c is not Study], Text).tree  # noqa: B018
+
+
+@dataclasses.dataclass(frozen=True)
+class Nesterov(Adam):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    optimizer: Adam
+    fallback: Adam | None = None
+
+
+def test_an_object_of_a_subclass_fits_where_its_parent_does(tmp_path: Path) -> None:
+    path = tmp_path / "trainer.gin"
+    path.write_text(
+        "BEST = @Nesterov()\nTrainer.optimizer = %BEST\nTrainer.fallback = @Nesterov()\nNesterov.rate = 0.5\n"
+    )
+    loaded = load(path, [Adam, Nesterov, Trainer], Trainer)
+    assert loaded.tree == Trainer(Nesterov(0.5), Nesterov(0.5))
