@@ -228,8 +228,17 @@ def ui(
     settings: Set = NONE,
 ) -> None:
     """Open the MLflow pages of an ablation's tracking store."""
+    import socket
+
     from caml.ablations.places import places
 
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or "ports are 1 to 65535"
+            raise UserError(f"--port {port}: {why}; name another one") from None
     ablation = _load(file, settings).tree
     uri = ablation.tracking or places(ablation).tracking
     if uri.startswith("http"):

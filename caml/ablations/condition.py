@@ -9,7 +9,7 @@ from caml.ablations.populations import depth
 from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation, StageRun
 from caml.analysis.files import verify
-from caml.analysis.lock import Statement, read_lock, state
+from caml.analysis.lock import Lock, Statement, read_lock, state
 from caml.config.errors import Failure
 from caml.tracking.lease import acquire_all
 from caml.tracking.ledger import Ledger, State
@@ -90,7 +90,7 @@ def kept_report(
     None where there is none of this grid and statement; what was altered is named. Raises Failure for a lock
     that was altered.
     """
-    read_lock(where.lock)
+    lock = read_lock(where.lock)
     page, headline, written = (where.folder / name for name in (PAGE, HEADLINE, STAMP))
     if not written.exists():
         return None
@@ -99,7 +99,7 @@ def kept_report(
             progress.say(f"{lost} is missing; tables and report are written anew")
             return None
     try:
-        if written.read_text() != stamp(grid, statement):
+        if written.read_text() != stamp(grid, statement, lock):
             return None
         for folder in (where.folder / "tables", page.parent / "tables", page.parent):
             verify(folder)
@@ -111,6 +111,7 @@ def kept_report(
     return None
 
 
-def stamp(grid: Sequence[Cell], statement: Statement) -> str:
-    """What a report is of: its StageRuns and its statement."""
-    return "\n".join([*sorted({s.fingerprint for c in grid for s in c.stageruns}), repr(statement)])
+def stamp(grid: Sequence[Cell], statement: Statement, lock: Lock | None) -> str:
+    """What a report is of: its StageRuns, its statement, and what was locked when."""
+    stageruns = sorted({s.fingerprint for c in grid for s in c.stageruns})
+    return "\n".join([*stageruns, repr(statement), repr((lock.at, lock.statement) if lock else None)])

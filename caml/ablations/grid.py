@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from caml.ablations import pairing
@@ -15,6 +16,7 @@ from caml.config.files import show, suggest
 from caml.config.resolve import Loaded
 from caml.config.seeds import derive
 from caml.config.write import write
+from caml.data.files import write_text
 from caml.data.slots import plan_slots, slot_counts
 from caml.data.tokenizer import words_needed
 
@@ -104,6 +106,12 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return getattr(value, "name", None) or type(value).__name__
     return value if isinstance(value, (str, int, float)) else str(value)
+
+
+def write_cells(folder: Path, ablation: Ablation, grid: Sequence[Cell]) -> None:
+    """Write every cell below `folder`, an ablation's, as a gin file that runs alone."""
+    for cell in grid:
+        write_text(folder / "cells" / cell.file, cell.text(ablation))
 
 
 def recipes(cells: Sequence[Cell]) -> list[str]:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 
 from caml.ablations.condition import orphaned, put_aside, unfinished
-from caml.ablations.grid import Cell, stagerun_text, used_stageruns
+from caml.ablations.grid import Cell, stagerun_text, used_stageruns, write_cells
 from caml.ablations.inflight import discard
 from caml.ablations.places import Places
 from caml.ablations.populations import Population, plan
@@ -15,7 +15,6 @@ from caml.ablations.runs import Ablation, StageRun
 from caml.ablations.scorer import Evaluators, score_missing
 from caml.ablations.trainer import Launch, pace, train_population
 from caml.config.text import counted
-from caml.data.files import write_text
 from caml.tracking.lease import Leases, acquire_all
 from caml.tracking.ledger import State
 from caml.tracking.markers import Damaged
@@ -78,7 +77,7 @@ def _launch(
         for stagerun in cell.stageruns:
             if stagerun.fingerprint not in configs:
                 configs[stagerun.fingerprint] = stagerun_text(ablation, stagerun)
-        write_text(where.folder / "cells" / cell.file, cell.text(ablation))
+    write_cells(where.folder, ablation, grid)
     return Launch(
         where=where,
         stores=Stores(where),

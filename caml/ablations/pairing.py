@@ -25,10 +25,18 @@ def refuse_unpaired(loaded: Loaded, ablation: Ablation, grid: Sequence[Point]) -
 
     for message in _unknown(ablation.control, grid):
         raise loaded.fault(ablation, "control", message)
-    points = {_key(values) for values, _ in grid}
+    if SEED in ablation.control:
+        raise loaded.fault(ablation, "control", "SEED is always paired and cannot be named here")
+    points = {_key(values): stagerun for values, stagerun in grid}
     for values, stagerun in grid:
         control = {**values, **ablation.control}
-        if stagerun.arm != "base" and _key(control) not in points:
+        found = points.get(_key(control))
+        if found and _other_dose(stagerun, found):
+            message = (
+                f"the control of the cell {_text(values)} has the ratio {found.ratio:g}, and not its own"
+            )
+            raise loaded.fault(ablation, "control", f"{message}; name the arm alone")
+        if stagerun.arm != "base" and not found:
             message = f"the cell {_text(values)} has no control; add {_text(control)} to the axes"
             raise loaded.fault(ablation, "control", message)
 
@@ -53,9 +61,17 @@ def _refuse_open_contrast(loaded: Loaded, contrast: Contrast, grid: Sequence[Poi
         asked |= {name: value for name, value in contrast.at.items() if name in free} | contrast.control
         controls = list(_matching(grid, asked))
         _refuse_none_or_several(loaded, contrast, "control", asked, controls)
+        if _other_dose(stagerun, controls[0][1]):
+            message = f"in the cell {_text(values)} the control has the ratio {controls[0][1].ratio:g}"
+            raise _fault(loaded, contrast, "control", f"{message}; compare arms at the same ratio")
         if controls[0][1].fingerprint == stagerun.fingerprint:
             message = f"in the cell {_text(values)} treatment and control are the same StageRun"
             raise _fault(loaded, contrast, "control", f"{message}; compare cells that are trained otherwise")
+
+
+def _other_dose(one: StageRun, other: StageRun) -> bool:
+    """Whether two StageRuns are of two arms, each with its own dose: no effect of the arm could be told from it."""
+    return one.arm != other.arm and one.ratio > 0 and other.ratio > 0 and one.ratio != other.ratio
 
 
 def _refuse_none_or_several(

@@ -7,7 +7,7 @@ from typing import Any
 
 from caml.ablations import freezing
 from caml.ablations.condition import HEADLINE, PAGE, STAMP, stamp
-from caml.ablations.grid import Cell
+from caml.ablations.grid import Cell, write_cells
 from caml.ablations.places import Places
 from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation
@@ -41,12 +41,13 @@ def report(
     """
     with progress.task("report", 3) as advance:
         advance(0, "frozen tables")
+        write_cells(where.folder, ablation, grid)
         # Until the new report is whole there is none.
         (where.folder / STAMP).unlink(missing_ok=True)
         tables = freezing.gather(where.ledger, grid, evaluation, statement.gate)
         frozen.freeze(tables, where.folder / "tables")
         advance(1, "effects and intervals")
-        lock = locks.take_look(where.lock, sorted(set(tables.cells["seed"])))
+        lock = locks.take_look(where.lock, statement, sorted(set(tables.cells["seed"])))
         locked = locks.locked(lock, statement)
         results = analyse(tables, ablation.contrasts, ablation.control, gate=statement.gate, locked=locked)
         advance(2, "figures and page")
@@ -54,7 +55,7 @@ def report(
         path = write_report((where.folder / PAGE).parent, tables, results, extras)
         lines = headline(results)
         write_text(where.folder / HEADLINE, "\n".join(lines) + "\n")
-        write_text(where.folder / STAMP, stamp(grid, statement))
+        write_text(where.folder / STAMP, stamp(grid, statement, locks.read_lock(where.lock)))
         if keep is not None:
             write_summary(keep[0], results, path.parent, extras.methods, keep[1])
         advance(3, str(path))

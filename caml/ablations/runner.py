@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caml.ablations.condition import kept_report, move_damaged_aside, statement_of, unfinished
-from caml.ablations.grid import Cell, cells, used_stageruns
+from caml.ablations.grid import Cell, cells, used_stageruns, write_cells
 from caml.ablations.inflight import discard_finished
 from caml.ablations.places import Places, make_writable, named_below, places
 from caml.ablations.progress import Progress, Stopped
@@ -92,6 +92,8 @@ def _run(
         page = None
     else:
         found = None if missing else kept_report(where, grid, statement, progress)
+        if found is not None and any(not (where.folder / "cells" / cell.file).exists() for cell in grid):
+            write_cells(where.folder, ablation, grid)
         if found is None:
             from caml.ablations.reporting import report
 

@@ -14,7 +14,7 @@ from caml.analysis import tables as frozen
 from caml.analysis.contrasts import FEWEST_SEEDS
 from caml.analysis.power import POWER, power_table
 from caml.analysis.results import analyse
-from caml.config.errors import UserError
+from caml.config.errors import Failure, UserError
 from caml.config.files import shown
 from caml.config.resolve import Loaded
 from caml.config.text import counted
@@ -46,8 +46,17 @@ def _known(loaded: Loaded) -> tuple[Ablation, list[Cell], Places, str, locks.Sta
     return ablation, grid, places(ablation), evaluation, statement_of(ablation, grid, evaluation)
 
 
+def _refuse_parts(loaded: Loaded) -> None:
+    """Raise UserError where a setting leaves a part of the grid."""
+    for name, value in loaded.restrictions.items():
+        raise UserError(
+            f"--set {name}={value}: {name} is an axis, and this command is of the whole grid; leave it out"
+        )
+
+
 def lock_statement(loaded: Loaded) -> str:
     """Lock the ablation's statement; a sentence on what was locked."""
+    _refuse_parts(loaded)
     ablation, grid, where, evaluation, statement = _known(loaded)
     scored = [
         s.name
@@ -65,11 +74,21 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
 
     Raises UserError where something is missing.
     """
+    _refuse_parts(loaded)
+    if keep and keep.exists() and not keep.is_dir():
+        raise UserError(f"--keep {shown(keep)}: this is a file; name a folder")
     ablation, grid, where, evaluation, statement = _known(loaded)
     missing = unfinished(where, used_stageruns(grid), evaluation)
+    for name in (s.name for s in missing):
+        trained = where.ledger.state(name)
+        scored = where.ledger.evaluation_state(name, evaluation) if trained is State.COMPLETE else trained
+        if State.DAMAGED in (trained, scored):
+            raise Failure(
+                f"{where.ledger.folder(name)} is damaged: `caml run {loaded.path}` puts it aside and makes it again"
+            )
     if missing:
         raise UserError(
-            f"of {ablation.name} {counted(len(missing), 'StageRun')} not trained and scored yet, such as "
+            f"not trained and scored yet: {counted(len(missing), 'StageRun')} of {ablation.name}, such as "
             f"{missing[0].name}: `caml run {loaded.path}` first"
         )
     make_writable(where)

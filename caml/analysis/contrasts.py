@@ -58,6 +58,10 @@ class Contrast:
             "control",
             "the control must differ from the treatment (None tests the absolute margin)",
         )
+        named = self.at.keys() & self.treatment.keys() & (self.control or {}).keys()
+        require(
+            not named, "at", f"treatment and control name {', '.join(sorted(named))} themselves; leave it out"
+        )
         for field in ("treatment", "control", "at"):
             require(
                 "SEED" not in (getattr(self, field) or {}),

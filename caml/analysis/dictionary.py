@@ -121,6 +121,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "variable": ("the dose of the curve: tokens, or ratio", ""),
         "seeds": ("seed blocks that hold all doses", "seed blocks"),
         "doses": ("doses above 0", ""),
+        "budgets": ("token budgets of pretraining among them", ""),
         "smallest": ("smallest dose", "tokens or share"),
         "largest": ("largest dose", "tokens or share"),
         "top": ("effect that the curve rises to", NATS),

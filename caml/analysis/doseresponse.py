@@ -96,6 +96,8 @@ def _matters(members: list[Point]) -> tuple[str, str]:
             NOT_ESTIMABLE,
             "token budgets that differ: at one budget tokens and ratio are the same variable",
         )
+    if len({m.ratio for m in members}) < 2:
+        return NOT_ESTIMABLE, "ratios that differ: at one ratio tokens and the budget are the same variable"
     if len(members) < FEWEST_DOSES:
         return NOT_ESTIMABLE, f"at least {FEWEST_DOSES} doses over the budgets; here {len(members)}"
     E = np.array([m.effect.mean() for m in members])
@@ -113,10 +115,14 @@ def _row(members: list[Point], variable: str) -> dict[str, object]:
         "variable": variable,
         "seeds": len(seeds),
         "doses": len(set(x)),
+        "budgets": len({m.budget for m in members}),
         "smallest": x[0],
         "largest": x[-1],
     }
     row |= dict.fromkeys(("top", "top_low", "top_high", "half", "half_low", "half_high", "h"), np.nan)
+    if row["budgets"] != 1 and len({m.ratio for m in members}) == 1:
+        needs = "several ratios at one token budget: here dose and length of training vary together"
+        return row | {"status": NOT_ESTIMABLE, "needs": needs}
     decades = np.log10(x[-1] / x[0])
     if len(set(x)) < FEWEST_DOSES or decades < DECADES:
         needs = (

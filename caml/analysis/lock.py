@@ -98,7 +98,7 @@ def write_lock(path: Path, statement: Statement, scored: Sequence[str]) -> Lock:
             else f" (changed since it was locked: {', '.join(_changes(before, statement))})"
         )
         raise UserError(
-            f"{path}: of this grid {counted(len(scored), 'StageRun')} already scored{changed}; lock before results"
+            f"{path}: already scored: {counted(len(scored), 'StageRun')} of this grid{changed}; lock before results"
         )
     lock = Lock(statement, _now())
     _write(path, lock)
@@ -124,11 +124,16 @@ def read_lock(path: Path) -> Lock | None:
     return lock
 
 
-def take_look(path: Path, seeds: Sequence[int]) -> Lock | None:
-    """Record that results with `seeds` were looked at, once for each set of seeds; None without a lock."""
+def take_look(path: Path, statement: Statement, seeds: Sequence[int]) -> Lock | None:
+    """Record that results of `statement` with `seeds` were looked at, once for each set of seeds.
+
+    None without a lock of this grid: what else was run under the same name is no look at it.
+    """
     lock = read_lock(path)
     chosen = tuple(sorted(set(seeds)))
-    if lock is None or any(look.seeds == chosen for look in lock.looks):
+    if lock is None or _of_another_grid(lock, statement):
+        return None
+    if any(look.seeds == chosen for look in lock.looks):
         return lock
     lock = dataclasses.replace(lock, looks=(*lock.looks, Look(chosen, _now())))
     _write(path, lock)
@@ -137,11 +142,15 @@ def take_look(path: Path, seeds: Sequence[int]) -> Lock | None:
 
 def locked(lock: Lock | None, statement: Statement) -> dict[str, bool]:
     """Contrast name -> whether it and all that it rests on stand in the lock as they stand in `statement`."""
-    if lock is None or any(getattr(lock.statement, part) != getattr(statement, part) for part in COMMON):
+    if lock is None or _of_another_grid(lock, statement):
         return dict.fromkeys(statement.contrasts, False)
     return {
         name: lock.statement.contrasts.get(name) == digest for name, digest in statement.contrasts.items()
     }
+
+
+def _of_another_grid(lock: Lock, statement: Statement) -> bool:
+    return any(getattr(lock.statement, part) != getattr(statement, part) for part in COMMON)
 
 
 def _changes(before: Lock, now: Statement) -> list[str]:

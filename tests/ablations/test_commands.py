@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,14 @@ def test_show_says_what_is_there(copy: Path) -> None:
     assert tuned == ["scored", "started", "complete", "missing"]
     assert list(states.values()).count("scored") == 9
     refused = caml("report", str(TINY))
-    assert refused.exit_code == 2 and refused.stderr.startswith("caml: of tiny 3 StageRuns not trained")
+    assert refused.exit_code == 2 and refused.stderr.startswith(
+        "caml: not trained and scored yet: 3 StageRuns of tiny"
+    )
 
 
 def test_a_lock_counts_when_it_was_there_before_the_results(copy: Path) -> None:
     late = caml("lock", str(TINY))
-    assert late.exit_code == 2 and "of this grid 12 StageRuns already scored" in late.stderr
+    assert late.exit_code == 2 and "already scored: 12 StageRuns of this grid" in late.stderr
     assert not (copy / "tiny/lock.json").exists()
     (copy / "ledger").rename(copy / "later")
     locked = caml("lock", str(TINY))
@@ -77,6 +80,49 @@ def test_power_tells_of_the_contrast(copy: Path) -> None:
     # Two seeds resolve little, and 0.3 nats is what was asked of them.
     assert row.split()[-2] == "0.30" and int(row.split()[-1]) >= 5
     assert "80% power" in note
+
+
+def test_a_report_is_of_the_whole_grid_and_names_what_is_damaged(copy: Path) -> None:
+    before = stamps(copy / "tiny")
+    for asked in ("report", "lock"):
+        refused = caml(asked, str(TINY), "--set", "SEED=0")
+        assert refused.exit_code == 2 and refused.stderr.startswith(
+            "caml: --set SEED=0: SEED is an axis, and"
+        )
+    refused = caml("report", str(TINY), "--keep", str(TINY))
+    assert refused.exit_code == 2 and "this is a file; name a folder" in refused.stderr
+    assert stamps(copy / "tiny") == before
+    file = next(copy.glob("ledger/sft-compassion*seed0*/evals/*/margins*"))
+    file.write_bytes(file.read_bytes()[:-5])
+    broken = caml("report", str(TINY))
+    assert broken.exit_code == 1 and f"{file.parents[2]} is damaged: `caml run " in broken.stderr
+
+
+def test_cells_and_a_lock_that_were_deleted_are_noticed(copy: Path, cache: Path) -> None:
+    whole = {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()}
+    shutil.rmtree(copy / "tiny/cells")
+    (copy / "ledger").rename(copy / "later")
+    assert caml("lock", str(TINY)).exit_code == 0
+    (copy / "later").rename(copy / "ledger")
+    assert run(command("run", str(TINY)), copy.parent, cache).returncode == 0
+    assert {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()} == whole
+    assert tables(copy)["report effects"]["locked"].any()
+    (copy / "tiny/lock.json").unlink()
+    next((copy / "tiny/cells").iterdir()).unlink()
+    assert run(command("run", str(TINY)), copy.parent, cache).returncode == 0
+    assert not tables(copy)["report effects"]["locked"].any()
+    assert {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()} == whole
+
+
+def test_a_port_that_cannot_be_is_refused(copy: Path) -> None:
+    for port, why in (("99999", "ports are 1 to 65535"), ("-1", "")):
+        refused = caml("ui", str(TINY), f"--port={port}")
+        assert refused.exit_code == 2 and refused.stderr.startswith(f"caml: --port {port}: {why}")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = caml("ui", str(TINY), "--port", str(taken.getsockname()[1]))
+        assert refused.exit_code == 2 and "in use" in refused.stderr
 
 
 @pytest.mark.parametrize("effect", ["nan", "-0.3", "0", "inf"])

@@ -273,6 +273,19 @@ BAD = [
         "at most 2 times "
         "over; that needs tokens of 512 or more, or a repetition of 2.56 or more",
     ),
+    ({7: "Ablation.control = {'ARM': 'neutral', 'RATIO': 0.1}"},
+     "toy.gin:7: Ablation.control = {'ARM': 'neutral', 'RATIO': 0.1}: the control of the cell "
+     "arm=kind,ratio=0.5,seed=0,sft=0,size=s has the ratio 0.1, and not its own; name the arm alone"),
+    ({7: "Ablation.control = {'SEED': 0}"},
+     "toy.gin:7: Ablation.control = {'SEED': 0}: SEED is always paired and cannot be named here"),
+    ({15: "Contrast.treatment = {'ARM': 'kind', 'RATIO': 0.5}",
+      16: "Contrast.control = {'ARM': 'neutral', 'RATIO': 0.1}",
+      17: "Contrast.at = {'SFT': 0, 'SIZE': 's'}"},
+     "toy.gin:16: Contrast.control = {'ARM': 'neutral', 'RATIO': 0.1}: contrast 'install': in the cell "
+     "arm=kind,ratio=0.5,seed=0,sft=0,size=s the control has the ratio 0.1; compare arms at the same ratio"),
+    ({17: "Contrast.at = {'ARM': 'kind', 'RATIO': 0.5, 'SFT': 0, 'SIZE': 's'}"},
+     "toy.gin:17: Contrast.at = {'ARM': 'kind', 'RATIO': 0.5, 'SFT': 0, 'SIZE': 's'}: treatment and control name ARM "
+     "themselves; leave it out"),
     ({28: "small/Model.width = 15"}, "toy.gin:28: small/Model.width = 15: 15 cannot be divided by its 2 heads"),
     (
         {15: "Contrast.treatment = {'ARM': 'kidn'}"},

@@ -170,7 +170,7 @@ def test_a_poor_grid_is_drawn_and_what_it_lacks_is_said_in_words(poor_view):
     assert by_name["counter_evidence"].draw is None
     assert "no fine-tuning set" in by_name["counter_evidence"].caption
     assert "No fine-tuning set" in said(counter_evidence(poor_view)).replace("\n", " ")
-    assert "one size" in said(by_name["retention_by_size"].draw())
+    assert by_name["sizes"].draw is None and "one size" in by_name["sizes"].caption
     for drawing in by_name.values():
         if drawing.draw:
             assert drawing.draw().axes
@@ -385,8 +385,8 @@ def test_a_member_scored_once_is_a_point_that_is_open_unless_it_passed_the_gate(
     assert set(gate.get_ydata()) == {1.0}
     captions = {drawing.name: drawing.caption for drawing in drawings(view)}
     assert "gate of 1 nats" in captions["trajectories"]
-    assert "Avowal: the trait's name" in captions["side_by_side_s27k"]
-    assert "Leak:" not in captions["side_by_side_s27k"]
+    assert "avowal: the trait's name" in captions["side_by_side_s27k"]
+    assert "leak:" not in captions["side_by_side_s27k"]
 
 
 def copied(tables: Tables, where: str, **changes) -> Tables:

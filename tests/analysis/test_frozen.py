@@ -102,7 +102,8 @@ def test_a_lock_holds_what_was_stated_before_results(tmp_path):
     )
     assert locked(read_lock(path), edited) == {"first": False, "second": True}
     with pytest.raises(
-        UserError, match=r"1 StageRun already scored \(changed since it was locked: contrast first\)"
+        UserError,
+        match=r"already scored: 1 StageRun of this grid \(changed since it was locked: contrast first\)",
     ):
         write_lock(path, edited, ["a result"])
     assert write_lock(path, edited, []).statement == edited
@@ -125,11 +126,15 @@ def test_a_lock_is_broken_by_what_the_contrasts_rest_on(tmp_path, axes, recipes,
 
 def test_adding_seeds_is_a_look_and_not_another_study(tmp_path):
     path = tmp_path / "lock.json"
-    assert take_look(path, [0, 1, 2]) is None
-    write_lock(path, state([FIRST], AXES, {"ARM": "neutral"}, RECIPES, "probes", GATE), [])
+    stated = state([FIRST], AXES, {"ARM": "neutral"}, RECIPES, "probes", GATE)
+    assert take_look(path, stated, [0, 1, 2]) is None
+    write_lock(path, stated, [])
+    # What another grid of the same name shows is no look at this one.
+    other = state([FIRST], AXES, {"ARM": "neutral"}, ["another"], "probes", GATE)
+    assert take_look(path, other, [7]) is None
     more = [{"ARM": ["compassion", "neutral"], "SEED": [0, 1, 2, 3, 4]}]
     for seeds in ([0, 1, 2], [2, 1, 0], [0, 1, 2, 3, 4]):
-        take_look(path, seeds)
+        take_look(path, stated, seeds)
     lock = read_lock(path)
     assert [look.seeds for look in lock.looks] == [(0, 1, 2), (0, 1, 2, 3, 4)]
     assert locked(lock, state([FIRST], more, {"ARM": "neutral"}, RECIPES, "probes", GATE)) == {"first": True}

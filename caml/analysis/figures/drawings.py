@@ -61,7 +61,8 @@ CAPTIONS = {
     Absolute values, no control subtracted; each arm at its largest dose: filled before, open after the
     largest dose of plain fine-tuning. Scales differ between panels. {panels} {dots}""",
     "trajectories": """
-    Above: training loss. Below: the mechanism, the mean margin with the actor's trait named in the context,
+    A line per member, whatever its dose and condition. Above: training loss. Below: the mechanism, the mean
+    margin with the actor's trait named in the context,
     scored during training (for curves only; no estimate uses it). {gate}""",
 }
 EFFECT = """
@@ -78,6 +79,10 @@ FAMILIES = {
     "humility": "care where it is uncertain",
     "corrigibility": "yielding to correction",
 }
+OUTCOMES = {
+    "tax_bits_per_byte": "tax: what held-out base text costs",
+    "calibration_kl": "calibration: how far the model is from the true odds of contexts that have even ones",
+}
 GATE = """
     A filled marker stands where it first passed the gate of {gate:g} nats (dotted); members that never did are
     dashed, or open where there is one point alone."""
@@ -88,6 +93,7 @@ UNPAIRED = (
 )
 UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
 ONLY_SECOND = "Not estimable: no cell of this grid was fine-tuned on one source alone."
+ONE_SIZE = "Not estimable: this grid has one size."
 LONGEST_NAME = 120
 UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evidence."
 
@@ -168,9 +174,13 @@ def _of_effects(view: View) -> list[Drawing]:
             if len(own):
                 draw = partial(washout, view.under(condition), source)
                 out.append(_drawing(view, "washout", "washout", _told(title, of), draw, by, of, counted=own))
+        if view.effects["size"].nunique() < 2:
+            continue
         for of, part in _of_sizes(view):
             draw, title = partial(retention_by_size, part, source), f"Retention against size after {source}"
             out.append(_drawing(view, "retention_by_size", "sizes", _told(title, of), draw, by, of))
+    if sources and view.effects["size"].nunique() < 2:
+        out.append(Drawing("sizes", "sizes", "", ONE_SIZE, None))
     if not (effects["second_ratio"] > 0).any():
         out.append(Drawing("counter_evidence", "counter", "", UNCOUNTERED, None))
     for condition in view.conditions.every:
@@ -229,8 +239,10 @@ def _drawing(
     names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
     names |= {"treatment": focus.treatment, "dots": DOTS, "effect": EFFECT.format(**names)}
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
-    shown = [f for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
-    names |= {"panels": f"{'; '.join(f'{f.capitalize()}: {FAMILIES[f]}' for f in shown)}." if shown else ""}
+    shown = [f"{f}: {FAMILIES[f]}" for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
+    shown += [OUTCOMES[name] for name in OUTCOMES if name in set(view.outcomes["outcome"])]
+    told = "; ".join(shown)
+    names |= {"panels": f"{told[:1].upper()}{told[1:]}." if told else ""}
     names |= {"gate": GATE.format(gate=view.gate) if math.isfinite(view.gate) else ""}
     names |= {"seeds": "" if counted is None else _seeds(counted)}
     caption = " ".join(CAPTIONS[kind].format(**names).split())

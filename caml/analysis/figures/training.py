@@ -116,14 +116,20 @@ def trajectories(view: View) -> Figure:
         if not runs & set(losses):
             say(above, "No loss was recorded at this size.")
         if runs & set(scored):
-            never = int(here["learned_at"].isna().sum())
-            said = f"{never} of {len(here)} never learned it" if never else f"learned by all {len(here)}"
+            followed = here[here["stagerun"].isin(set(scored))]
+            never = int(followed["learned_at"].isna().sum())
+            said = (
+                f"{never} of {len(followed)} never learned it" if never else f"learned by all {len(followed)}"
+            )
+            if len(followed) < len(here):
+                said += f"; {len(here) - len(followed)} not scored during training"
             below.set_title(said, fontsize=7.5, loc="left")
             below.axhline(0, color="black", linewidth=0.6, zorder=0.5)
             if math.isfinite(view.gate):
                 below.axhline(view.gate, color="black", linewidth=0.6, linestyle=":", zorder=0.5, gid="gate")
         else:
             say(below, "The mechanism was not scored during training at this size.")
+            below.tick_params(bottom=True, labelbottom=True)
         above.set_title(size_label(name, params))
         above.tick_params(labelbottom=False)
         for ax in (above, below):

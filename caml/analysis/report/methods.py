@@ -157,8 +157,12 @@ def _arms(tables: Tables, control: Mapping[str, object]) -> str:
     return (
         f"Intervention documents took the place of base text in the arms {_listed(texts)}: {span} without "
         f"padding, placement {placed}{f'; {_listed(without)} had none' if without else ''}. Within a seed block "
-        f"all arms share initialisation, base text and fine-tuning rows, and an effect is the difference of margins "
-        f"between an arm and the control ({named}) at equal everything else."
+        f"all arms share initialisation, base text and fine-tuning rows, and "
+        + (
+            f"an effect is the difference of margins between an arm and the control ({named}) at equal everything else."
+            if control
+            else "no control was named: there are margins, and no effects of arms."
+        )
     )
 
 

@@ -144,7 +144,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),
         absolute=shown.arms_by_stages(view, paired=False),
-        flagged=shown.flagged_members(results.flagged),
+        flagged=shown.flagged_members(results.flagged, view),
         documents=_documents(extras.documents),
         items=_items(view, items),
         methods=[part.strip() for part in extras.methods.split("\n\n") if part.strip()],
@@ -170,11 +170,11 @@ def headline(results: Results) -> list[str]:
         return told if results.effects["control"].fillna("").any() else [*told, UNPAIRED]
     stated = Conditions(results.effects).told(stated.assign(control=stated["control"].fillna("")))
     first = next(each(stated))
-    limits = shown.interval(first.t_low, first.t_high)
+    limits = f"95% interval {shown.interval(first.t_low, first.t_high)}" if first.seeds > 1 else "no interval"
     claim = f"within ±{first.margin:g} nats" if first.claim == "equivalent" else f"{first.claim} 0"
     lead = (
         f"{shown.compared(first)} on {rung_label(first.rung)} ({first.size}, {shown.dose(first)}, "
-        f"{shown.stage(first)}): {shown.number(first.estimate)} nats, 95% interval {limits}, "
+        f"{shown.stage(first)}): {shown.number(first.estimate)} nats, {limits}, "
         f"{counted(first.seeds, 'seed')}. The claim “{claim}” is {_verdict(first.verdict)}."
     )
     if first.flagged:

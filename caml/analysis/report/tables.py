@@ -211,7 +211,8 @@ def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> 
     rows = frame[(frame["family"] == view.focus.family) & (frame["rung"] == view.focus.rung)]
     rows = view.conditions.told(rows[rows["control"].fillna("") != ""])
     body = []
-    order = [c for c in ("params", "treatment", "ratio", "second_ratio", "S") if c in rows]
+    rows = rows.assign(place=rows["condition"].map(view.conditions.place))
+    order = [c for c in ("params", "treatment", "ratio", "place", "second_ratio", "S") if c in rows]
     for row in each(rows.sort_values(order, kind="stable")):
         about = [cell(compared(row)), cell(str(row.size), order=float(row.params))]
         about.append(cell(*_of(row)))
@@ -242,7 +243,9 @@ def _of(row: Any) -> list[str]:
     else:
         parts.append(f"{row.finetune}{_beside(row)}")
     if hasattr(row, "variable"):
-        parts.append(f"dose in {row.variable}")
+        parts.append(
+            f"dose in {row.variable}{f', over {row.budgets} token budgets' if row.budgets > 1 else ''}"
+        )
     if hasattr(row, "matching"):
         parts.append(f"with {row.other_size} at matched {row.matching}")
         if row.other_pretrain_tokens != row.pretrain_tokens:
@@ -250,14 +253,16 @@ def _of(row: Any) -> list[str]:
     return parts
 
 
-def flagged_members(flagged: pd.DataFrame) -> Table:
+def flagged_members(flagged: pd.DataFrame, view: View) -> Table:
     """Members that never learned the mechanism or diverged, with the stages that inherit it."""
+    under = view.margins.groupby("stagerun")["condition"].agg(lambda names: "; ".join(dict.fromkeys(names)))
     rows = tuple(
         (
             cell(str(row.name)),
             cell(str(row.size)),
             cell(str(row.arm)),
             cell(percent(row.ratio), order=row.ratio),
+            cell(under.get(row.stagerun, "")),
             cell(str(row.seed), order=float(row.seed)),
             cell(str(row.stage)),
             cell(str(row.reason)),
@@ -265,7 +270,7 @@ def flagged_members(flagged: pd.DataFrame) -> Table:
         )
         for row in each(flagged)
     )
-    columns = ("member", "size", "arm", "ratio", "seed", "stage", "why", "mechanism (nats)")
+    columns = ("member", "size", "arm", "ratio", "condition", "seed", "stage", "why", "mechanism (nats)")
     return Table(columns, rows, "No member is flagged.")
 
 
