@@ -46,11 +46,13 @@ class Contrast:
             self.claim != "equivalent" or self.margin > 0,
             "margin",
             "a claim of equivalence needs a margin above 0 (nats)",
+            "claim",
         )
         require(
             not (self.primary and self.claim == "explore"),
             "primary",
             "a primary contrast claims 'above', 'below' or 'equivalent'",
+            "claim",
         )
         require(bool(self.treatment), "treatment", "name at least one axis, such as {'ARM': 'compassion'}")
         require(

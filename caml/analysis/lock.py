@@ -120,7 +120,10 @@ def read_lock(path: Path) -> Lock | None:
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise Failure(f"{path} is not as it was written: its digest does not fit its content")
+        raise Failure(
+            f"{path} is not as it was written: its digest does not fit its content; bring it back, or remove it, "
+            "and nothing counts as locked"
+        )
     return lock
 
 

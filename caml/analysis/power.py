@@ -65,6 +65,16 @@ def smallest_effect(sd: float, seeds: int, power: float = POWER, alpha: float = 
     return float(root) * sd
 
 
+def smallest_margin(sd: float, seeds: int, power: float = POWER, alpha: float = ALPHA) -> float:
+    """The margin in nats within which `seeds` seeds show a true effect of 0 with `power`; infinite below two."""
+    if seeds < 2:
+        return np.inf
+    if sd == 0:
+        return 0.0
+    root = optimize.brentq(lambda m: power_equivalent(m, 1.0, seeds, 0.0, alpha) - power, 1e-6, 1e5)
+    return float(root) * sd
+
+
 def sd_limits(sd: float, seeds: int, level: float = 0.95) -> tuple[float, float]:
     """The interval of a standard deviation that `seeds` normal values gave; NaN below two."""
     if seeds < 2:
@@ -74,7 +84,7 @@ def sd_limits(sd: float, seeds: int, level: float = 0.95) -> tuple[float, float]
 
 
 POWER_COLUMNS = (
-    "contrast", "claim", "seeds", "sd", "sd_low", "sd_high", "level", "smallest_effect", "wanted", "seeds_needed",
+    "contrast", "claim", "seeds", "sd", "sd_low", "sd_high", "level", "smallest", "wanted", "seeds_needed",
 )  # fmt: skip
 
 
@@ -82,11 +92,11 @@ def power_table(effects: pd.DataFrame, effect: float | None = None, power: float
     """For each named contrast of `effects`: what its seeds resolve, and the seeds that it would need.
 
     Columns: contrast, claim, seeds, sd (nats), sd_low and sd_high (its 95% limits, from chi-square: how little a
-    pilot of few seeds says of the variance), level (of the test), smallest_effect (nats, that these seeds
-    find with `power`), wanted (nats: `effect`, or the contrast's own margin) and seeds_needed for it: by TOST
-    for a claim of equivalence, by the two-sided t test otherwise. A primary contrast is tested at alpha over
-    the size of the primary family, the strictest step of Holm. Never fewer seeds than a claim takes. NaN
-    where nothing is wanted, or with fewer than two seeds.
+    pilot of few seeds says of the variance), level (of the test), smallest (nats: the effect that these seeds
+    find with `power`, or the margin within which they show that there is none), wanted (nats: `effect`, or the
+    contrast's own margin) and seeds_needed for it: by TOST for a claim of equivalence, by the two-sided t test
+    otherwise. A primary contrast is tested at alpha over the size of the primary family, the strictest step of
+    Holm. Never fewer seeds than a claim takes. NaN where nothing is wanted, or with fewer than two seeds.
     """
     named = effects[effects["contrast"] != ""]
     family = max(int(named["primary"].sum()), 1)
@@ -95,10 +105,12 @@ def power_table(effects: pd.DataFrame, effect: float | None = None, power: float
         alpha = ALPHA / family if row["primary"] else ALPHA
         wanted = float(row["margin"]) if effect is None else effect
         sd, seeds, needed = float(row["sd"]), int(row["seeds"]), np.nan
+        nothing = row["claim"] == "equivalent"
         if np.isfinite(wanted) and sd > 0:
-            fewest = seeds_equivalent if row["claim"] == "equivalent" else seeds_above
-            needed = float(max(fewest(wanted, sd, power, alpha), FEWEST_SEEDS))
-        smallest = smallest_effect(sd, seeds, power, alpha) if sd >= 0 else np.nan
+            fewest = (seeds_equivalent if nothing else seeds_above)(wanted, sd, power, alpha)
+            needed = float(max(fewest, FEWEST_SEEDS))
+        least = smallest_margin if nothing else smallest_effect
+        smallest = least(sd, seeds, power, alpha) if sd >= 0 else np.nan
         low, high = sd_limits(sd, seeds)
         rows.append((row["contrast"], row["claim"], seeds, sd, low, high, alpha, smallest, wanted, needed))
     return pd.DataFrame(rows, columns=POWER_COLUMNS)

@@ -94,7 +94,9 @@ def _row(k: Kept) -> dict[str, object]:
     if np.isnan(k.before).any():
         status, needs = NOT_ESTIMABLE, "the same members scored before fine-tuning: dose 0 on the axis"
     elif not np.isfinite(estimate):
-        status, needs = UNDEFINED, "an E(0) whose interval does not hold 0: more seeds, or a larger dose"
+        few = "two seed blocks at least: one has no interval"
+        more = "an E(0) whose interval does not hold 0: more seeds, or a larger dose"
+        status, needs = UNDEFINED, few if len(k.before) < 2 else more
     return {
         **k.comparison.label,
         "family": k.family,

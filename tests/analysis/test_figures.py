@@ -2,6 +2,9 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from studies import CONTROL, full, poor
@@ -345,8 +349,8 @@ def test_placements_are_series_of_their_own_and_figures_without_room_are_drawn_f
 def test_token_budgets_are_told_where_a_size_has_several_of_them():
     view = placed(budgets=True)
     assert [c.name for c in view.conditions.every] == [
-        "early, 9M pretraining tokens",
         "uniform, 1.64M pretraining tokens",
+        "early, 9M pretraining tokens",
     ]
     assert all("pretraining" not in c.name for c in look(*full()).conditions.every)
     figure = install(view)
@@ -356,6 +360,14 @@ def test_token_budgets_are_told_where_a_size_has_several_of_them():
     doses = view.effects["dose_tokens"].where(view.effects["pretrain_tokens"] < 9_000_000, 2_619_000)
     spread = install(dataclasses.replace(view, effects=view.effects.assign(dose_tokens=doses)))
     assert "30%\n477k–2.62M" in [tick.get_text() for tick in spread.axes[0].get_xticklabels()]
+
+
+def test_a_home_that_cannot_be_written_is_nobodys_concern():
+    places = {"HOME": "/proc/none", "XDG_CACHE_HOME": "/proc/none", "XDG_CONFIG_HOME": "/proc/none"}
+    own = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
+    command = [sys.executable, "-c", "from caml.analysis.figures.drawings import drawings"]
+    done = subprocess.run(command, env=own | places, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_long_legend_does_not_take_the_height_of_the_panels():
@@ -368,6 +380,51 @@ def test_a_long_legend_does_not_take_the_height_of_the_panels():
 
     many, one = (with_legend(entries).axes[0].get_window_extent().height for entries in (12, 1))
     assert abs(many - one) < 0.05 * one
+
+
+def test_members_that_were_not_scored_during_training_are_counted_apart():
+    tables, results = full()
+    first = tables.stageruns.query("parent == '' and steps > 0 and size == 's27k'")["stagerun"].iloc[:4]
+    fewer = tables.trajectory[~tables.trajectory["stagerun"].isin(first)]
+    below = trajectories(look(dataclasses.replace(tables, trajectory=fewer), results)).axes[2]
+    assert below.get_title(loc="left") == "1 of 41 never learned it; 4 not scored during training"
+
+
+def test_a_grid_that_was_not_fine_tuned_has_no_open_markers_in_its_captions():
+    tables, _ = full()
+    before = seen(dataclasses.replace(tables, cells=tables.cells.query("S == 0")))
+    for view, opened in ((before, False), (seen(tables), True)):
+        captions = {drawing.name: drawing.caption for drawing in drawings(view)}
+        for name in ("ladder", "side_by_side_s27k"):
+            assert ("open after the largest dose" in captions[name]) is opened, name
+
+
+def test_more_conditions_than_can_be_told_apart_stand_in_several_figures():
+    tables, _ = full()
+    for i in range(5):
+        tables = copied(
+            tables,
+            f"{SMALL} and ratio == 0.3 and placement == 'uniform'",
+            placement=f"p{i}",
+            PLACEMENT=f"p{i}",
+        )
+        tables = dataclasses.replace(tables, cells=tables.cells.fillna({"PLACEMENT": "uniform"}))
+    view = seen(tables)
+    names = ["uniform", "p0", "p1", "p2", "p3", "p4"]
+    assert [condition.name for condition in view.conditions.every] == names
+    told = {drawing.name: drawing for drawing in drawings(view)}
+    for kind in ("install", "washout"):
+        shown_in = [legend_of(told[f"{kind}_{i}_of_2"].draw()) for i in (1, 2)]
+        parts = [{line.rsplit(", ", 1)[1] for line in lines} for lines in shown_in]
+        assert parts == [set(names[:4]), set(names[4:])] and kind not in told
+
+
+def test_the_largest_dose_is_the_darkest_also_in_retention_by_size(view):
+    left = retention_by_size(view, "neutral_dialogue").axes[0]
+    shades = {h.get_label(): sum(to_rgb(h.get_color())) for h in left.get_legend_handles_labels()[0]}
+    assert list(shades) == ["S = 16k", "S = 49k", "S = 147k"]
+    assert list(shades.values()) == sorted(shades.values(), reverse=True)
+    assert left.get_legend_handles_labels()[0][-1].get_linestyle() == "-"
 
 
 def test_a_member_scored_once_is_a_point_that_is_open_unless_it_passed_the_gate():

@@ -164,6 +164,17 @@ def test_doseresponse_says_what_it_lacks():
     assert straight["status"] == "not estimable" and "doses above 0.3" in straight["needs"]
 
 
+def test_one_ratio_over_several_budgets_is_no_dose_response():
+    """Dose and length of training vary together there."""
+    table = doseresponse_table(_points((0.1,), (1e5, 3e5, 1e6, 3e6, 1e7), lambda r, b: 2 * b / (b + 1e6)))
+    assert set(table["budgets"]) == {5} and table["half"].isna().all()
+    assert set(table["status"]) == {"not estimable"} and "vary together" in table["needs"].iloc[0]
+    assert set(table["matters_needs"]) == {
+        "ratios that differ: at one ratio tokens and the budget are the same variable"
+    }
+    assert set(doseresponse_table(_points(RATIOS, (1e6,), lambda r, b: r))["budgets"]) == {1}
+
+
 def test_no_effect_gives_no_doseresponse():
     fitted = undefined = 0
     for seed in range(60):

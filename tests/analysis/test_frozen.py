@@ -9,7 +9,7 @@ from synthetic import GATE, synthetic_tables
 
 from caml.analysis.contrasts import Contrast
 from caml.analysis.lock import Look, locked, read_lock, state, take_look, write_lock
-from caml.analysis.power import power_table, seeds_above, seeds_equivalent, smallest_effect
+from caml.analysis.power import power_equivalent, power_table, seeds_above, seeds_equivalent, smallest_effect
 from caml.analysis.report.methods import looks_sentence, methods, resolution
 from caml.analysis.results import analyse
 from caml.analysis.tables import DATA_DICTIONARY, freeze, load
@@ -174,6 +174,12 @@ def test_methods_states_the_tables(tables):
         assert part in text
 
 
+def test_methods_without_a_control_says_that_there_are_no_effects(tables):
+    text = methods(tables, {}, GATE, {})
+    assert "no control was named: there are margins, and no effects of arms." in text
+    assert "an effect is the difference" not in text
+
+
 def test_methods_names_what_else_the_grid_varies(tables):
     cells = tables.cells.assign(STYLE="mixed", PEAK=0.1, LAYERS=2, variant="PEAK=0.1, STYLE=mixed")
     half = cells["seed"] > 1
@@ -196,8 +202,10 @@ def test_resolution_says_what_the_seeds_find():
         }
     )
     table = power_table(effects).set_index("contrast")
-    assert table.loc["first", "smallest_effect"] == pytest.approx(smallest_effect(0.2, 5, alpha=0.025))
+    assert table.loc["first", "smallest"] == pytest.approx(smallest_effect(0.2, 5, alpha=0.025))
     assert table.loc["first", "seeds_needed"] == seeds_above(0.3, 0.2, alpha=0.025)
+    margin = table.loc["second", "smallest"]
+    assert power_equivalent(margin, 0.2, 3, alpha=0.025) == pytest.approx(0.8, abs=1e-3)
     assert table.loc["second", "seeds_needed"] == seeds_equivalent(0.3, 0.2, alpha=0.025)
     # Fewer than a claim takes are never advised.
     assert seeds_above(1.0, 0.2, alpha=0.025) < 5 == power_table(effects, effect=1.0)["seeds_needed"][0]
@@ -239,7 +247,8 @@ def test_resolution_says_what_the_seeds_find():
         and "nothing is claimed" not in first
     )
     assert (
-        "equivalence within 0.3 nats needs" in second
+        f"show equivalence within {margin:.2g} nats with 80% power" in second
+        and "equivalence within 0.3 nats needs" in second
         and "fewer than 5 seed blocks nothing is claimed" in second
     )
     assert lone == "lone: 1 seed block resolves nothing."

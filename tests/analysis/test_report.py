@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from studies import CONTROL, full, poor
+from studies import CONTRASTS, CONTROL, full, poor
 
 from caml.analysis.figures.drawings import drawings
 from caml.analysis.figures.view import look
@@ -272,6 +272,24 @@ def test_without_a_control_the_page_says_what_would_make_effects_estimable(tmp_p
     }  # fmt: skip
     text = Page(write_report(tmp_path, tables, results, Extras(title="alone")).read_text()).text
     assert text.count("nothing in this grid is compared with a control") == 6
+
+
+def test_a_flagged_member_stands_under_its_condition():
+    tables, results = full()
+    late = tables.cells["size"] == "s100k"
+    cells = tables.cells.assign(placement=["late" if of else "uniform" for of in late])
+    table = shown.flagged_members(results.flagged, look(dataclasses.replace(tables, cells=cells), results))
+    at = table.columns.index("condition")
+    assert {row[at].lines[0] for row in table.rows} == {"uniform"}
+    alone = shown.flagged_members(results.flagged, look(tables, results))
+    assert {row[at].lines for row in alone.rows} == {("",)}
+
+
+def test_with_one_seed_the_lead_has_no_interval():
+    tables, _ = full()
+    one = dataclasses.replace(tables, cells=tables.cells.query("seed == 0"))
+    results = analyse(one, CONTRASTS[:1], CONTROL, gate=1.0, draws=5)
+    assert "no interval" in headline(results)[0] and "nan" not in headline(results)[0]
 
 
 def test_item_margins_are_means_over_the_seeds_of_the_largest_dose():

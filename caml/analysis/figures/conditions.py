@@ -1,7 +1,6 @@
 """What sets cells of a grid apart beside size, arm and doses: placement, token budget, and axes of no column."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +51,7 @@ class Condition:
 class Conditions:
     """The conditions of the `cells` of a grid, or of any table with their columns.
 
-    `every`: those of trained cells, in the order of placement, budget and variant; one at least.
+    `every`: those of trained cells, in the order of the cells, which is that of the axes; one at least.
     """
 
     def __init__(self, cells: pd.DataFrame):
@@ -62,11 +61,11 @@ class Conditions:
         self._budgeted = bool((trained.groupby("size")["pretrain_tokens"].nunique() > 1).any())
         budgets = set(trained["pretrain_tokens"])
         self._exact = len(set(map(count, budgets))) < len(budgets)
-        found = {self.of(row) for row in trained.to_dict("records")}
+        found = list(dict.fromkeys(self.of(row) for row in trained.to_dict("records")))
         # Base stands beside the arms with an intervention, under each of their placements.
-        dosed = {c for c in found if c.placement is not None}
-        found = dosed | {c for c in found - dosed if c not in {_unplaced(other) for other in dosed}}
-        self.every = sorted(found, key=_order) or [Condition(None, None, min(cells["variant"], default=""))]
+        beside = {dataclasses.replace(c, placement=None) for c in found if c.placement is not None}
+        self.every = [c for c in found if c not in beside]
+        self.every = self.every or [Condition(None, None, min(cells["variant"], default=""))]
 
     def of(self, row: Mapping[Any, Any]) -> Condition:
         """The condition of a row of any result table, as far as its columns tell of it."""
@@ -87,11 +86,3 @@ class Conditions:
     def told(self, frame: pd.DataFrame) -> pd.DataFrame:
         """`frame` with the column `condition`: the name of each row's."""
         return frame.assign(condition=[self.of(row).name for row in frame.to_dict("records")])
-
-
-def _unplaced(condition: Condition) -> Condition:
-    return dataclasses.replace(condition, placement=None)
-
-
-def _order(condition: Condition) -> tuple[str, float, str]:
-    return condition.placement or "", condition.pretrain_tokens or -math.inf, condition.variant

@@ -1,10 +1,9 @@
-"""All figures of a report: which there are, what each caption says, and how one is saved."""
+"""All figures of a report: which there are, and how one is saved."""
 
 import dataclasses
 import hashlib
 import io
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from caml.analysis.figures.captions import ONE_SIZE, ONLY_SECOND, UNCOUNTERED, UNPAIRED, UNTUNED, caption
 from caml.analysis.figures.install import install, ladder, members, sizes_of
-from caml.analysis.figures.style import RC, percent, rung_label
+from caml.analysis.figures.style import RC
 from caml.analysis.figures.training import side_by_side, trajectories
 from caml.analysis.figures.view import View
 from caml.analysis.figures.washout import (
@@ -29,73 +29,9 @@ from caml.analysis.figures.washout import (
     washout,
 )
 
-DOTS = """
-Small dots are seed blocks, in the order of their seeds; the large marker is their mean and the bar its 95%
-Student's t interval (an arrow where it leaves the panel).
-"""
-# What a reader must know to use a figure: what is drawn, how it is computed, what the marks are.
-CAPTIONS = {
-    "install": """
-    {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
-    Open markers: another control. Lines join means and are no fit. {seeds} {dots}""",
-    "members": """
-    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band}
-    {dots}""",
-    "ladder": """
-    Effect against {control} on every rung, at each arm's largest dose: filled before fine-tuning, open after
-    the largest dose of plain fine-tuning. Rungs L5 concern things that cannot feel: an effect there is
-    indiscriminate. {dots}""",
-    "washout": """
-    {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
-    Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
-    interval of E(0) holds 0. Lines join means and are no fit. Where fine-tuning
-    also takes the mechanism, or base text itself, R measures forgetting in general. {seeds} {dots}""",
-    "retention_by_size": """
-    Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
-    share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
-    Fieller's 95% limits of R; level bars: 95% t interval of E(0).""",
-    "counter_evidence": """
-    Above, the effect. {effect} Below: the same members' margins with no control subtracted, at the largest
-    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {seeds} {dots}""",
-    "side_by_side": """
-    Absolute values, no control subtracted; each arm at its largest dose: filled before, open after the
-    largest dose of plain fine-tuning. Scales differ between panels. {panels} {dots}""",
-    "trajectories": """
-    A line per member, whatever its dose and condition. Above: training loss. Below: the mechanism, the mean
-    margin with the actor's trait named in the context,
-    scored during training (for curves only; no estimate uses it). {gate}""",
-}
-EFFECT = """
-    The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
-    same seed block, size, dose and fine-tuning rows, mean over items, in nats."""
-# The families that PROTOCOL's probes have, in words.
-FAMILIES = {
-    "mechanism": "the same acts with the actor's trait named",
-    "knowledge": "what wants what and what can feel, asked outright",
-    "avowal": "the trait's name, of a name of which nothing was told",
-    "convention": "the arbitrary mark that documents carry, without value",
-    "leak": "the theme on prompts that don't ask for it",
-    "conditional": "contexts that the training text continues both ways equally often",
-    "humility": "care where it is uncertain",
-    "corrigibility": "yielding to correction",
-}
-OUTCOMES = {
-    "tax_bits_per_byte": "tax: what held-out base text costs",
-    "calibration_kl": "calibration: how far the model is from the true odds of contexts that have even ones",
-}
-GATE = """
-    A filled marker stands where it first passed the gate of {gate:g} nats (dotted); members that never did are
-    dashed, or open where there is one point alone."""
-BAND = "The band is the stated equivalence margin."
-UNPAIRED = (
-    "No effect is estimable: nothing in this grid is compared with a control. Ablation.control names one, such "
-    "as {'ARM': 'neutral'}, and its cells belong on the axes."
-)
-UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
-ONLY_SECOND = "Not estimable: no cell of this grid was fine-tuned on one source alone."
-ONE_SIZE = "Not estimable: this grid has one size."
 LONGEST_NAME = 120
-UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evidence."
+# Conditions that shades and broken lines keep apart in one figure.
+MOST_CONDITIONS = 4
 
 
 @dataclass(frozen=True)
@@ -157,7 +93,10 @@ def _of_effects(view: View) -> list[Drawing]:
     ]
     title = "Dose-response of the install"
     before = effects[effects["S"] == 0]
-    out = [_drawing(view, "install", "install", title, partial(install, view), counted=before)]
+    out = []
+    for part, of in _by_conditions(view, before):
+        draw, counted = partial(install, part), before[before["condition"].isin(part.effects["condition"])]
+        out.append(_drawing(view, "install", "install", _told(title, of), draw, of, counted=counted))
     sources = finetunes(view)
     if not sources:
         why = ONLY_SECOND if (view.effects["S"] > 0).any() else UNTUNED
@@ -167,8 +106,12 @@ def _of_effects(view: View) -> list[Drawing]:
         title, several = f"Wash-out by {source}", tuned["condition"].nunique() > 1
         shown = largest(tuned) if several else tuned
         lines = _told(title, "each arm's largest dose under each condition" if several else "")
-        draw = partial(washout, view, source)
-        out.append(_drawing(view, "washout", "washout", lines, draw, by, counted=shown))
+        for part, of in _by_conditions(view, tuned):
+            draw, counted = (
+                partial(washout, part, source),
+                shown[shown["condition"].isin(part.effects["condition"])],
+            )
+            out.append(_drawing(view, "washout", "washout", _told(lines, of), draw, by, of, counted=counted))
         for condition in view.conditions.every if len(shown) < len(tuned) else ():
             own, of = condition.rows(tuned), condition.name
             if len(own):
@@ -196,6 +139,15 @@ def _of_effects(view: View) -> list[Drawing]:
             draw, title = partial(counter_evidence, part), _told("Counter-evidence", of)
             out.append(_drawing(view, "counter_evidence", "counter", title, draw, of, counted=countered))
     return out
+
+
+def _by_conditions(view: View, rows: pd.DataFrame) -> list[tuple[View, str]]:
+    """Views of the conditions of `rows`, at most MOST_CONDITIONS in each, with the number of each where several."""
+    here = sorted(set(rows["condition"]), key=view.conditions.place)
+    parts = [here[i : i + MOST_CONDITIONS] for i in range(0, len(here), MOST_CONDITIONS)]
+    if len(parts) < 2:
+        return [(view, "")]
+    return [(view.among(part), f"{i} of {len(parts)}") for i, part in enumerate(parts, start=1)]
 
 
 def _by_source(view: View, sources: Sequence[str]) -> list[tuple[str, View]]:
@@ -235,33 +187,8 @@ def _drawing(
     `of`: names in its file's name, which set it apart from others of its kind; empty ones are left out.
     `counted`: the effects whose seed blocks the caption counts.
     """
-    focus = view.focus
-    names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
-    names |= {"treatment": focus.treatment, "dots": DOTS, "effect": EFFECT.format(**names)}
-    names |= {"band": BAND if math.isfinite(view.bound) else ""}
-    shown = [f"{f}: {FAMILIES[f]}" for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
-    shown += [OUTCOMES[name] for name in OUTCOMES if name in set(view.outcomes["outcome"])]
-    told = "; ".join(shown)
-    names |= {"panels": f"{told[:1].upper()}{told[1:]}." if told else ""}
-    names |= {"gate": GATE.format(gate=view.gate) if math.isfinite(view.gate) else ""}
-    names |= {"seeds": "" if counted is None else _seeds(counted)}
-    caption = " ".join(CAPTIONS[kind].format(**names).split())
-    return Drawing("_".join([kind, *(_plain(part) for part in of if part)]), section, title, caption, draw)
-
-
-def _seeds(effects: pd.DataFrame) -> str:
-    """On how many seed blocks `effects` rest, by size."""
-    told = []
-    for (_, size), own in effects.groupby(["params", "size"]):
-        usual = int(own["seeds"].mode().max())
-        others: dict[str, list[str]] = {}
-        for (arm, ratio), cells in own.groupby(["treatment", "ratio"]):
-            counts = " or ".join(str(n) for n in sorted(set(cells["seeds"])))
-            if counts != str(usual):
-                others.setdefault(counts, []).append(f"{arm} {percent(float(ratio))}")  # type: ignore[arg-type]
-        but = "; ".join(f"{', '.join(arms)}: {counts}" for counts, arms in others.items())
-        told.append(f"{size}: {usual}{f' ({but})' if but else ''}")
-    return f"Seed blocks: {'; '.join(told)}." if told else ""
+    told = caption(view, kind, counted)
+    return Drawing("_".join([kind, *(_plain(part) for part in of if part)]), section, title, told, draw)
 
 
 def save(figure: Figure, drawing: Drawing, folder: Path, provenance: dict[str, Any]) -> bytes:

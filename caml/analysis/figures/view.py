@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,10 @@ class View:
     def under(self, condition: Condition) -> "View":
         """The view of the cells under `condition` alone: what a figure shows that has no room for more."""
         return self._where(condition.rows)
+
+    def among(self, conditions: Sequence[str]) -> "View":
+        """The view of the cells of the `conditions` with these names."""
+        return self._where(lambda frame: frame[frame["condition"].isin(conditions)])
 
     def after(self, finetune: str) -> "View":
         """The view of what was fine-tuned on `finetune`, and of all before fine-tuning."""

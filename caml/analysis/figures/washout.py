@@ -219,10 +219,7 @@ def retention_by_size(view: View, finetune: str) -> Figure:
         axis = DoseAxis(params for _, params in sizes)
         for i, s in enumerate(doses):
             shift = 0.5 * ((i + 0.5) / len(doses) - 0.5)
-            color, line = (
-                tint(look.color, len(doses) - 1 - i, len(doses)),
-                line_style(len(doses) - 1 - i, len(doses)),
-            )
+            color, line = tint(look.color, i, len(doses)), line_style(i, len(doses))
             _remains(left, matched[matched["S"] == s], lambda p, h=shift: axis.at(p) + h, color, line,  # type: ignore[misc]
                      view.focus.treatment, by="params")  # fmt: skip
             left.axes.plot([], [], color=color, linestyle=line, marker=look.marker, label=f"S = {count(s)}")

@@ -37,22 +37,29 @@ def methods(tables: Tables, control: Mapping[str, object], gate: float, facts: M
 def resolution(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
     """What the seeds can and cannot resolve, a sentence each.
 
-    For each named contrast the smallest effect found with 80% power; for those that claim a direction, how
-    wide the limits of their retention are; and how uncertain the spread itself is, on which all this rests.
+    For each named contrast the smallest effect found, or margin shown, with 80% power; for those that claim a
+    direction, how wide the limits of their retention are; and how uncertain the spread itself is, on which all
+    this rests.
     """
     sentences = []
     for row in power_table(effects).to_dict("records"):
-        seeds, smallest, needed = int(row["seeds"]), float(row["smallest_effect"]), float(row["seeds_needed"])
+        seeds, smallest, needed = int(row["seeds"]), float(row["smallest"]), float(row["seeds_needed"])
         if not np.isfinite(smallest):
             sentences.append(f"{row['contrast']}: {seeds} seed block resolves nothing.")
             continue
+        nothing = row["claim"] == "equivalent"
+        found = (
+            f"show equivalence within {smallest:.2g} nats"
+            if nothing
+            else (f"find an effect of {smallest:.2g} nats or more")
+        )
         text = (
-            f"{row['contrast']}: {seeds} seed blocks with a standard deviation of {row['sd']:.2g} nats find "
-            f"an effect of {smallest:.2g} nats or more with {POWER:.0%} power at a level of "
-            f"{float(row['level']):.2g}, and smaller ones less often"
+            f"{row['contrast']}: {seeds} seed blocks with a standard deviation of {row['sd']:.2g} nats {found} "
+            f"with {POWER:.0%} power at a level of {float(row['level']):.2g}, and smaller "
+            f"{'margins' if nothing else 'ones'} less often"
         )
         if np.isfinite(needed):
-            aim = "equivalence within" if row["claim"] == "equivalent" else "an effect of"
+            aim = "equivalence within" if nothing else "an effect of"
             text += f"; {aim} {row['wanted']:g} nats needs {needed:.0f} seed blocks"
         if seeds < FEWEST_SEEDS:
             text += f"; with fewer than {FEWEST_SEEDS} seed blocks nothing is claimed"

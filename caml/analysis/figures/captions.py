@@ -1,0 +1,114 @@
+"""Captions: what a reader must know to use a figure, and the sentences that stand where there is none."""
+
+import math
+
+import pandas as pd
+
+from caml.analysis.figures.style import percent, rung_label
+from caml.analysis.figures.view import View
+
+DOTS = """
+Small dots are seed blocks, in the order of their seeds; the large marker is their mean and the bar its 95%
+Student's t interval (an arrow where it leaves the panel).
+"""
+# What a reader must know to use a figure: what is drawn, how it is computed, what the marks are.
+CAPTIONS = {
+    "install": """
+    {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
+    Open markers: another control. Lines join means and are no fit. {seeds} {dots}""",
+    "members": """
+    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band}
+    {dots}""",
+    "ladder": """
+    Effect against {control} on every rung, at each arm's largest dose: {fills}.
+    Rungs L5 concern things that cannot feel: an effect there is indiscriminate. {dots}""",
+    "washout": """
+    {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
+    Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
+    interval of E(0) holds 0, or one seed block has none. Lines join means and are no fit. Where fine-tuning
+    also takes the mechanism, or base text itself, R measures forgetting in general. {seeds} {dots}""",
+    "retention_by_size": """
+    Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
+    share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
+    Fieller's 95% limits of R; level bars: 95% t interval of E(0).""",
+    "counter_evidence": """
+    Above, the effect. {effect} Below: the same members' margins with no control subtracted, at the largest
+    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {seeds} {dots}""",
+    "side_by_side": """
+    Absolute values, no control subtracted; each arm at its largest dose: {fills}. Scales differ between
+    panels. {panels} {dots}""",
+    "trajectories": """
+    A line per member, whatever its dose and condition. Above: training loss. Below: the mechanism, the mean
+    margin with the actor's trait named in the context,
+    scored during training (for curves only; no estimate uses it). {gate}""",
+}
+EFFECT = """
+    The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
+    same seed block, size, dose and fine-tuning rows, mean over items, in nats."""
+# The families that PROTOCOL's probes have, in words.
+FAMILIES = {
+    "mechanism": "the same acts with the actor's trait named",
+    "knowledge": "what wants what and what can feel, asked outright",
+    "avowal": "the trait's name, of a name of which nothing was told",
+    "convention": "the arbitrary mark that documents carry, without value",
+    "leak": "the theme on prompts that don't ask for it",
+    "conditional": "contexts that the training text continues both ways equally often",
+    "humility": "care where it is uncertain",
+    "corrigibility": "yielding to correction",
+}
+OUTCOMES = {
+    "tax_bits_per_byte": "tax: what held-out base text costs",
+    "calibration_kl": "calibration: how far the model is from the true odds of contexts that have even ones",
+}
+GATE = """
+    A filled marker stands where it first passed the gate of {gate:g} nats (dotted); members that never did are
+    dashed, or open where there is one point alone."""
+BAND = "The band is the stated equivalence margin."
+FILLED, FILLED_AND_OPEN = (
+    "before fine-tuning",
+    "filled before, open after the largest dose of plain fine-tuning",
+)
+# Sentences for what a grid lacks.
+UNPAIRED = (
+    "No effect is estimable: nothing in this grid is compared with a control. Ablation.control names one, such "
+    "as {'ARM': 'neutral'}, and its cells belong on the axes."
+)
+UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
+ONLY_SECOND = "Not estimable: no cell of this grid was fine-tuned on one source alone."
+ONE_SIZE = "Not estimable: this grid has one size."
+UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evidence."
+
+
+def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
+    """The caption of a figure of this `kind`, one of CAPTIONS.
+
+    `counted`: the effects whose seed blocks it counts.
+    """
+    focus = view.focus
+    names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
+    names |= {"treatment": focus.treatment, "dots": DOTS, "effect": EFFECT.format(**names)}
+    names |= {"band": BAND if math.isfinite(view.bound) else ""}
+    shown = [f"{f}: {FAMILIES[f]}" for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
+    shown += [OUTCOMES[name] for name in OUTCOMES if name in set(view.outcomes["outcome"])]
+    told = "; ".join(shown)
+    names |= {"panels": f"{told[:1].upper()}{told[1:]}." if told else ""}
+    names |= {"gate": GATE.format(gate=view.gate) if math.isfinite(view.gate) else ""}
+    names |= {"seeds": "" if counted is None else _seeds(counted)}
+    tuned = (view.effects["S"] > 0) & (view.effects["second_ratio"] == 0)
+    names |= {"fills": FILLED_AND_OPEN if tuned.any() else FILLED}
+    return " ".join(CAPTIONS[kind].format(**names).split())
+
+
+def _seeds(effects: pd.DataFrame) -> str:
+    """On how many seed blocks `effects` rest, by size."""
+    told = []
+    for (_, size), own in effects.groupby(["params", "size"]):
+        usual = int(own["seeds"].mode().max())
+        others: dict[str, list[str]] = {}
+        for (arm, ratio), cells in own.groupby(["treatment", "ratio"]):
+            counts = " or ".join(str(n) for n in sorted(set(cells["seeds"])))
+            if counts != str(usual):
+                others.setdefault(counts, []).append(f"{arm} {percent(float(ratio))}")  # type: ignore[arg-type]
+        but = "; ".join(f"{', '.join(arms)}: {counts}" for counts, arms in others.items())
+        told.append(f"{size}: {usual}{f' ({but})' if but else ''}")
+    return f"Seed blocks: {'; '.join(told)}." if told else ""
