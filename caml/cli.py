@@ -143,7 +143,7 @@ def show(file: File, settings: Set = NONE) -> None:
 def explain(
     file: File,
     key: Annotated[
-        str, typer.Argument(metavar="KEY", help="a macro, Class.param, scope/Class.param or place")
+        str, typer.Argument(metavar="KEY", help="a macro, Class.param, scope/Class.param, Class or place")
     ],
     settings: Set = NONE,
 ) -> None:
@@ -228,35 +228,11 @@ def ui(
     settings: Set = NONE,
 ) -> None:
     """Open the MLflow pages of an ablation's tracking store."""
-    import socket
-
     from caml.ablations.places import places
+    from caml.tracking.ui import serve
 
-    with socket.socket() as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or "ports are 1 to 65535"
-            raise UserError(f"--port {port}: {why}; name another one") from None
     ablation = _load(file, settings).tree
-    uri = ablation.tracking or places(ablation).tracking
-    if uri.startswith("http"):
-        print(f"the tracking store is a server: open {uri}")
-        return
-    print(f"http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    arguments = [
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    os.execv(sys.executable, [sys.executable, *arguments])
+    serve(ablation.tracking or places(ablation).tracking, port)
 
 
 @command("caml doctor")

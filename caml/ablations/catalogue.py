@@ -1,11 +1,14 @@
 """Every dataclass that a gin file may configure, and the loading of an ablation from its file."""
 
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from caml.ablations.grid import AXES
 from caml.ablations.runs import Ablation, Run, Stage
 from caml.analysis.contrasts import Contrast
+from caml.config.files import Binding
 from caml.config.resolve import Loaded, load
 from caml.data.mixture import Mixture
 from caml.data.sources import TextFile
@@ -20,6 +23,26 @@ CLASSES = (
 )  # fmt: skip
 
 
+LONGEST = 100  # characters of an ablation's name with what settings add to it
+
+
 def load_ablation(path: str | Path, settings: Sequence[str] = ()) -> Loaded:
-    """The ablation in the gin file `path`, with `settings` (`MACRO=VALUE`) on top."""
-    return load(path, CLASSES, Ablation, settings, axes=AXES)
+    """The ablation in the gin file `path`, with `settings` (`MACRO=VALUE`) on top.
+
+    With settings that change what is trained or stated it is another ablation: its name tells them, as in
+    `quickstart+tokens=65536`, and so its results have a folder of their own.
+    """
+    loaded = load(path, CLASSES, Ablation, settings, axes=AXES)
+    altering = loaded.text.altering()
+    if not altering:
+        return loaded
+    return loaded.bound("Ablation", "name", _told(loaded.tree.name, altering))
+
+
+def _told(name: str, settings: Sequence[Binding]) -> str:
+    """`name` with `settings` in it, in characters that a folder takes."""
+    told = ",".join(f"{b.parameter.lower()}={b.value}" for b in settings)
+    plain = re.sub(r"[^A-Za-z0-9_.,=+-]", "_", f"{name}+{told}")
+    if plain == f"{name}+{told}" and len(plain) <= LONGEST:
+        return plain
+    return f"{plain[: LONGEST - 13]}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"

@@ -1,16 +1,21 @@
 """What of an ablation is there already: what is unfinished, what was damaged, and whether its report is current."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from caml.ablations.grid import Cell, recipes
-from caml.ablations.places import Places
+from caml.ablations.grid import Cell, cells, recipes, used_stageruns
+from caml.ablations.places import Places, claim, places, taken
 from caml.ablations.populations import depth
 from caml.ablations.progress import Progress
 from caml.ablations.runs import Ablation, StageRun
 from caml.analysis.files import verify
 from caml.analysis.lock import Lock, Statement, read_lock, state
 from caml.config.errors import Failure
+from caml.config.files import shown
+from caml.config.fingerprint import fingerprint
+from caml.config.resolve import Loaded
+from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.lease import acquire_all
 from caml.tracking.ledger import Ledger, State
 from caml.tracking.markers import Damaged
@@ -76,20 +81,58 @@ def put_aside(ledger: Ledger, damaged: Damaged, progress: Progress) -> None:
     progress.say(f"{damaged.file} {damaged.wrong}; moved to {aside}, and it is made again")
 
 
-def statement_of(ablation: Ablation, grid: Sequence[Cell], evaluation: str) -> Statement:
-    """What the ablation states before results exist."""
-    gate = grid[0].run.probes.gate
-    return state(ablation.contrasts, ablation.axes, ablation.control, recipes(grid), evaluation, gate)
+@dataclass(frozen=True)
+class Study:
+    """An ablation as a gin file gives it: its cells, its places, and what it states before results exist."""
+
+    loaded: Loaded
+    ablation: Ablation
+    grid: list[Cell]
+    where: Places
+    evaluation: str
+    statement: Statement
+
+    @property
+    def identity(self) -> str:
+        """What it trains and what it states: a line for each StageRun, and one for the statement."""
+        stageruns = sorted(stagerun.fingerprint for stagerun in used_stageruns(self.grid))
+        return "\n".join([*stageruns, repr(self.statement)])
+
+    def claim(self) -> None:
+        """Make the ablation's folder, and note that it has the results of this file.
+
+        Raises UserError where it cannot be written, Failure where the disk is full.
+        """
+        claim(self.where, self.loaded.path, fingerprint(self.identity))
 
 
-def kept_report(
-    where: Places, grid: Sequence[Cell], statement: Statement, progress: Progress
-) -> tuple[list[str], Path] | None:
+def study_of(loaded: Loaded) -> Study:
+    """The study of a loaded ablation, wholly checked.
+
+    Raises UserError for what is wrong with its grid, and where its folder has the results of another file.
+    """
+    ablation: Ablation = loaded.tree
+    grid, where = cells(loaded), places(ablation)
+    probes = grid[0].run.probes
+    evaluation = evaluation_fingerprint(probes)
+    statement = state(
+        ablation.contrasts, ablation.axes, ablation.control, recipes(grid), evaluation, probes.gate
+    )
+    study = Study(loaded, ablation, grid, where, evaluation, statement)
+    other = taken(where, loaded.path, fingerprint(study.identity))
+    if other:
+        message = f"{shown(where.folder)} has the results of {shown(other)}, another grid or statement"
+        raise loaded.fault(f"{message}; take another name, or remove that folder", (ablation, "name"))
+    return study
+
+
+def kept_report(study: Study, progress: Progress) -> tuple[list[str], Path] | None:
     """Headline and page of the report that is there, every file of it as it was written.
 
     None where there is none of this grid and statement; what was altered is named. Raises Failure for a lock
     that was altered.
     """
+    where = study.where
     lock = read_lock(where.lock)
     page, headline, written = (where.folder / name for name in (PAGE, HEADLINE, STAMP))
     if not written.exists():
@@ -99,7 +142,7 @@ def kept_report(
             progress.say(f"{lost} is missing; tables and report are written anew")
             return None
     try:
-        if written.read_text() != stamp(grid, statement, lock):
+        if written.read_text() != stamp(study, lock):
             return None
         for folder in (where.folder / "tables", page.parent / "tables", page.parent):
             verify(folder)
@@ -111,7 +154,6 @@ def kept_report(
     return None
 
 
-def stamp(grid: Sequence[Cell], statement: Statement, lock: Lock | None) -> str:
+def stamp(study: Study, lock: Lock | None) -> str:
     """What a report is of: its StageRuns, its statement, and what was locked when."""
-    stageruns = sorted({s.fingerprint for c in grid for s in c.stageruns})
-    return "\n".join([*stageruns, repr(statement), repr((lock.at, lock.statement) if lock else None)])
+    return "\n".join([study.identity, repr((lock.at, lock.statement) if lock else None)])

@@ -51,7 +51,7 @@ class Cell:
 
 def _alone(ablation: Ablation, run: Run, last: StageRun) -> Ablation:
     """An ablation of one run, with a name and so a report of its own."""
-    name = f"{ablation.name[:80]}-{last.fingerprint[:12]}"
+    name = f"{ablation.name[:100]}-{last.fingerprint[:12]}"
     return dataclasses.replace(ablation, name=name, run=run, axes={}, contrasts=(), control={})
 
 
@@ -82,6 +82,7 @@ def cells(loaded: Loaded) -> list[Cell]:
     shared: dict[str, StageRun] = {}
     found: dict[tuple[Any, ...], Cell] = {}
     sources: set[Any] = set()
+    doses: dict[tuple[str, str, int, int], float] = {}
     for product in products:
         for values in itertools.product(*product.values()):
             bound = dict(zip(product, values, strict=True))
@@ -91,7 +92,7 @@ def cells(loaded: Loaded) -> list[Cell]:
                 run = loaded.at(bound, "run") if found else loaded.at(bound).run
                 _refuse_missing_files(loaded, run, sources)
                 _refuse_foreign_words(loaded, run)
-                _refuse_impossible_stages(loaded, run)
+                _refuse_impossible_stages(loaded, run, doses)
                 chain = _shared_chain(run, shared)
                 name = ",".join(f"{n.lower()}={v}" for n, v in zip(names, key, strict=True)) or ablation.name
                 found[key] = Cell(name, macros, run, chain)
@@ -103,9 +104,15 @@ def cells(loaded: Loaded) -> list[Cell]:
 
 def plain(value: Any) -> Any:
     """An axis value as tables and cell ids hold it: an object by its name."""
+    named = _named(value)
+    return named if isinstance(named, (str, int, float)) else str(named)
+
+
+def _named(value: Any) -> Any:
+    """`value`, or the name of an object."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return getattr(value, "name", None) or type(value).__name__
-    return value if isinstance(value, (str, int, float)) else str(value)
+    return value
 
 
 def write_cells(folder: Path, ablation: Ablation, grid: Sequence[Cell]) -> None:
@@ -147,7 +154,7 @@ def _axis(loaded: Loaded, name: str, values: list[Any]) -> list[Any]:
     place = loaded.axis_place(name, values)
 
     def wrong(message: str) -> UserError:
-        return UserError(f"{place}: {name} = {show([plain(value) for value in values])}: {message}")
+        return UserError(f"{place}: {name} = {show([_named(value) for value in values])}: {message}")
 
     if name not in loaded.macros:
         raise wrong(
@@ -161,11 +168,11 @@ def _axis(loaded: Loaded, name: str, values: list[Any]) -> list[Any]:
     for i, value in enumerate(values):
         if not _alike(value, default):
             raise wrong(
-                f"{show(plain(value))} is of another type than {name} = {show(loaded.macros[name].value)} "
+                f"{show(_named(value))} is of another type than {name} = {show(loaded.macros[name].value)} "
                 f"in {loaded.where(name)}; make them alike"
             )
         if plain(value) in [plain(v) for v in values[:i]]:
-            raise wrong(f"{show(plain(value))} stands there twice; keep one")
+            raise wrong(f"{show(_named(value))} stands there twice; keep one")
     return values
 
 
@@ -185,7 +192,7 @@ def _refuse_missing_files(loaded: Loaded, run: Run, seen: set[Any]) -> None:
         try:
             source.recipe(run.seed)
         except Invalid as invalid:
-            raise loaded.fault(source, invalid.field, invalid.message) from None
+            raise loaded.fault(invalid.message, *((source, field) for field in invalid.fields)) from None
         seen.add(source)
 
 
@@ -200,18 +207,27 @@ def _refuse_foreign_words(loaded: Loaded, run: Run) -> None:
             setting = getattr(thing, "setting", own)
             if setting != own:
                 message = f"{setting!r}, and the words of the tokenizer are of {own!r}: make them alike"
-                raise loaded.fault(thing, "setting", message)
+                raise loaded.fault(message, (thing, "setting"), (words, "setting"))
     held = words_needed(words.recipe(0).get("words", ()))
     if held > run.tokenizer.vocabulary:
-        raise loaded.fault(run.tokenizer, "vocabulary", f"at least {held}, for the words of {words.name!r}")
+        message = f"{words.name!r} has {held} words, and the vocabulary holds {run.tokenizer.vocabulary}"
+        raise loaded.fault(
+            f"{message}: at least as many", (run.tokenizer, "vocabulary"), (run.tokenizer, "source")
+        )
 
 
-def _refuse_impossible_stages(loaded: Loaded, run: Run) -> None:
-    """Raise UserError for a stage whose sources cannot fill its slots."""
+def _refuse_impossible_stages(
+    loaded: Loaded, run: Run, doses: dict[tuple[str, str, int, int], float]
+) -> None:
+    """Raise UserError for a stage whose sources cannot fill its slots, or whose doses are none.
+
+    `doses`: by role, stage, slots and slots taken, the ratio that took so many before.
+    """
     for stage in run.stages:
         mixture = stage.mixture
         if mixture.ratio > 0 and mixture.intervention and mixture.intervention.name == "base":
-            raise loaded.fault(mixture, "ratio", "the arm 'base' has no documents; give it ratio 0.0")
+            message = "the arm 'base' has no documents; give it ratio 0.0"
+            raise loaded.fault(message, (mixture, "ratio"), (mixture, "intervention"))
         if not stage.steps:
             continue
         try:
@@ -221,20 +237,33 @@ def _refuse_impossible_stages(loaded: Loaded, run: Run) -> None:
                 ranks = derive(run.seed, "ranks", stage.name)
                 plan_slots(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement, ranks)
         except Invalid as invalid:
-            raise loaded.fault(mixture, invalid.field, invalid.message) from None
+            sites = [*((mixture, field) for field in invalid.fields), (stage, "tokens")]
+            raise loaded.fault(invalid.message, *sites) from None
         except UserError as error:
-            raise loaded.fault(mixture, "ratio", str(error)) from None
+            raise loaded.fault(str(error), (mixture, "ratio"), (mixture, "second_ratio")) from None
+        for field, taken in (("ratio", n), ("second_ratio", m)):
+            ratio = getattr(mixture, field)
+            known = doses.setdefault((field, stage.name, stage.slots, taken), ratio)
+            if ratio and not taken:
+                message = f"takes none of the {stage.slots} slots of the stage {stage.name}"
+                raise loaded.fault(f"{ratio:g} {message}: 0, or a ratio that takes one", (mixture, field))
+            if known != ratio:
+                message = f"{ratio:g} takes {taken} of {stage.slots} slots in the stage {stage.name}"
+                raise loaded.fault(f"{message}, as {known:g} does: not two doses; keep one", (mixture, field))
         slots = {"base": stage.slots, "intervention": n, "second": m}
         for role, source in mixture.sources().items():
             needed = slots[role] * stage.length
             if needed > source.tokens * source.repetition:
                 enough = math.ceil(needed / source.repetition)
+                named = type(source).__name__
                 message = (
                     f"the stage {stage.name} takes {needed} tokens of {source.name!r}, at most "
-                    f"{source.repetition:g} times over; that needs tokens of {enough} or more, "
-                    f"or a repetition of {needed / source.tokens:.4g} or more"
+                    f"{source.repetition:g} times over; that needs {named}.tokens of {enough} or more, "
+                    f"or {named}.repetition of {needed / source.tokens:.4g} or more"
                 )
-                raise loaded.fault(source, "tokens", message)
+                dose = [(mixture, f"{'second_' if role == 'second' else ''}ratio")] if role != "base" else []
+                beside = [(source, "repetition"), (stage, "tokens"), *dose]
+                raise loaded.fault(message, (source, "tokens"), *beside)
 
 
 def _restricted(loaded: Loaded, whole: list[Cell]) -> list[Cell]:

@@ -24,9 +24,9 @@ def refuse_unpaired(loaded: Loaded, ablation: Ablation, grid: Sequence[Point]) -
         return
 
     for message in _unknown(ablation.control, grid):
-        raise loaded.fault(ablation, "control", message)
+        raise loaded.fault(message, (ablation, "control"))
     if SEED in ablation.control:
-        raise loaded.fault(ablation, "control", "SEED is always paired and cannot be named here")
+        raise loaded.fault("SEED is always paired and cannot be named here", (ablation, "control"))
     points = {_key(values): stagerun for values, stagerun in grid}
     for values, stagerun in grid:
         control = {**values, **ablation.control}
@@ -35,10 +35,10 @@ def refuse_unpaired(loaded: Loaded, ablation: Ablation, grid: Sequence[Point]) -
             message = (
                 f"the control of the cell {_text(values)} has the ratio {found.ratio:g}, and not its own"
             )
-            raise loaded.fault(ablation, "control", f"{message}; name the arm alone")
+            raise loaded.fault(f"{message}; name the arm alone", (ablation, "control"))
         if stagerun.arm != "base" and not found:
             message = f"the cell {_text(values)} has no control; add {_text(control)} to the axes"
-            raise loaded.fault(ablation, "control", message)
+            raise loaded.fault(message, (ablation, "control"))
 
 
 def _refuse_open_contrast(loaded: Loaded, contrast: Contrast, grid: Sequence[Point]) -> None:
@@ -119,7 +119,7 @@ def _matching(grid: Sequence[Point], asked: Mapping[str, Any]) -> Iterator[Point
 
 
 def _fault(loaded: Loaded, contrast: Contrast, field: str, message: str) -> UserError:
-    return loaded.fault(contrast, field, f"contrast {contrast.name!r}: {message}")
+    return loaded.fault(f"contrast {contrast.name!r}: {message}", (contrast, field))
 
 
 def _key(values: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from caml.ablations.runs import Ablation
 from caml.config.errors import Failure, UserError
+from caml.data.files import json_text, write_text
 from caml.tracking.ledger import Ledger
 
 
@@ -45,6 +47,11 @@ class Places:
         return self.output / self.name
 
     @property
+    def owner(self) -> Path:
+        """Which gin file has its results in `folder`, and what it states."""
+        return self.folder / "owner.json"
+
+    @property
     def lock(self) -> Path:
         """What was stated before results existed."""
         return self.folder / "lock.json"
@@ -71,8 +78,42 @@ def named_below(where: Places) -> Iterator[None]:
         raise
 
 
-def make_writable(where: Places) -> None:
+def taken(where: Places, file: Path, states: str) -> Path | None:
+    """The other gin file whose results are in the ablation's folder, where that states another grid than `file`.
+
+    None where the folder is free: nobody's, this file's own, or that of a file that is gone.
+    """
+    try:
+        owner = json.loads(where.owner.read_text())
+        other, stated = Path(owner["file"]), owner["states"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return other if stated != states and other.exists() and not other.samefile(file) else None
+
+
+def claim(where: Places, file: Path, states: str) -> None:
+    """Make the ablation's folder, and note that it has the results of `file`.
+
+    Raises UserError where it cannot be written, Failure where the disk is full.
+    """
+    _make_writable(where)
+    text = json_text({"file": str(file.absolute()), "states": states})
+    if not where.owner.exists() or where.owner.read_text(errors="replace") != text:
+        write_text(where.owner, text)
+
+
+def _make_writable(where: Places) -> None:
     """Make the output folder; raise UserError where it cannot be written, Failure where the disk is full."""
+    for path in (
+        where.output,
+        where.folder,
+        where.ledger.root,
+        where.stores,
+        where.tokenizers,
+        where.populations,
+    ):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file, and caml keeps a folder there: move it out of the way")
     try:
         where.folder.mkdir(parents=True, exist_ok=True)
         probe = where.folder / f".write-{os.getpid()}"

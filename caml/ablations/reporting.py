@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from caml.ablations import freezing
-from caml.ablations.condition import HEADLINE, PAGE, STAMP, stamp
+from caml.ablations.condition import HEADLINE, PAGE, STAMP, Study, stamp
 from caml.ablations.grid import Cell, write_cells
-from caml.ablations.places import Places
 from caml.ablations.progress import Progress
-from caml.ablations.runs import Ablation
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
 from caml.analysis.report.methods import looks_sentence, methods, resolution
@@ -18,44 +16,37 @@ from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.report.summary import write_summary
 from caml.analysis.results import Results, analyse
 from caml.analysis.tables import Tables
+from caml.config.files import shown
 from caml.config.fingerprint import NUMERICS_VERSION
 from caml.data.files import write_text
-from caml.tracking.ledger import Ledger
 from caml.tracking.provenance import provenance
 
 DOCUMENTS_SHOWN = 6
 
 
-def report(
-    where: Places,
-    ablation: Ablation,
-    grid: Sequence[Cell],
-    statement: locks.Statement,
-    evaluation: str,
-    progress: Progress,
-    keep: tuple[Path, str] | None = None,
-) -> tuple[list[str], Path]:
+def report(study: Study, progress: Progress, keep: tuple[Path, str] | None = None) -> tuple[list[str], Path]:
     """Freeze, analyse and draw; the headline and the page's path.
 
     `keep` is a folder for the result in short, and the command that asked for it.
     """
+    ablation, where, statement = study.ablation, study.where, study.statement
     with progress.task("report", 3) as advance:
         advance(0, "frozen tables")
-        write_cells(where.folder, ablation, grid)
+        write_cells(where.folder, ablation, study.grid)
         # Until the new report is whole there is none.
         (where.folder / STAMP).unlink(missing_ok=True)
-        tables = freezing.gather(where.ledger, grid, evaluation, statement.gate)
+        tables = freezing.gather(where.ledger, study.grid, study.evaluation, statement.gate)
         frozen.freeze(tables, where.folder / "tables")
         advance(1, "effects and intervals")
         lock = locks.take_look(where.lock, statement, sorted(set(tables.cells["seed"])))
         locked = locks.locked(lock, statement)
         results = analyse(tables, ablation.contrasts, ablation.control, gate=statement.gate, locked=locked)
         advance(2, "figures and page")
-        extras = _extras(where.ledger, ablation, grid, tables, results, statement, lock, locked)
+        extras = _extras(study, tables, results, lock, locked)
         path = write_report((where.folder / PAGE).parent, tables, results, extras)
         lines = headline(results)
         write_text(where.folder / HEADLINE, "\n".join(lines) + "\n")
-        write_text(where.folder / STAMP, stamp(grid, statement, locks.read_lock(where.lock)))
+        write_text(where.folder / STAMP, stamp(study, locks.read_lock(where.lock)))
         if keep is not None:
             write_summary(keep[0], results, path.parent, extras.methods, keep[1])
         advance(3, str(path))
@@ -68,15 +59,9 @@ def _commit(origin: Mapping[str, Any]) -> str:
 
 
 def _extras(
-    ledger: Ledger,
-    ablation: Ablation,
-    grid: Sequence[Cell],
-    tables: Tables,
-    results: Results,
-    statement: locks.Statement,
-    lock: locks.Lock | None,
-    locked: dict[str, bool],
+    study: Study, tables: Tables, results: Results, lock: locks.Lock | None, locked: dict[str, bool]
 ) -> Extras:
+    ablation, grid, statement, ledger = study.ablation, study.grid, study.statement, study.where.ledger
     manifests = [ledger.manifest(name) for name in sorted(set(tables.stageruns["name"]))]
     launches = [manifest["launches"][-1] for manifest in manifests]
     here = provenance()
@@ -88,6 +73,8 @@ def _extras(
         looks=[looks_sentence(lock.looks if lock else (), locked)],
         provenance={
             "ablation": ablation.name,
+            "gin file": shown(study.loaded.path),
+            "settings": [f"{b.parameter} = {b.value}" for b in study.loaded.text.altering()] or "none",
             "StageRuns": f"{len(tables.stageruns)}, by fingerprint in the frozen table stageruns",
             "probes and scorer": statement.probes,
             "grid": statement.grid,

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caml.ablations.condition import kept_report, move_damaged_aside, statement_of, unfinished
-from caml.ablations.grid import Cell, cells, used_stageruns, write_cells
+from caml.ablations.condition import Study, kept_report, move_damaged_aside, study_of, unfinished
+from caml.ablations.grid import Cell, used_stageruns, write_cells
 from caml.ablations.inflight import discard_finished
-from caml.ablations.places import Places, make_writable, named_below, places
+from caml.ablations.places import named_below
 from caml.ablations.progress import Progress, Stopped
-from caml.ablations.runs import Ablation
+from caml.analysis.lock import read_lock
 from caml.config.errors import UserError
 from caml.config.files import suggest
 from caml.config.resolve import Loaded
 from caml.config.text import counted
-from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.mirror import Mirror
 
 # Seconds that the tracking store is given at the end, before the rest is left to `caml sync`.
@@ -41,29 +40,21 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     breaks, `Stopped` where `stop` was set.
     """
     began = time.monotonic()
-    ablation: Ablation = loaded.tree
-    grid = cells(loaded)
-    wanted = grid if only is None else [chosen(grid, only)]
-    where = places(ablation)
-    make_writable(where)
-    with named_below(where):
-        headline, page, made = _run(loaded, grid, wanted, only is not None, where, progress, stop)
+    study = study_of(loaded)
+    wanted = study.grid if only is None else [chosen(study.grid, only)]
+    study.claim()
+    with named_below(study.where):
+        headline, page, made = _run(study, wanted, only is not None, progress, stop)
     return Outcome(headline, page, made, time.monotonic() - began)
 
 
 def _run(
-    loaded: Loaded,
-    grid: list[Cell],
-    wanted: list[Cell],
-    alone: bool,
-    where: Places,
-    progress: Progress,
-    stop: threading.Event,
+    study: Study, wanted: list[Cell], alone: bool, progress: Progress, stop: threading.Event
 ) -> tuple[list[str], Path | None, int]:
     """Headline, page and number of StageRuns made; `alone`: `wanted` is one cell that was named."""
-    ablation: Ablation = loaded.tree
+    ablation, where, evaluation = study.ablation, study.where, study.evaluation
     stageruns = used_stageruns(wanted)
-    evaluation = evaluation_fingerprint(wanted[0].run.probes)
+    read_lock(where.lock)  # An altered one is named before hours are spent.
     move_damaged_aside(where, stageruns, evaluation, progress)
     missing = unfinished(where, stageruns, evaluation)
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
@@ -75,14 +66,14 @@ def _run(
         # Imported where it is used, as reports are below: a finished ablation need not wait for jax.
         from caml.ablations.making import make
 
-        made = make(ablation, grid, stageruns, where, progress, stop, mirror)
+        made = make(ablation, study.grid, stageruns, where, progress, stop, mirror)
     discard_finished(where, stageruns)
     if stop.is_set():
         raise Stopped
     for stagerun in stageruns:
         mirror.submit(stagerun.name)
-    statement = statement_of(ablation, grid, evaluation)
-    if alone or loaded.restrictions:
+    page: Path | None
+    if alone or study.loaded.restrictions:
         # A part of the grid has no controls, or fewer seeds: the report is of all of it.
         named = "; ".join(cell.id for cell in wanted[:3])
         headline = [
@@ -91,14 +82,7 @@ def _run(
         ]
         page = None
     else:
-        found = None if missing else kept_report(where, grid, statement, progress)
-        if found is not None and any(not (where.folder / "cells" / cell.file).exists() for cell in grid):
-            write_cells(where.folder, ablation, grid)
-        if found is None:
-            from caml.ablations.reporting import report
-
-            found = report(where, ablation, grid, statement, evaluation, progress)
-        headline, page = found
+        headline, page = _reported(study, bool(missing), progress)
     with progress.task("tracking store", max(len(stageruns), 1)) as advance:
 
         def brought(left: int) -> None:
@@ -108,6 +92,19 @@ def _run(
 
         mirror.stop(MIRROR_PATIENCE, brought)
     return headline, page, made
+
+
+def _reported(study: Study, anew: bool, progress: Progress) -> tuple[list[str], Path]:
+    """Headline and page, written where there are none of what is there now."""
+    found = None if anew else kept_report(study, progress)
+    if found is None:
+        from caml.ablations.reporting import report
+
+        return report(study, progress)
+    folder = study.where.folder
+    if any(not (folder / "cells" / cell.file).exists() for cell in study.grid):
+        write_cells(folder, study.ablation, study.grid)
+    return found
 
 
 def chosen(grid: Sequence[Cell], name: str) -> Cell:

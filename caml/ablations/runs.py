@@ -16,6 +16,9 @@ from caml.worlds.items import Probes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 NAME_RULE = "up to 60 letters, digits, '-', '_' and '.', beginning with a letter or a digit"
+# An ablation's may be longer: cells that run alone, and settings, are told by it.
+FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,119}")
+FOLDER_RULE = "up to 120 letters, digits and any of -_.,=+, beginning with a letter or a digit"
 # What lies in the output folder beside the ablations' folders.
 RESERVED = ("ledger", "stores", "tokenizers", "populations", "mlartifacts", "mlflow.db", "mlflow.db.lock")
 MOST_TOKENS = 10**15
@@ -46,7 +49,9 @@ class Stage:
         require(
             self.tokens == 0 or self.tokens >= self.batch * self.length,
             "tokens",
-            f"0, or at least the {self.batch * self.length} tokens of one step",
+            f"{self.tokens} tokens are less than one step takes: 0, or at least {self.batch * self.length}",
+            "batch",
+            "length",
         )
 
     @property
@@ -89,8 +94,8 @@ class Ablation:
     an MLflow store (empty: a SQLite file in the output folder).
     """
 
-    name: str
     run: Run
+    name: str = runtime()
     axes: dict[str, list[Any]] | list[dict[str, list[Any]]] = dataclasses.field(default_factory=dict)
     contrasts: tuple[Contrast, ...] = ()
     control: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -101,9 +106,9 @@ class Ablation:
 
     def __post_init__(self) -> None:
         require(
-            NAME.fullmatch(self.name) is not None,
+            FOLDER.fullmatch(self.name) is not None,
             "name",
-            f"names a folder inside the output folder: {NAME_RULE}",
+            f"names a folder inside the output folder: {FOLDER_RULE}",
         )
         require(
             self.name not in RESERVED, "name", f"{self.name!r} is a folder of caml's own: take another name"

@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 
 from caml.ablations import reporting
-from caml.ablations.condition import statement_of, unfinished
-from caml.ablations.grid import Cell, cells, used_stageruns
-from caml.ablations.places import Places, make_writable, named_below, places
+from caml.ablations.condition import study_of, unfinished
+from caml.ablations.grid import used_stageruns
+from caml.ablations.places import named_below
 from caml.ablations.progress import Progress
-from caml.ablations.runs import Ablation
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
 from caml.analysis.contrasts import FEWEST_SEEDS
@@ -18,7 +17,6 @@ from caml.config.errors import Failure, UserError
 from caml.config.files import shown
 from caml.config.resolve import Loaded
 from caml.config.text import counted
-from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.ledger import State
 from caml.tracking.sync import sync
 
@@ -32,18 +30,12 @@ POWER_HEADINGS = (
     "asked, nats",
     "seeds needed",
 )
-POWER_NUMBERS = (("level", 4), ("smallest_effect", 2), ("wanted", 2), ("seeds_needed", 0))
+POWER_NUMBERS = (("level", 4), ("smallest", 2), ("wanted", 2), ("seeds_needed", 0))
 POWER_NOTE = (
-    f"finds: the smallest effect that these seeds find with {POWER:.0%} power at the level. asked: --effect, or the "
-    f"contrast's own margin. A claim takes {FEWEST_SEEDS} seeds at least."
+    f"finds: the smallest effect that these seeds find with {POWER:.0%} power at the level; of a claim of "
+    "equivalence the smallest margin. asked: --effect, or the contrast's own margin. "
+    f"A claim takes {FEWEST_SEEDS} seeds at least."
 )
-
-
-def _known(loaded: Loaded) -> tuple[Ablation, list[Cell], Places, str, locks.Statement]:
-    ablation: Ablation = loaded.tree
-    grid = cells(loaded)
-    evaluation = evaluation_fingerprint(grid[0].run.probes)
-    return ablation, grid, places(ablation), evaluation, statement_of(ablation, grid, evaluation)
 
 
 def _refuse_parts(loaded: Loaded) -> None:
@@ -57,16 +49,18 @@ def _refuse_parts(loaded: Loaded) -> None:
 def lock_statement(loaded: Loaded) -> str:
     """Lock the ablation's statement; a sentence on what was locked."""
     _refuse_parts(loaded)
-    ablation, grid, where, evaluation, statement = _known(loaded)
+    study = study_of(loaded)
+    ledger = study.where.ledger
     scored = [
         s.name
-        for s in used_stageruns(grid)
-        if where.ledger.state(s.name) is State.COMPLETE
-        and where.ledger.evaluation_state(s.name, evaluation) is State.COMPLETE
+        for s in used_stageruns(study.grid)
+        if ledger.state(s.name) is State.COMPLETE
+        and ledger.evaluation_state(s.name, study.evaluation) is State.COMPLETE
     ]
-    make_writable(where)
-    lock = locks.write_lock(where.lock, statement, scored)
-    return f"{ablation.name}: {counted(len(statement.contrasts), 'contrast')} locked at {lock.at} in {where.lock}"
+    study.claim()
+    lock = locks.write_lock(study.where.lock, study.statement, scored)
+    contrasts = counted(len(study.statement.contrasts), "contrast")
+    return f"{study.ablation.name}: {contrasts} locked at {lock.at} in {study.where.lock}"
 
 
 def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -> tuple[list[str], Path]:
@@ -77,26 +71,27 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
     _refuse_parts(loaded)
     if keep and keep.exists() and not keep.is_dir():
         raise UserError(f"--keep {shown(keep)}: this is a file; name a folder")
-    ablation, grid, where, evaluation, statement = _known(loaded)
-    missing = unfinished(where, used_stageruns(grid), evaluation)
+    study = study_of(loaded)
+    ledger = study.where.ledger
+    missing = unfinished(study.where, used_stageruns(study.grid), study.evaluation)
     for name in (s.name for s in missing):
-        trained = where.ledger.state(name)
-        scored = where.ledger.evaluation_state(name, evaluation) if trained is State.COMPLETE else trained
+        trained = ledger.state(name)
+        scored = ledger.evaluation_state(name, study.evaluation) if trained is State.COMPLETE else trained
         if State.DAMAGED in (trained, scored):
             raise Failure(
-                f"{where.ledger.folder(name)} is damaged: `caml run {loaded.path}` puts it aside and makes it again"
+                f"{ledger.folder(name)} is damaged: `caml run {loaded.path}` puts it aside and makes it again"
             )
     if missing:
         raise UserError(
-            f"not trained and scored yet: {counted(len(missing), 'StageRun')} of {ablation.name}, such as "
+            f"not trained and scored yet: {counted(len(missing), 'StageRun')} of {study.ablation.name}, such as "
             f"{missing[0].name}: `caml run {loaded.path}` first"
         )
-    make_writable(where)
+    study.claim()
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
     short = (keep, f"caml report {shown(loaded.path)} --keep {shown(keep)}") if keep else None
-    with named_below(where):
-        return reporting.report(where, ablation, grid, statement, evaluation, progress, keep=short)
+    with named_below(study.where):
+        return reporting.report(study, progress, keep=short)
 
 
 def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
@@ -105,13 +100,12 @@ def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
         raise UserError(
             f"--effect {effect:g}: an effect in nats, above 0, on the side that the contrast claims"
         )
-    ablation, _, where, _, statement = _known(loaded)
-    if not (where.folder / "tables").exists():
-        raise UserError(
-            f"{where.folder} has no results to take a variance from: `caml run {loaded.path}` first"
-        )
-    tables = frozen.load(where.folder / "tables")
-    results = analyse(tables, ablation.contrasts, ablation.control, gate=statement.gate)
+    study = study_of(loaded)
+    folder = study.where.folder
+    if not (folder / "tables").exists():
+        raise UserError(f"{folder} has no results to take a variance from: `caml run {loaded.path}` first")
+    tables = frozen.load(folder / "tables")
+    results = analyse(tables, study.ablation.contrasts, study.ablation.control, gate=study.statement.gate)
     table = power_table(results.effects, effect)
     if table.empty:
         raise UserError(f"{loaded.path} states no contrast; power is told of contrasts")
@@ -132,8 +126,9 @@ def _number(value: float, digits: int) -> str:
 
 def sync_ablation(loaded: Loaded, progress: Progress) -> str:
     """Bring to the tracking store what it lacks; a sentence on what was done."""
-    ablation, grid, where, _, _ = _known(loaded)
-    names = [s.name for s in used_stageruns(grid)]
+    study = study_of(loaded)
+    ablation, where = study.ablation, study.where
+    names = [s.name for s in used_stageruns(study.grid)]
     if all(where.ledger.state(name) is State.MISSING for name in names):
         raise UserError(
             f"{where.output} holds nothing of {ablation.name} yet: `caml run {loaded.path}` first"

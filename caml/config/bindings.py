@@ -1,11 +1,12 @@
 """The bindings of a gin file and its includes as one whole: which one wins, and which should not be there."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from caml.config import checks, files
 from caml.config.errors import UserError
 from caml.config.files import Binding, Macro, Reference, suggest
+from caml.config.fingerprint import is_runtime
 
 Node = tuple[str, str]  # (scope, class name); a macro is (its name, '')
 Key = tuple[str, str, str]  # (scope, class name, parameter); a macro is ('', '', its name)
@@ -44,7 +45,7 @@ class Bindings:
         """Raise UserError for a class, parameter or macro that does not exist, with the nearest that does."""
         macros = {b.parameter for b in self.written if not b.configurable}
         for binding in self.settings:
-            if binding.parameter not in macros:
+            if not binding.configurable and binding.parameter not in macros:
                 near = suggest(binding.parameter, macros)
                 raise binding.error(f"{file} has no macro {binding.parameter}{near}")
         for binding in (*self.written, *self.settings):
@@ -111,6 +112,17 @@ class Bindings:
             visit((name, ""), (), None)
         visit(("", root), (), None)
 
+    def altering(self) -> list[Binding]:
+        """The settings that change what the file says, and not only where or how fast it runs."""
+        told = [
+            binding
+            for binding in self.bound.values()
+            if binding.configurable and not is_runtime(self.classes[binding.configurable], binding.parameter)
+        ]
+        read = self._followed(told)
+        own = {_key(b): b.value for b in self.written}
+        return [b for b in self.settings if _key(b) in read and own[_key(b)] != b.value]
+
     def refuse_dead_macros(self) -> None:
         """Raise UserError for a macro of the file itself that nothing refers to."""
         used = {
@@ -155,8 +167,12 @@ class Bindings:
 
     def _read_by(self, built: Collection[Node]) -> set[Key]:
         """The keys of all bindings that are read when `built` are built, macros included."""
+        return self._followed(binding for node in built for binding in self._read_at(node))
+
+    def _followed(self, bindings: Iterable[Binding]) -> set[Key]:
+        """The keys of `bindings`, and of all macros on which their values rest."""
         read: set[Key] = set()
-        todo = [binding for node in built for binding in self._read_at(node)]
+        todo = list(bindings)
         while todo:
             binding = todo.pop()
             if _key(binding) not in read:

@@ -13,16 +13,19 @@ class Invalid(ValueError):
     """An impossible value in a field of a configured dataclass.
 
     Raised from `__post_init__`; `caml.config` adds the file and line that set the value and makes a
-    `UserError` of it.
+    `UserError` of it. Of fields that are impossible together, each in `fields`, that of the user's own is named.
     """
 
-    def __init__(self, field: str, message: str):
-        super().__init__(f"{field}: {message}")
-        self.field = field
+    def __init__(self, message: str, *fields: str):
+        super().__init__(f"{' and '.join(fields)}: {message}")
         self.message = message
+        self.fields = fields
 
 
-def require(condition: bool, field: str, message: str) -> None:
-    """Raise `Invalid` for `field` unless `condition` holds; `message` says what would be right."""
+def require(condition: bool, field: str, message: str, *beside: str) -> None:
+    """Raise `Invalid` for `field` unless `condition` holds; `message` says what would be right.
+
+    `beside`: other fields without which `field` would be possible.
+    """
     if not condition:
-        raise Invalid(field, message)
+        raise Invalid(message, field, *beside)

@@ -16,8 +16,9 @@ _MISSING = object()
 def explain(loaded: Loaded, key: str) -> list[str]:
     """Lines that say where the value of `key` comes from, in the tree at the file's own macros.
 
-    `key` is a macro (`RATIO`), a parameter (`Optimizer.rate`, `sft/Optimizer.rate`) or a place in the tree
-    (`run.stages[0].optimizer.rate`). Raises UserError where it names nothing.
+    `key` is a macro (`RATIO`), a parameter (`Optimizer.rate`, `sft/Optimizer.rate`), a class for all of its
+    parameters (`sft/Optimizer`) or a place in the tree (`run.stages[0].optimizer.rate`).
+    Raises UserError where it names nothing.
     """
     if key in loaded.macros:
         return [f"{key} = {_shown(loaded.macro(key))}", *_trail(loaded, loaded.macros[key])]
@@ -49,16 +50,16 @@ def diff(one: Any, other: Any, place: str = "") -> list[str]:
 
 def _explain_parameter(loaded: Loaded, scope: str, name: str, field: str) -> Iterator[str]:
     fields = checks.annotations(loaded.classes[name])
-    if field not in fields:
-        raise UserError(f"{name} has no parameter {field or '(none given)'}{suggest(field, fields)}")
+    if field and field not in fields:
+        raise UserError(f"{name} has no parameter {field}{suggest(field, fields)}")
     scopes = [s for s in loaded.scopes(name) if not scope or f"{s}/".startswith(f"{scope}/")]
     if not scopes:
         where = f"in scope {scope}" if scope else "at all"
         raise UserError(f"{shown(loaded.path)} builds no {name} {where}")
     for found in scopes:
-        yield from _explain_field(
-            loaded, f"{found}/{name}.{field}" if found else f"{name}.{field}", found, name, field
-        )
+        for wanted in [field] if field else fields:
+            key = f"{found}/{name}.{wanted}" if found else f"{name}.{wanted}"
+            yield from _explain_field(loaded, key, found, name, wanted)
 
 
 def _explain_place(loaded: Loaded, key: str) -> list[str]:
@@ -75,7 +76,9 @@ def _explain_place(loaded: Loaded, key: str) -> list[str]:
             value = value[step]
         else:
             names = [*_fields(value), *((*loaded.classes, *loaded.macros) if i == 0 else ())]
-            raise UserError(f"{shown(loaded.path)} has no {'.'.join(steps[: i + 1])}{suggest(step, names)}")
+            what = f"macro, class or field of {loaded.root.__name__} called " if i == 0 else ""
+            place = ".".join(steps[: i + 1])
+            raise UserError(f"{shown(loaded.path)} has no {what}{place}{suggest(step, names)}")
     if owner is None:
         raise UserError("name a macro, a parameter such as Optimizer.rate, or a place such as run.seed")
     origin, field = owner

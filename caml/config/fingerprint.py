@@ -15,6 +15,11 @@ def runtime(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
     return dataclasses.field(default=default, metadata={"runtime": True}, **kwargs)
 
 
+def is_runtime(cls: type, name: str) -> bool:
+    """Whether the field `name` of a dataclass is outside the identity."""
+    return bool(cls.__dataclass_fields__[name].metadata.get("runtime"))  # type: ignore[attr-defined]
+
+
 def identity(value: Any) -> Any:
     """Plain JSON data that says what `value` is.
 
@@ -25,7 +30,7 @@ def identity(value: Any) -> Any:
         fields = {
             f.name: identity(getattr(value, f.name))
             for f in dataclasses.fields(value)
-            if not f.metadata.get("runtime")
+            if not is_runtime(type(value), f.name)
         }
         return {"is": type(value).__name__, **fields}
     if value is None or isinstance(value, (bool, int, str)):

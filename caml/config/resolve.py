@@ -160,6 +160,14 @@ class Loaded:
         settings = [b for b in self.text.settings if b.parameter in empty]
         return Loaded(self.path, list(self.classes.values()), self.root, written, settings, self._axes)
 
+    def bound(self, cls: str, field: str, value: Any) -> "Loaded":
+        """The same with `field` of every `cls` that no scope tells otherwise bound to `value`, as by a setting."""
+        settings = [*self.text.settings, Binding("", cls, field, value, "--set", True)]
+        classes = list(self.classes.values())
+        return Loaded(
+            self.path, classes, self.root, self.text.written, settings, self._axes, self.restrictions
+        )
+
     # Where it says it
 
     def where(self, key: str) -> str:
@@ -170,10 +178,18 @@ class Loaded:
         """The line that ends a command because of a macro or of `scope/Class.param`."""
         return self._find(key).error(message)
 
-    def fault(self, instance: Any, field: str, message: str) -> UserError:
-        """The line that ends a command because of one field of a dataclass that was injected here."""
-        origin = self._origins[id(instance)]
-        return self._fault(type(instance).__name__, origin.scope, field, message, origin.macros)
+    def fault(self, message: str, *of: tuple[Any, str]) -> UserError:
+        """The line that ends a command because of a field of a dataclass that was injected here.
+
+        `of`: that dataclass and field, and others without which it would be possible. The first that the file's
+        own lines, its axes or a setting give is named.
+        """
+        sites = []
+        for instance, field in of:
+            origin = self.origin(instance)
+            if origin:
+                sites.append(self._site(type(instance).__name__, origin.scope, field, origin.macros))
+        return _blamed(sites).error(message)
 
     def origin(self, instance: Any) -> Origin | None:
         """Where a dataclass came from; None for one that is the default of a field and was not injected."""
@@ -215,7 +231,8 @@ class Loaded:
             try:
                 instance = cls(**fitted)
             except Invalid as invalid:
-                raise self._fail(self._fault(name, scope, invalid.field, invalid.message)) from None
+                sites = [self._site(name, scope, field) for field in invalid.fields]
+                raise self._fail(_blamed(sites).error(invalid.message)) from None
             self._origins[id(instance)] = Origin(instance, scope, self._outside)
             return instance
 
@@ -225,7 +242,8 @@ class Loaded:
         try:
             return checks.fit(value, checks.annotations(self.classes[cls])[field])
         except checks.Misfit as misfit:
-            raise self._fail(self._fault(cls, scope, field, misfit.message, path=misfit.path)) from None
+            site = self._site(cls, scope, field, path=misfit.path)
+            raise self._fail(site.error(misfit.message)) from None
 
     def _refuse_missing(self, cls: type, scope: str, fields: Sequence[str], bound: Collection[str]) -> None:
         for field in fields:
@@ -233,9 +251,8 @@ class Loaded:
                 wanted = checks.describe(checks.annotations(cls)[field])
                 scopes = {b.scope for b in self.text.written if b.configurable == cls.__name__}
                 near = files.suggest(scope, scopes - {""}) if scope not in scopes else ""
-                raise self._fail(
-                    self._fault(cls.__name__, scope, field, f"not bound; it takes {wanted}{near}")
-                )
+                site = self._site(cls.__name__, scope, field)
+                raise self._fail(site.error(f"not bound; it takes {wanted}{near}"))
 
     def _fail(self, problem: UserError) -> UserError:
         self._problem = problem
@@ -261,24 +278,23 @@ class Loaded:
                     place = binding.place
         return Binding(scope, cls, field, value, place, own=False)
 
-    def _fault(
+    def _site(
         self,
         cls: str,
         scope: str,
         field: str,
-        message: str,
         macros: Mapping[str, Any] | None = None,
         path: tuple[Any, ...] = (),
-    ) -> UserError:
-        """The error at the line that set `field`: through macros, to an axis where that bound the macro."""
+    ) -> "_Site":
+        """The line that set `field`: through macros, to an axis where that bound the macro."""
         macros = self._outside if macros is None else macros
         binding = self.text.winner(scope, cls, field)
         if binding is None:
             if field in checks.required(self.classes[cls]):
                 asking = self._asking(cls, scope, field, None)
-                return UserError(f"{asking.place}: {asking.key}: {message}")
-            value = checks.default(self.classes[cls], field)
-            return self._asking(cls, scope, field, value).error(f"(the default) {message}")
+                return _Site(False, functools.partial(_line, f"{asking.place}: {asking.key}"))
+            asking = self._asking(cls, scope, field, checks.default(self.classes[cls], field))
+            return _Site(False, lambda message: asking.error(f"(the default) {message}"))
         direct = binding
         while True:
             inside = path
@@ -286,11 +302,30 @@ class Loaded:
             if not isinstance(value, Macro) or value == files.REQUIRED:
                 break
             if value.name in macros and self._axes:
-                bound = _named_value(macros[value.name])
-                place = self.axis_place(value.name, macros[value.name])
-                return UserError(f"{place}: {value.name} = {bound}: {cls}.{field}: {message}")
+                name, given = value.name, macros[value.name]
+                line = f"{self.axis_place(name, given)}: {name} = {_named_value(given)}: {cls}.{field}"
+                own = self.axes_binding().own
+                return _Site(own, functools.partial(_line, line))
             binding = self.macros[value.name]
-        return binding.error(message if binding is direct else f"{cls}.{field}: {message}", inside)
+        of = "" if binding is direct else f"{cls}.{field}: "
+        return _Site(binding.own, lambda message: binding.error(f"{of}{message}", inside))
+
+
+def _line(place: str, message: str) -> UserError:
+    return UserError(f"{place}: {message}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Site:
+    """A line that set a value, and whether it is one of the file that was asked for, or a setting."""
+
+    own: bool
+    error: Callable[[str], UserError]
+
+
+def _blamed(sites: Sequence[_Site]) -> _Site:
+    """The first of `sites` that is the user's own; the first of all where none is."""
+    return next((site for site in sites if site.own), sites[0])
 
 
 def _descend(value: Any, path: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

@@ -55,16 +55,19 @@ class Mixture:
             self.ratio + self.second_ratio <= 1,
             "ratio",
             f"ratio {self.ratio} and second_ratio {self.second_ratio} together are more than 1",
+            "second_ratio",
         )
         require(
             self.ratio == 0 or self.intervention is not None,
             "intervention",
             f"a ratio of {self.ratio} needs a source to fill its slots",
+            "ratio",
         )
         require(
             self.second_ratio == 0 or self.second is not None,
             "second",
             f"a second_ratio of {self.second_ratio} needs a source to fill its slots",
+            "second_ratio",
         )
         require(
             self.placement in PLACEMENTS,

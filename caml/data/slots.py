@@ -38,14 +38,16 @@ def slot_counts(slots: int, ratio: float, second_ratio: float, placement: str) -
     room = len(window(slots, placement))
     if n > room:
         raise Invalid(
-            "ratio",
             f"ratio {ratio} takes {n} of {slots} slots; the window of placement {placement!r} has {room}: "
             f"a ratio up to {room / slots:.4g} fits",
+            "ratio",
+            "placement",
         )
     if n + m > slots:
         raise Invalid(
-            "ratio",
             f"ratio {ratio} takes {n} and second_ratio {second_ratio} takes {m} of {slots} slots: too many",
+            "ratio",
+            "second_ratio",
         )
     return n, m
 

@@ -42,7 +42,8 @@ class TrainedTokenizer:
         require(
             self.vocabulary >= least,
             "vocabulary",
-            f"at least {least} for {self.kind!r}, not {self.vocabulary}",
+            f"a tokenizer of kind {self.kind!r} takes a vocabulary of at least {least}, not {self.vocabulary}",
+            "kind",
         )
 
     def recipe(self) -> dict[str, Any]:

@@ -31,12 +31,14 @@ class Model:
         require(
             self.width % self.heads == 0,
             "width",
-            f"{self.width} cannot be divided by its {self.heads} heads",
+            f"a width of {self.width} cannot be divided by {self.heads} heads",
+            "heads",
         )
         require(
             self.heads % self.kv_heads == 0,
             "kv_heads",
             f"{self.kv_heads} key-value heads do not divide {self.heads} heads",
+            "heads",
         )
         require(
             self.head_dim % 2 == 0,

@@ -12,7 +12,7 @@ from caml.config.errors import Failure
 from caml.config.text import counted
 from caml.data import files
 from caml.tracking.ledger import Ledger, State
-from caml.tracking.store import Store, database_of
+from caml.tracking.store import Store, database_of, holds_runs
 from caml.tracking.sync import EXPERIMENT, Uploader, unreachable
 
 ATTEMPTS = 4  # failures in a row after which the store counts as gone
@@ -156,7 +156,7 @@ class Notes:
         )
         database = database_of(uri)
         # Without its database, nothing is there whatever the notes say.
-        there = self._path.exists() and (database is None or database.exists())
+        there = self._path.exists() and (database is None or holds_runs(database.absolute()))
         self._brought: dict[str, list[str]] = {}
         # What a power cut left of them is no note.
         with contextlib.suppress(ValueError):

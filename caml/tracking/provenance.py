@@ -45,7 +45,7 @@ def provenance(folder: Path | None = None) -> dict[str, Any]:
 
 
 def _code(folder: Path) -> dict[str, Any]:
-    """The commit checked out at `folder`, whether files differ from it, and how, new files included."""
+    """The commit checked out at `folder`, whether files differ from it, and how, new Python files included."""
     unknown = {"commit": "unknown", "dirty": False, "diff": ""}
     if not shutil.which("git"):
         return unknown
@@ -55,6 +55,10 @@ def _code(folder: Path) -> dict[str, Any]:
     if top is None or commit is None or _git(folder, "ls-files", "--error-unmatch", ".") is None:
         return unknown
     root = Path(top.strip())
+    # Of files that git doesn't know, code alone counts: notes beside it change nothing, and what a gin file says is
+    # kept with each StageRun.
+    others = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py") or ""
+    new = [name for name in others.split("\0") if name]
     # A copy of the index, so that new files show in the difference and the user's own index stays as it is.
     index = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "index")
     with tempfile.TemporaryDirectory() as place:
@@ -62,7 +66,8 @@ def _code(folder: Path) -> dict[str, Any]:
         if index and Path(index.strip()).exists():
             shutil.copyfile(index.strip(), copy)
         environment = {**os.environ, "GIT_INDEX_FILE": str(copy)}
-        _git(root, "add", "--intent-to-add", "--all", environment=environment)
+        if new:
+            _git(root, "add", "--intent-to-add", "--", *new, environment=environment)
         diff = _git(root, "diff", "--no-color", "--no-ext-diff", "HEAD", environment=environment) or ""
     if len(diff) > DIFF_CHARACTERS:
         diff = diff[:DIFF_CHARACTERS] + f"\n... cut: {len(diff)} characters in all\n"

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,19 @@ def database_of(uri: str) -> Path | None:
     """The file of a SQLite uri, None for a server."""
     prefix = "sqlite:///"
     return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
+
+
+def holds_runs(database: Path) -> bool:
+    """Whether the SQLite file `database` is one, with mlflow's tables; so is one that is busy."""
+    if not database.exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as opened:
+            return bool(opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone())
+    except sqlite3.OperationalError:
+        return True
+    except sqlite3.DatabaseError:
+        return False
 
 
 def where(uri: str) -> str:

@@ -66,6 +66,8 @@ class Schedule:
             self.shape != "wsd" or self.warmup + self.decay <= 1,
             "decay",
             f"warmup {self.warmup} and decay {self.decay} together pass 1",
+            "warmup",
+            "shape",
         )
 
 

@@ -64,10 +64,11 @@ def test_a_lock_counts_when_it_was_there_before_the_results(copy: Path) -> None:
     effects = tables(copy)["report effects"]
     assert effects.loc[effects["primary"].astype(bool), "locked"].all()
     # The same may be locked as often as one likes; another claim may not.
-    assert caml("lock", str(TINY)).exit_code == 0
-    changed = Path("changed.gin")
-    changed.write_text(TINY.read_text().replace("claim = 'above'", "claim = 'below'"))
-    refused = caml("lock", str(changed))
+    own = Path("own.gin")
+    own.write_text(TINY.read_text())
+    assert caml("lock", str(own)).exit_code == 0
+    own.write_text(TINY.read_text().replace("claim = 'above'", "claim = 'below'"))
+    refused = caml("lock", str(own))
     assert refused.exit_code == 2 and "changed since it was locked" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
 
@@ -80,6 +81,37 @@ def test_power_tells_of_the_contrast(copy: Path) -> None:
     # Two seeds resolve little, and 0.3 nats is what was asked of them.
     assert row.split()[-2] == "0.30" and int(row.split()[-1]) >= 5
     assert "80% power" in note
+
+
+def test_two_files_of_one_name_do_not_write_over_each_other(copy: Path) -> None:
+    before = stamps(copy / "tiny")
+    other, text = Path("other.gin"), TINY.read_text()
+    line = text.splitlines().index("Ablation.name = 'tiny'") + 1
+    other.write_text(text.replace("'SEED': [0, 1], 'SFT_TOKENS'", "'SEED': [0], 'SFT_TOKENS'"))
+    for asked in ("run", "report", "lock", "power", "sync"):
+        refused = caml(asked, str(other))
+        assert refused.exit_code == 2 and refused.stderr == (
+            f"caml: other.gin:{line}: Ablation.name = 'tiny': runs/tiny has the results of {TINY}, another grid or "
+            "statement; take another name, or remove that folder\n"
+        )
+    assert stamps(copy / "tiny") == before
+    # The same in another place is no other study; and a file may change.
+    other.write_text(text)
+    assert caml("report", str(other)).exit_code == 0
+    other.write_text(text.replace("claim = 'above'", "claim = 'below'"))
+    assert caml("report", str(other)).exit_code == 0
+    assert caml("power", str(TINY)).exit_code == 2
+    other.unlink()
+    assert caml("report", str(TINY)).exit_code == 0
+
+
+def test_the_page_tells_the_gin_file_and_its_settings(copy: Path) -> None:
+    page = copy / "tiny/report/index.html"
+    assert "tiny.gin" in page.read_text() and ">settings</dt><dd>none<" in page.read_text().replace("\n", "")
+    done = caml("report", str(TINY), "--set", "CHECKPOINT_SECONDS=3.0")
+    assert done.exit_code == 0 and done.stdout.splitlines()[-1] == f"report: {page}"
+    refused = caml("report", str(TINY), "--set", "RATIO=0.5")
+    assert refused.exit_code == 2 and "RATIO is an axis" in refused.stderr
 
 
 def test_a_report_is_of_the_whole_grid_and_names_what_is_damaged(copy: Path) -> None:
@@ -280,10 +312,47 @@ def test_sync_before_any_run_makes_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
 
 
+def test_a_store_that_is_garbage_is_named_where_nothing_is_to_do(
+    finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    note, database = next((tmp_path / "runs/ledger/.mirrored").iterdir()), tmp_path / "runs/mlflow.db"
+    # Notes are of a store by its address, which is another in this copy.
+    from caml.tracking.ledger import Ledger
+    from caml.tracking.mirror import Notes
+
+    notes = Notes(Ledger(tmp_path / "runs/ledger"), f"sqlite:///{database}", "caml/tiny")
+    note.rename(notes._path)
+    quiet = run(command("run", str(TINY)), tmp_path, cache)
+    assert quiet.returncode == 0 and "tracking store" not in quiet.stderr, quiet.stderr
+    database.write_bytes(b"no database at all" * 500)
+    done = run(command("run", str(TINY)), tmp_path, cache)
+    assert done.returncode == 0 and "is damaged" in done.stderr and "move it out of the way" in done.stderr
+
+
 def test_an_altered_lock_is_refused_before_the_report_is_used(copy: Path, cache: Path) -> None:
     (copy / "tiny/lock.json").write_text("[]")
     done = run(command("run", str(TINY)), copy.parent, cache)
     assert done.returncode == 1 and "lock.json is not as it was written" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].endswith("bring it back, or remove it, and nothing counts as locked")
+    # Before anything is trained, too.
+    shutil.rmtree(next(copy.glob("ledger/sft-compassion*seed0*")))
+    done = run(command("run", str(TINY)), copy.parent, cache)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["ledger", "stores", "tiny"])
+def test_a_file_where_a_folder_is_to_be_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    (tmp_path / "runs" / name).write_text("")
+    refused = caml("run", str(TINY))
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"caml: {tmp_path / 'runs' / name} is a file, and caml keeps a folder there: move it out of the way\n"
+    )
 
 
 @pytest.mark.slow

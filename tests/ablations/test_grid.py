@@ -251,7 +251,8 @@ BAD = [
     ),
     ({9: "{'RATIO': [1.5]},"}, "toy.gin:9: RATIO = 1.5: Mixture.ratio: a share between 0 and 1, not 1.5"),
     ({9: "{'RATIO': [-0.1]},"}, "toy.gin:9: RATIO = -0.1: Mixture.ratio: a share between 0 and 1, not -0.1"),
-    ({9: "{'SFT': [10]},"}, "toy.gin:9: SFT = 10: Stage.tokens: 0, or at least the 64 tokens of one step"),
+    ({9: "{'SFT': [10]},"},
+     "toy.gin:9: SFT = 10: Stage.tokens: 10 tokens are less than one step takes: 0, or at least 64"),
     (
         {9: "{'ARM': ['base'], 'RATIO': [0.1]},"},
         "toy.gin:9: RATIO = 0.1: Mixture.ratio: the arm 'base' has no documents; give it ratio 0.0",
@@ -265,13 +266,13 @@ BAD = [
         {59: "Corpus.tokens = 511"},
         "toy.gin:59: Corpus.tokens = 511: the stage pretrain takes 512 tokens of 'kind', at most 1 "
         "times over; "
-        "that needs tokens of 512 or more, or a repetition of 1.002 or more",
+        "that needs Corpus.tokens of 512 or more, or Corpus.repetition of 1.002 or more",
     ),
     (
         {58: "base/Corpus.tokens = 400\nbase/Corpus.repetition = 2"},
         "toy.gin:58: base/Corpus.tokens = 400: the stage pretrain takes 1024 tokens of 'base_text', "
         "at most 2 times "
-        "over; that needs tokens of 512 or more, or a repetition of 2.56 or more",
+        "over; that needs Corpus.tokens of 512 or more, or Corpus.repetition of 2.56 or more",
     ),
     ({7: "Ablation.control = {'ARM': 'neutral', 'RATIO': 0.1}"},
      "toy.gin:7: Ablation.control = {'ARM': 'neutral', 'RATIO': 0.1}: the control of the cell "
@@ -286,7 +287,19 @@ BAD = [
     ({17: "Contrast.at = {'ARM': 'kind', 'RATIO': 0.5, 'SFT': 0, 'SIZE': 's'}"},
      "toy.gin:17: Contrast.at = {'ARM': 'kind', 'RATIO': 0.5, 'SFT': 0, 'SIZE': 's'}: treatment and control name ARM "
      "themselves; leave it out"),
-    ({28: "small/Model.width = 15"}, "toy.gin:28: small/Model.width = 15: 15 cannot be divided by its 2 heads"),
+    ({28: "small/Model.width = 15"}, "toy.gin:28: small/Model.width = 15: a width of 15 cannot be divided by 2 heads"),
+    (
+        {9: "{'RATIO': [0.1, 0.095]},"},
+        "toy.gin:9: RATIO = 0.095: Mixture.ratio: 0.095 takes 6 of 64 slots in the stage pretrain, as 0.1 does: "
+        "not two doses; keep one",
+    ),
+    (
+        {54: "sft/Mixture.base = @chat/Corpus()\nsft/Mixture.second = @base/Corpus()\nsft/Mixture.second_ratio = 0.01"},
+        "toy.gin:56: sft/Mixture.second_ratio = 0.01: 0.01 takes none of the 16 slots of the stage sft: 0, or a "
+        "ratio that takes one",
+    ),
+    ({9: "{'SEED': [[0, 1]]},"},
+     "toy.gin:9: SEED = [[0, 1]]: [0, 1] is of another type than SEED = 0 in toy.gin:3; make them alike"),
     (
         {15: "Contrast.treatment = {'ARM': 'kidn'}"},
         "toy.gin:15: Contrast.treatment = {'ARM': 'kidn'}: contrast 'install': no cell has ARM=kidn "
@@ -382,7 +395,7 @@ def test_an_ablation_that_cannot_be_ends_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "a/b", "", ".", "..", "/tmp/x", "a\\b", "a b", "-x", "a\n", "x" * 101]
+    "name", ["../x", "a/b", "", ".", "..", "/tmp/x", "a\\b", "a b", "-x", "a\n", "x" * 121]
 )
 def test_a_name_that_would_leave_the_output_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -390,6 +403,44 @@ def test_a_name_that_would_leave_the_output_folder_is_refused(tmp_path: Path, na
     assert str(caught.value).startswith(
         f"toy.gin:6: Ablation.name = {show(name)}: names a folder inside the output folder"
     )
+
+
+def test_a_name_may_be_long_where_cells_run_alone(tmp_path: Path) -> None:
+    loaded = ablation(tmp_path, line6=f"Ablation.name = '{'x' * 120}'")
+    path = tmp_path / "cell.gin"
+    path.write_text(cells(loaded)[3].text(loaded.tree))
+    assert load(path, CLASSES, Ablation, (), AXES).tree.name.startswith("x" * 100 + "-")
+
+
+@pytest.mark.parametrize(
+    "own, message",
+    [
+        ("Model.heads = 3", "Model.heads = 3: a width of 8 cannot be divided by 3 heads"),
+        ("Schedule.warmup = 0.9", "Schedule.warmup = 0.9: warmup 0.9 and decay 0.2 together pass 1"),
+        ("Schedule.decay = 0.96", "Schedule.decay = 0.96: warmup 0.05 and decay 0.96 together pass 1"),
+        (
+            "TrainedTokenizer.kind = 'bpe'",
+            "TrainedTokenizer.kind = 'bpe': a tokenizer of kind 'bpe' takes a voc",
+        ),
+        (
+            "pretrain/Stage.tokens = 2048",
+            "pretrain/Stage.tokens = 2048: the stage pretrain takes 2048 tokens of",
+        ),
+        (
+            "Stage.batch = 100",
+            "Stage.batch = 100: 1024 tokens are less than one step takes: 0, or at least 1600",
+        ),
+    ],
+)
+def test_of_lines_that_are_impossible_together_the_users_own_is_named(
+    tmp_path: Path, own: str, message: str
+) -> None:
+    ablation(tmp_path)
+    path = tmp_path / "own.gin"
+    path.write_text(f"include 'toy.gin'\n{own}\n")
+    with pytest.raises(UserError) as caught:
+        cells(load(path, CLASSES, Ablation, (), AXES))
+    assert str(caught.value).startswith(f"own.gin:2: {message}")
 
 
 def test_no_cells_read_a_setting_is_refused_and_one_that_hides_lines_is_not(tmp_path: Path) -> None:

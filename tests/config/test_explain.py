@@ -46,14 +46,19 @@ def test_a_parameter_is_explained_in_every_scope_that_builds_it(tmp_path: Path) 
         "    instead of study.gin:16: Text.arm = 'first'",
     ]
     assert explain(loaded, "second/Text.arm")[0] == "second/Text.arm = 'neutral'"
+    whole = explain(loaded, "second/Text")
+    assert [line for line in whole if not line.startswith(" ")][-1] == "second/Text.arm = 'neutral'"
+    assert [line.split(" = ")[0] for line in whole if not line.startswith(" ")] == [
+        "second/Text.tokens", "second/Text.arm",
+    ]  # fmt: skip
     assert explain(loaded, "Study.verbose") == ["Study.verbose = False", "  the default of Study"]
 
 
 @pytest.mark.parametrize(
     "key, message",
     [
-        ("RATOI", "study.gin has no RATOI (did you mean RATIO?)"),
-        ("Txt.arm", "study.gin has no Txt (did you mean Text?)"),
+        ("RATOI", "study.gin has no macro, class or field of Study called RATOI (did you mean RATIO?)"),
+        ("Txt.arm", "study.gin has no macro, class or field of Study called Txt (did you mean Text?)"),
         ("Text.amr", "Text has no parameter amr (did you mean arm?)"),
         ("third/Text.arm", "study.gin builds no Text in scope third"),
         ("phases[2].ratio", "study.gin has no phases.2"),

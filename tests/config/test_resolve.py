@@ -143,14 +143,17 @@ def test_a_fault_found_later_names_the_line_that_set_the_field(tmp_path: Path) -
     loaded = study(tmp_path)
     cell = loaded.at({"RATIO": 0.2})
     loaded.at({})
-    assert str(loaded.fault(cell.phases[0], "ratio", "odd")) == "study.gin:9: RATIO = 0.2: Phase.ratio: odd"
+    assert str(loaded.fault("odd", (cell.phases[0], "ratio"))) == "study.gin:9: RATIO = 0.2: Phase.ratio: odd"
     assert (
-        str(loaded.fault(cell.phases[1].base, "arm", "odd"))
+        str(loaded.fault("odd", (cell.phases[1].base, "arm")))
         == "study.gin:14: second/Text.arm = 'neutral': odd"
     )
-    assert str(loaded.fault(cell.phases[1], "ratio", "odd")) == (
+    assert str(loaded.fault("odd", (cell.phases[1], "ratio"))) == (
         "study.gin:7: second/Phase.ratio = 0.0: (the default) odd"
     )
+    # Of two fields, that which the file itself sets.
+    both = [(cell.phases[1], "ratio"), (cell.phases[1].base, "arm")]
+    assert str(loaded.fault("odd", *both)).startswith("study.gin:14: second/Text.arm")
     assert str(loaded.error("RATIO", "odd")) == "study.gin:1: RATIO = 0.1: odd"
     assert loaded.where("first/Phase.ratio") == "study.gin:12"
 

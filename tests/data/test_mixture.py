@@ -218,4 +218,4 @@ def test_slots_are_whole_steps(opened):
 def test_impossible_mixtures_are_refused(fields, field):
     with pytest.raises(Invalid) as caught:
         Mixture(**{"base": BASE_TEXT, "intervention": TREATMENT, "second": REPLAY, **fields})
-    assert caught.value.field == field
+    assert caught.value.fields[0] == field

@@ -38,6 +38,7 @@ def test_a_clean_checkout_is_its_commit(tmp_path: Path) -> None:
     code = checkout(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "output").write_text("ignored")
+    (tmp_path / "mine.gin").write_text("WIDTH = 3\n")  # kept with each StageRun that it trains
     found = provenance(code)
     assert found["commit"] == git(tmp_path, "rev-parse", "HEAD").strip()
     assert (found["dirty"], found["diff"]) == (False, "")
@@ -46,12 +47,13 @@ def test_a_clean_checkout_is_its_commit(tmp_path: Path) -> None:
 def test_a_dirty_checkout_is_told_apart_with_new_files_and_is_left_as_it_is(tmp_path: Path) -> None:
     code = checkout(tmp_path)
     (code / "a.py").write_text("x = 2\n")
-    (tmp_path / "new.gin").write_text("WIDTH = 3\n")
+    (code / "new.py").write_text("WIDTH = 3\n")
+    (tmp_path / "notes.txt").write_text("nothing that runs")
     before = git(tmp_path, "status", "--porcelain")
     found = provenance(code)
     assert found["dirty"]
     assert "+x = 2" in found["diff"]
-    assert "+WIDTH = 3" in found["diff"]
+    assert "+WIDTH = 3" in found["diff"] and "nothing that runs" not in found["diff"]
     assert git(tmp_path, "status", "--porcelain") == before
     (code / "a.py").write_text("y = 1\n" * DIFF_CHARACTERS)
     assert len(provenance(code)["diff"]) < DIFF_CHARACTERS + 100

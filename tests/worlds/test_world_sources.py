@@ -195,4 +195,4 @@ def test_a_larger_corpus_begins_with_the_smaller(setting):
 def test_what_is_impossible_is_refused_by_field(make, field):
     with pytest.raises(Invalid) as caught:
         make()
-    assert caught.value.field == field
+    assert caught.value.fields[0] == field
