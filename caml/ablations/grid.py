@@ -2,23 +2,20 @@
 
 import dataclasses
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from caml.ablations import pairing
+from caml.ablations.feasible import Feasible
 from caml.ablations.runs import Ablation, Run, Stage, StageRun, stageruns
 from caml.config import checks
-from caml.config.errors import Invalid, UserError
+from caml.config.errors import UserError
 from caml.config.files import show, suggest
 from caml.config.resolve import Loaded
-from caml.config.seeds import derive
 from caml.config.write import write
 from caml.data.files import write_text
-from caml.data.slots import plan_slots, slot_counts
-from caml.data.tokenizer import words_needed
 
 AXES = "axes"  # the field of Ablation that varies macros; `caml.config.resolve.load` is told its name
 
@@ -81,8 +78,7 @@ def cells(loaded: Loaded) -> list[Cell]:
     loaded.forget()  # From here on it counts what the cells read, and not what the file's own values did.
     shared: dict[str, StageRun] = {}
     found: dict[tuple[Any, ...], Cell] = {}
-    sources: set[Any] = set()
-    doses: dict[tuple[str, str, int, int], float] = {}
+    feasible = Feasible(loaded)
     for product in products:
         for values in itertools.product(*product.values()):
             bound = dict(zip(product, values, strict=True))
@@ -90,9 +86,7 @@ def cells(loaded: Loaded) -> list[Cell]:
             key = tuple(plain(value) for value in macros.values())
             if key not in found:
                 run = loaded.at(bound, "run") if found else loaded.at(bound).run
-                _refuse_missing_files(loaded, run, sources)
-                _refuse_foreign_words(loaded, run)
-                _refuse_impossible_stages(loaded, run, doses)
+                feasible.require(run)
                 chain = _shared_chain(run, shared)
                 name = ",".join(f"{n.lower()}={v}" for n, v in zip(names, key, strict=True)) or ablation.name
                 found[key] = Cell(name, macros, run, chain)
@@ -183,87 +177,6 @@ def _alike(value: Any, default: Any) -> bool:
     numbers = [type(v) in (int, float) for v in (value, default)]
     objects = [dataclasses.is_dataclass(v) for v in (value, default)]
     return all(numbers) or all(objects) or type(value) is type(default)
-
-
-def _refuse_missing_files(loaded: Loaded, run: Run, seen: set[Any]) -> None:
-    """Raise UserError where the files of a source are not there; `seen` are sources whose files are."""
-    used = [source for stage in run.stages for source in stage.mixture.sources().values()]
-    for source in {run.tokenizer.source, *used} - seen:
-        try:
-            source.recipe(run.seed)
-        except Invalid as invalid:
-            raise loaded.fault(invalid.message, *((source, field) for field in invalid.fields)) from None
-        seen.add(source)
-
-
-def _refuse_foreign_words(loaded: Loaded, run: Run) -> None:
-    """Raise UserError where a tokenizer of whole words is of another world than the text, or too small."""
-    if run.tokenizer.kind != "words":
-        return
-    words = run.tokenizer.source
-    own = getattr(words, "setting", None)
-    for stage in run.stages:
-        for thing in (stage.mixture.base, stage.mixture.intervention, stage.mixture.second, run.probes):
-            setting = getattr(thing, "setting", own)
-            if setting != own:
-                message = f"{setting!r}, and the words of the tokenizer are of {own!r}: make them alike"
-                raise loaded.fault(message, (thing, "setting"), (words, "setting"))
-    held = words_needed(words.recipe(0).get("words", ()))
-    if held > run.tokenizer.vocabulary:
-        message = f"{words.name!r} has {held} words, and the vocabulary holds {run.tokenizer.vocabulary}"
-        raise loaded.fault(
-            f"{message}: at least as many", (run.tokenizer, "vocabulary"), (run.tokenizer, "source")
-        )
-
-
-def _refuse_impossible_stages(
-    loaded: Loaded, run: Run, doses: dict[tuple[str, str, int, int], float]
-) -> None:
-    """Raise UserError for a stage whose sources cannot fill its slots, or whose doses are none.
-
-    `doses`: by role, stage, slots and slots taken, the ratio that took so many before.
-    """
-    for stage in run.stages:
-        mixture = stage.mixture
-        if mixture.ratio > 0 and mixture.intervention and mixture.intervention.name == "base":
-            message = "the arm 'base' has no documents; give it ratio 0.0"
-            raise loaded.fault(message, (mixture, "ratio"), (mixture, "intervention"))
-        if not stage.steps:
-            continue
-        try:
-            n, m = slot_counts(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement)
-            if n and m and mixture.placement != "uniform":
-                # Whether the second source leaves room in the window is a matter of the block's ranks.
-                ranks = derive(run.seed, "ranks", stage.name)
-                plan_slots(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement, ranks)
-        except Invalid as invalid:
-            sites = [*((mixture, field) for field in invalid.fields), (stage, "tokens")]
-            raise loaded.fault(invalid.message, *sites) from None
-        except UserError as error:
-            raise loaded.fault(str(error), (mixture, "ratio"), (mixture, "second_ratio")) from None
-        for field, taken in (("ratio", n), ("second_ratio", m)):
-            ratio = getattr(mixture, field)
-            known = doses.setdefault((field, stage.name, stage.slots, taken), ratio)
-            if ratio and not taken:
-                message = f"takes none of the {stage.slots} slots of the stage {stage.name}"
-                raise loaded.fault(f"{ratio:g} {message}: 0, or a ratio that takes one", (mixture, field))
-            if known != ratio:
-                message = f"{ratio:g} takes {taken} of {stage.slots} slots in the stage {stage.name}"
-                raise loaded.fault(f"{message}, as {known:g} does: not two doses; keep one", (mixture, field))
-        slots = {"base": stage.slots, "intervention": n, "second": m}
-        for role, source in mixture.sources().items():
-            needed = slots[role] * stage.length
-            if needed > source.tokens * source.repetition:
-                enough = math.ceil(needed / source.repetition)
-                named = type(source).__name__
-                message = (
-                    f"the stage {stage.name} takes {needed} tokens of {source.name!r}, at most "
-                    f"{source.repetition:g} times over; that needs {named}.tokens of {enough} or more, "
-                    f"or {named}.repetition of {needed / source.tokens:.4g} or more"
-                )
-                dose = [(mixture, f"{'second_' if role == 'second' else ''}ratio")] if role != "base" else []
-                beside = [(source, "repetition"), (stage, "tokens"), *dose]
-                raise loaded.fault(message, (source, "tokens"), *beside)
 
 
 def _restricted(loaded: Loaded, whole: list[Cell]) -> list[Cell]:

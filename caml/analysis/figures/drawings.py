@@ -85,12 +85,7 @@ def _named_apart(found: list[Drawing]) -> list[Drawing]:
 
 def _of_effects(view: View) -> list[Drawing]:
     """The figures of effects against the control, and a sentence for what the grid lacks."""
-    focus = view.focus
-    effects = view.effects[
-        (view.effects["family"] == focus.family)
-        & (view.effects["rung"] == focus.rung)
-        & (view.effects["control"] != "")
-    ]
+    effects = view.focus.rows(view.effects).query("control != ''")
     title = "Dose-response of the install"
     before = effects[effects["S"] == 0]
     out = []

@@ -39,14 +39,7 @@ def size_label(name: str, params: int) -> str:
 def install(view: View) -> Figure:
     """Effect on the primary endpoint against the dose, before fine-tuning: a panel per size."""
     focus = view.focus
-    rows = view.effects[
-        (view.effects["family"] == focus.family)
-        & (view.effects["rung"] == focus.rung)
-        & (view.effects["control"] != "")
-        & (view.effects["S"] == 0)
-        & (view.effects["ratio"] > 0)
-        & (view.effects["pretrain_tokens"] > 0)
-    ]
+    rows = focus.rows(view.effects).query("control != '' and S == 0 and ratio > 0 and pretrain_tokens > 0")
     if rows.empty:
         return words("No arm with an intervention was compared with a control before fine-tuning.")
     sizes = sizes_of(rows)
@@ -105,13 +98,8 @@ def _span(low: float, high: float) -> str:
 def ladder(view: View) -> Figure:
     """Effects along the ladder before and after the largest fine-tuning: arms by rows, sizes by columns."""
     focus = view.focus
-    rows = view.effects[
-        (view.effects["family"] == focus.family)
-        & (view.effects["control"] == focus.control)
-        & (view.effects["ratio"] > 0)
-        & (view.effects["second_ratio"] == 0)
-        & (view.effects["rung"] != "")
-    ]
+    rows = view.effects[view.effects["family"] == focus.family]
+    rows = rows[rows["control"] == focus.control].query("ratio > 0 and second_ratio == 0 and rung != ''")
     if rows.empty:
         return words(f"No arm was compared with {focus.control or 'a control'} on a ladder of rungs.")
     rungs = rung_order(rows["rung"])
@@ -176,11 +164,7 @@ def ladder(view: View) -> Figure:
 def members(view: View) -> Figure:
     """Absolute margins on the primary endpoint before fine-tuning, with the equivalence margin."""
     focus = view.focus
-    rows = view.margins[
-        (view.margins["family"] == focus.family)
-        & (view.margins["rung"] == focus.rung)
-        & (view.margins["S"] == 0)
-    ]
+    rows = focus.rows(view.margins).query("S == 0")
     if rows.empty:
         return words("No member was scored on the primary endpoint before fine-tuning.")
     sizes = sizes_of(rows)

@@ -35,7 +35,7 @@ def side_by_side(view: View, size: str) -> Figure:
     focus = view.focus
     families = set(margins["family"]) - {focus.family}
     ordered = sorted(families, key=lambda f: (FAMILY_ORDER.index(f) if f in FAMILY_ORDER else 9, f))
-    shown = [(f"{focus.family}:\n{rung_label(focus.rung)} (nats)", _primary(margins, view))]
+    shown = [(f"{focus.family}:\n{rung_label(focus.rung)} (nats)", focus.rows(margins))]
     shown += [(f"{family}:\nmargin (nats)", margins[margins["family"] == family]) for family in ordered]
     for name, label in OUTCOMES.items():
         rows = outcomes[outcomes["outcome"] == name].rename(columns={"value": "margin"})
@@ -65,10 +65,6 @@ def side_by_side(view: View, size: str) -> Figure:
         handles.append(handle(f"{AFTER}, S = {count(max(doses))} tokens", "#333333", "o", filled=False))
     legend(figure, handles)
     return figure
-
-
-def _primary(margins: pd.DataFrame, view: View) -> pd.DataFrame:
-    return margins[(margins["family"] == view.focus.family) & (margins["rung"] == view.focus.rung)]
 
 
 def _largest(rows: pd.DataFrame) -> pd.DataFrame:

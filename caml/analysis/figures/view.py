@@ -35,6 +35,10 @@ class Focus:
     treatment: str
     control: str
 
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of `frame` of this family and rung."""
+        return frame[(frame["family"] == self.family) & (frame["rung"] == self.rung)]
+
 
 @dataclass(frozen=True)
 class View:
@@ -108,7 +112,7 @@ def look(tables: Tables, results: Results, gate: float = math.nan) -> View:
     items = tables.items.assign(rung=tables.items["rung"].where(tables.items["family"] == focus.family, ""))
     margins = tables.margins.merge(items[["item", "family", "rung"]], on="item")
     margins = margins.groupby(["stagerun", "family", "rung"])["margin"].mean().reset_index()
-    stated = effects[(effects["claim"] == "equivalent") & (effects["rung"] == focus.rung)]["margin"]
+    stated = focus.rows(effects[effects["claim"] == "equivalent"])["margin"]
     return View(
         effects=effects.drop_duplicates([*COMPARED, *CELL]).reset_index(drop=True),
         retention=retention.drop_duplicates([*COMPARED, *CELL]),

@@ -143,12 +143,8 @@ def counter_evidence(view: View) -> Figure:
             panel.join(x, list(points["estimate"]), color, line)
             handles.setdefault(_label(key), handle(_label(key), color, mark(key[0]).marker, line))
         effects.append(panel)
-        margins = view.margins[
-            (view.margins["family"] == view.focus.family)
-            & (view.margins["rung"] == view.focus.rung)
-            & (view.margins["size"] == cell.size)
-        ]
-        margins = _at_one_dose(margins, cell.finetune, cell.second, reach)
+        margins = view.focus.rows(view.margins)
+        margins = _at_one_dose(margins[margins["size"] == cell.size], cell.finetune, cell.second, reach)
         absolute = Panel(axes[1][column])
         _absolute(absolute, margins, axis)
         absolutes.append(absolute)
@@ -298,11 +294,8 @@ def _below(axes: Axes, columns: int) -> None:
 
 def _focused(view: View, frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of `frame` on the primary endpoint, of arms with an intervention, against the primary control."""
-    wanted = {"family": view.focus.family, "rung": view.focus.rung, "control": view.focus.control}
-
-    for column, value in wanted.items():
-        frame = frame[frame[column] == value]
-    return frame[frame["ratio"] > 0]
+    own = view.focus.rows(frame)
+    return own[(own["control"] == view.focus.control) & (own["ratio"] > 0)]
 
 
 def _series(rows: pd.DataFrame, view: View) -> list[tuple[Any, ...]]:

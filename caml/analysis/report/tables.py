@@ -149,16 +149,16 @@ def arms_by_stages(view: View, paired: bool) -> Table:
 
     `paired` gives effects against controls, with retention; otherwise absolute margins.
     """
-    rows = view.effects[
-        (view.effects["family"] == view.focus.family) & (view.effects["rung"] == view.focus.rung)
-    ]
+    rows = view.focus.rows(view.effects)
     rows = rows[(rows["control"] != "") == paired]
     stages: dict[Any, str] = {}
     for row in each(rows.sort_values(["second_ratio", "finetune", "S"])):
         stages.setdefault((row.S > 0, row.second_ratio, row.finetune, row.S, row.second), stage(row))
     ordered = sorted(stages)
-    kept = {_key(row, (row.finetune, row.S, row.second, row.second_ratio)): row for row in each(view.retention)
-            if (row.family, row.rung) == (view.focus.family, view.focus.rung)}  # fmt: skip
+    kept = {
+        _key(row, (row.finetune, row.S, row.second, row.second_ratio)): row
+        for row in each(view.focus.rows(view.retention))
+    }
     arms = treatment_order(rows["treatment"], view.focus.treatment)
     groups: dict[Any, dict[Any, Any]] = {}
     for row in each(rows):
@@ -208,7 +208,7 @@ def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> 
     """
     if frame.empty:
         return Table((), (), "Not estimable: the grid holds no cell to ask it of.")
-    rows = frame[(frame["family"] == view.focus.family) & (frame["rung"] == view.focus.rung)]
+    rows = view.focus.rows(frame)
     rows = view.conditions.told(rows[rows["control"].fillna("") != ""])
     body = []
     rows = rows.assign(place=rows["condition"].map(view.conditions.place))

@@ -1,0 +1,111 @@
+"""Whether a run of the grid can be: its files are there, its words known, its slots filled, its doses doses."""
+
+import math
+from typing import Any
+
+from caml.ablations.runs import Run, Stage
+from caml.config.errors import Invalid, UserError
+from caml.config.resolve import Loaded
+from caml.config.seeds import derive
+from caml.data.slots import plan_slots, slot_counts
+from caml.data.sources import Source
+from caml.data.tokenizer import words_needed
+
+
+class Feasible:
+    """Refuses runs of one grid that cannot be; knows those that it was shown before."""
+
+    def __init__(self, loaded: Loaded):
+        self._loaded = loaded
+        self._there: set[Any] = set()  # sources whose files are
+        # The ratio that took so many slots: by its field, the stage, its slots, and how many were taken.
+        self._doses: dict[tuple[str, str, int, int], float] = {}
+
+    def require(self, run: Run) -> None:
+        """Raise UserError, with file, line and value, for whatever makes `run` impossible."""
+        self._refuse_missing_files(run)
+        self._refuse_foreign_words(run)
+        self._refuse_impossible_slots(run)
+
+    def _refuse_missing_files(self, run: Run) -> None:
+        """Raise UserError where the files of a source are not there."""
+        used = [source for stage in run.stages for source in stage.mixture.sources().values()]
+        for source in {run.tokenizer.source, *used} - self._there:
+            try:
+                source.recipe(run.seed)
+            except Invalid as invalid:
+                raise self._loaded.fault(
+                    invalid.message, *((source, field) for field in invalid.fields)
+                ) from None
+            self._there.add(source)
+
+    def _refuse_foreign_words(self, run: Run) -> None:
+        """Raise UserError where a tokenizer of whole words is of another world than the text, or too small."""
+        if run.tokenizer.kind != "words":
+            return
+        words = run.tokenizer.source
+        own = getattr(words, "setting", None)
+        for stage in run.stages:
+            for thing in (stage.mixture.base, stage.mixture.intervention, stage.mixture.second, run.probes):
+                setting = getattr(thing, "setting", own)
+                if setting != own:
+                    message = f"{setting!r}, and the words of the tokenizer are of {own!r}: make them alike"
+                    raise self._loaded.fault(message, (thing, "setting"), (words, "setting"))
+        held = words_needed(words.recipe(0).get("words", ()))
+        if held > run.tokenizer.vocabulary:
+            message = f"{words.name!r} has {held} words, and the vocabulary holds {run.tokenizer.vocabulary}"
+            raise self._loaded.fault(
+                f"{message}: at least as many", (run.tokenizer, "vocabulary"), (run.tokenizer, "source")
+            )
+
+    def _refuse_impossible_slots(self, run: Run) -> None:
+        """Raise UserError for a stage whose slots its mixture cannot fill as it says."""
+        for stage in run.stages:
+            mixture = stage.mixture
+            if mixture.ratio > 0 and mixture.intervention and mixture.intervention.name == "base":
+                message = "the arm 'base' has no documents; give it ratio 0.0"
+                raise self._loaded.fault(message, (mixture, "ratio"), (mixture, "intervention"))
+            if not stage.steps:
+                continue
+            try:
+                n, m = slot_counts(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement)
+                if n and m and mixture.placement != "uniform":
+                    # Whether the second source leaves room in the window is a matter of the block's ranks.
+                    ranks = derive(run.seed, "ranks", stage.name)
+                    plan_slots(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement, ranks)
+            except Invalid as invalid:
+                sites = [*((mixture, field) for field in invalid.fields), (stage, "tokens")]
+                raise self._loaded.fault(invalid.message, *sites) from None
+            except UserError as error:
+                raise self._loaded.fault(str(error), (mixture, "ratio"), (mixture, "second_ratio")) from None
+            sources = mixture.sources()
+            self._refuse_short(stage, sources["base"], stage.slots)
+            for role, field, taken in (("intervention", "ratio", n), ("second", "second_ratio", m)):
+                self._refuse_dose(stage, field, taken)
+                if role in sources:
+                    self._refuse_short(stage, sources[role], taken, field)
+
+    def _refuse_dose(self, stage: Stage, field: str, taken: int) -> None:
+        """Raise UserError for a ratio of `stage` that takes no slot, or as many as another one does."""
+        ratio, where = getattr(stage.mixture, field), (stage.mixture, field)
+        if ratio and not taken:
+            message = f"{ratio:g} takes none of the {stage.slots} slots of the stage {stage.name}"
+            raise self._loaded.fault(f"{message}: 0, or a ratio that takes one", where)
+        known = self._doses.setdefault((field, stage.name, stage.slots, taken), ratio)
+        if known != ratio:
+            message = f"{ratio:g} takes {taken} of {stage.slots} slots in the stage {stage.name}"
+            raise self._loaded.fault(f"{message}, as {known:g} does: not two doses; keep one", where)
+
+    def _refuse_short(self, stage: Stage, source: Source, slots: int, *by: str) -> None:
+        """Raise UserError where `source` has too little for `slots` slots, which fields `by` of the mixture give it."""
+        needed = slots * stage.length
+        if needed <= source.tokens * source.repetition:
+            return
+        named, enough = type(source).__name__, math.ceil(needed / source.repetition)
+        message = (
+            f"the stage {stage.name} takes {needed} tokens of {source.name!r}, at most "
+            f"{source.repetition:g} times over; that needs {named}.tokens of {enough} or more, "
+            f"or {named}.repetition of {needed / source.tokens:.4g} or more"
+        )
+        beside = [(source, "repetition"), (stage, "tokens"), *((stage.mixture, field) for field in by)]
+        raise self._loaded.fault(message, (source, "tokens"), *beside)
