@@ -83,6 +83,19 @@ def test_power_tells_of_the_contrast(copy: Path) -> None:
     assert "80% power" in note
 
 
+def test_one_seed_block_has_no_spread_to_take_power_from(copy: Path) -> None:
+    own = Path("one.gin")
+    own.write_text(
+        TINY.read_text()
+        .replace("'SEED': [0, 1]", "'SEED': [0]")
+        .replace("name = 'tiny'\nA", "name = 'one'\nA")
+    )
+    assert caml("report", str(own)).exit_code == 0
+    result = caml("power", str(own), "--effect", "0.3")
+    assert result.exit_code == 0 and "nan" not in result.stdout
+    assert result.stdout.splitlines()[1].split()[-6:] == ["1", "–", "0.0500", "–", "0.30", "–"]
+
+
 def test_two_files_of_one_name_do_not_write_over_each_other(copy: Path) -> None:
     before = stamps(copy / "tiny")
     other, text = Path("other.gin"), TINY.read_text()
@@ -144,9 +157,16 @@ def test_cells_and_a_lock_that_were_deleted_are_noticed(copy: Path, cache: Path)
     assert run(command("run", str(TINY)), copy.parent, cache).returncode == 0
     assert not tables(copy)["report effects"]["locked"].any()
     assert {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()} == whole
+    # Where the report is as it was, too.
+    next((copy / "tiny/cells").iterdir()).unlink()
+    page = stamps(copy / "tiny/report")
+    assert run(command("run", str(TINY)), copy.parent, cache).returncode == 0
+    assert {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()} == whole
+    assert stamps(copy / "tiny/report") == page
 
 
-def test_a_port_that_cannot_be_is_refused(copy: Path) -> None:
+def test_a_port_that_cannot_be_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caml.tracking.ui.os.execv", lambda *_: pytest.fail("the server was started"))
     for port, why in (("99999", "ports are 1 to 65535"), ("-1", "")):
         refused = caml("ui", str(TINY), f"--port={port}")
         assert refused.exit_code == 2 and refused.stderr.startswith(f"caml: --port {port}: {why}")
