@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caml.ablations.grid import Cell, cells, recipes, used_stageruns
+from caml.ablations.grid import Cell, recipes, restricted, used_stageruns, whole_grid
 from caml.ablations.places import Places, claim, places, taken
 from caml.ablations.populations import depth
 from caml.ablations.progress import Progress
@@ -83,10 +83,14 @@ def put_aside(ledger: Ledger, damaged: Damaged, progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """An ablation as a gin file gives it: its cells, its places, and what it states before results exist."""
+    """An ablation as a gin file gives it: its cells, its places, and what it states before results exist.
+
+    `grid` are the cells that are asked for, of `whole`, to which the statement belongs.
+    """
 
     loaded: Loaded
     ablation: Ablation
+    whole: list[Cell]
     grid: list[Cell]
     where: Places
     evaluation: str
@@ -95,7 +99,7 @@ class Study:
     @property
     def identity(self) -> str:
         """What it trains and what it states: a line for each StageRun, and one for the statement."""
-        stageruns = sorted(stagerun.fingerprint for stagerun in used_stageruns(self.grid))
+        stageruns = sorted(stagerun.fingerprint for stagerun in used_stageruns(self.whole))
         return "\n".join([*stageruns, repr(self.statement)])
 
     def claim(self) -> None:
@@ -112,13 +116,13 @@ def study_of(loaded: Loaded) -> Study:
     Raises UserError for what is wrong with its grid, and where its folder has the results of another file.
     """
     ablation: Ablation = loaded.tree
-    grid, where = cells(loaded), places(ablation)
-    probes = grid[0].run.probes
+    whole, where = whole_grid(loaded), places(ablation)
+    probes = whole[0].run.probes
     evaluation = evaluation_fingerprint(probes)
     statement = state(
-        ablation.contrasts, ablation.axes, ablation.control, recipes(grid), evaluation, probes.gate
+        ablation.contrasts, ablation.axes, ablation.control, recipes(whole), evaluation, probes.gate
     )
-    study = Study(loaded, ablation, grid, where, evaluation, statement)
+    study = Study(loaded, ablation, whole, restricted(loaded, whole), where, evaluation, statement)
     other = taken(where, loaded.path, fingerprint(study.identity))
     if other:
         message = f"{shown(where.folder)} has the results of {shown(other)}, another grid or statement"

@@ -65,11 +65,16 @@ def stagerun_text(ablation: Ablation, stagerun: StageRun) -> str:
 
 
 def cells(loaded: Loaded) -> list[Cell]:
+    """The cells of a loaded ablation, as of `whole_grid`; a setting of an axis keeps only those of that value."""
+    return restricted(loaded, whole_grid(loaded))
+
+
+def whole_grid(loaded: Loaded) -> list[Cell]:
     """The cells of a loaded ablation, in the order of its axes, without duplicates.
 
-    StageRuns of the same fingerprint are one object. A setting of an axis macro keeps only the cells with
-    that value; everything is checked on the whole grid first. Raises UserError, with file, line and value,
-    for whatever makes a cell, an axis or a contrast impossible, and for a line that no cell reads.
+    StageRuns of the same fingerprint are one object. Settings of axis macros are left aside. Raises UserError,
+    with file, line and value, for whatever makes a cell, an axis or a contrast impossible, and for a line that no
+    cell reads.
     """
     ablation: Ablation = loaded.tree
     products = _products(loaded, ablation)
@@ -93,7 +98,7 @@ def cells(loaded: Loaded) -> list[Cell]:
     whole = list(found.values())
     pairing.refuse_unpaired(loaded, ablation, [(cell.values, cell.stageruns[-1]) for cell in whole])
     _refuse_unread(loaded)
-    return _restricted(loaded, whole)
+    return whole
 
 
 def plain(value: Any) -> Any:
@@ -179,8 +184,8 @@ def _alike(value: Any, default: Any) -> bool:
     return all(numbers) or all(objects) or type(value) is type(default)
 
 
-def _restricted(loaded: Loaded, whole: list[Cell]) -> list[Cell]:
-    """The cells that the settings of axis macros leave."""
+def restricted(loaded: Loaded, whole: list[Cell]) -> list[Cell]:
+    """The cells of the `whole` grid that the settings of axis macros leave. Raises UserError where none is left."""
     kept = whole
     for name, asked in loaded.restrictions.items():
         held = list(dict.fromkeys(cell.values[name] for cell in whole))

@@ -4,14 +4,13 @@ import random
 import threading
 from collections.abc import Sequence
 
-from caml.ablations.condition import orphaned, put_aside, unfinished
-from caml.ablations.grid import Cell, stagerun_text, used_stageruns, write_cells
+from caml.ablations.condition import Study, orphaned, put_aside, unfinished
+from caml.ablations.grid import stagerun_text, used_stageruns, write_cells
 from caml.ablations.inflight import discard
-from caml.ablations.places import Places
 from caml.ablations.populations import Population, plan
 from caml.ablations.prepare import Stores, stores_of
 from caml.ablations.progress import Progress, Stopped
-from caml.ablations.runs import Ablation, StageRun
+from caml.ablations.runs import StageRun
 from caml.ablations.scorer import Evaluators, score_missing
 from caml.ablations.trainer import Launch, pace, train_population
 from caml.config.text import counted
@@ -26,13 +25,7 @@ WAIT = 2.0
 
 
 def make(
-    ablation: Ablation,
-    grid: Sequence[Cell],
-    wanted: Sequence[StageRun],
-    where: Places,
-    progress: Progress,
-    stop: threading.Event,
-    mirror: Mirror,
+    study: Study, wanted: Sequence[StageRun], progress: Progress, stop: threading.Event, mirror: Mirror
 ) -> int:
     """Prepare data, then train and score what is missing of `wanted`, parents before children.
 
@@ -40,13 +33,13 @@ def make(
     Returns how many StageRuns were made here, and not by another launch beside this one. Raises `Stopped` where
     `stop` was set.
     """
-    launch = _launch(ablation, grid, where, progress, stop, mirror)
+    launch = _launch(study, progress, stop, mirror)
     populations, asked_for = [], set(wanted)
-    for population in plan(used_stageruns(grid), launch.pace.places):
+    for population in plan(used_stageruns(study.whole), launch.pace.places):
         members = tuple(member for member in population.members if member in asked_for)
         if members:
             populations.append(Population(members))
-    runs = [cell.run for cell in grid]
+    runs = [cell.run for cell in study.whole]
     held_out = {(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs}
     if not launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress, launch.stop):
         raise Stopped
@@ -64,20 +57,9 @@ def make(
     return made
 
 
-def _launch(
-    ablation: Ablation,
-    grid: Sequence[Cell],
-    where: Places,
-    progress: Progress,
-    stop: threading.Event,
-    mirror: Mirror,
-) -> Launch:
-    configs = {}
-    for cell in grid:
-        for stagerun in cell.stageruns:
-            if stagerun.fingerprint not in configs:
-                configs[stagerun.fingerprint] = stagerun_text(ablation, stagerun)
-    write_cells(where.folder, ablation, grid)
+def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mirror) -> Launch:
+    ablation, where = study.ablation, study.where
+    write_cells(where.folder, ablation, study.whole)
     return Launch(
         where=where,
         stores=Stores(where),
@@ -85,7 +67,7 @@ def _launch(
         stop=stop,
         submit=mirror.submit,
         provenance=provenance(),
-        configs=configs,
+        configs={s.fingerprint: stagerun_text(ablation, s) for s in used_stageruns(study.whole)},
         control=" ".join(str(value) for value in ablation.control.values()),
         rung=next((contrast.rung for contrast in ablation.contrasts if contrast.primary), None),
         pace=pace(ablation.population, ablation.checkpoint_seconds),

@@ -66,7 +66,7 @@ def _run(
         # Imported where it is used, as reports are below: a finished ablation need not wait for jax.
         from caml.ablations.making import make
 
-        made = make(ablation, study.grid, stageruns, where, progress, stop, mirror)
+        made = make(study, stageruns, progress, stop, mirror)
     discard_finished(where, stageruns)
     if stop.is_set():
         raise Stopped

@@ -110,6 +110,7 @@ def test_two_files_of_one_name_do_not_write_over_each_other(copy: Path) -> None:
     assert stamps(copy / "tiny") == before
     # The same in another place is no other study; and a file may change.
     other.write_text(text)
+    assert caml("power", str(other), "--set", "SEED=0").exit_code == 0
     assert caml("report", str(other)).exit_code == 0
     other.write_text(text.replace("claim = 'above'", "claim = 'below'"))
     assert caml("report", str(other)).exit_code == 0
