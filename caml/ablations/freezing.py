@@ -116,7 +116,8 @@ def _learned_at(trajectory: pd.DataFrame, gate: float) -> dict[str, float]:
 def _of_fine_tuning(facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
     """How far fine-tuning moved each StageRun that has a parent, as outcomes in nats per token.
 
-    `finetuning_loss_drop_nats`: loss over the first recorded steps less that over the last twentieth.
+    `finetuning_loss_nats`: loss of its parent on the first step's rows, before it learned from them.
+    `finetuning_loss_drop_nats`: that less the loss over the last twentieth.
     `held_out_rise_nats`: what the stage cost on held-out base text.
     """
     tuned = facts[facts["parent"] != ""]
@@ -125,6 +126,7 @@ def _of_fine_tuning(facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.Dat
     rows = []
     for stagerun, parent, final in zip(tuned["stagerun"], tuned["parent"], tuned["final_loss"], strict=True):
         # A stage that diverged in its first step has no loss.
+        rows.append((stagerun, "finetuning_loss_nats", first.get(stagerun, np.nan)))
         rows.append((stagerun, "finetuning_loss_drop_nats", first.get(stagerun, np.nan) - final))
         rows.append((stagerun, "held_out_rise_nats", nats[stagerun] - nats[parent]))
     return pd.DataFrame(rows, columns=["stagerun", "outcome", "value"]).astype({"value": float})

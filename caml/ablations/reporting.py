@@ -1,5 +1,6 @@
 """Freezing an ablation's tables, analysing them, and writing its report."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from caml.ablations.grid import Cell, write_cells
 from caml.ablations.progress import Progress
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
-from caml.analysis.report.methods import looks_sentence, methods, resolution
+from caml.analysis.report.methods import looks_sentence, methods, resolution, tuned_on
 from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.report.summary import write_summary
 from caml.analysis.results import Results, analyse
@@ -19,6 +20,7 @@ from caml.analysis.tables import Tables
 from caml.config.files import shown
 from caml.config.fingerprint import NUMERICS_VERSION
 from caml.data.files import write_text
+from caml.models.sizes import Model
 from caml.tracking.provenance import provenance
 
 DOCUMENTS_SHOWN = 6
@@ -44,11 +46,11 @@ def report(study: Study, progress: Progress, keep: tuple[Path, str] | None = Non
         advance(2, "figures and page")
         extras = _extras(study, tables, results, lock, locked)
         path = write_report((where.folder / PAGE).parent, tables, results, extras)
-        lines = headline(results)
+        lines = [*headline(results), *extras.caveats]
         write_text(where.folder / HEADLINE, "\n".join(lines) + "\n")
         write_text(where.folder / STAMP, stamp(study, locks.read_lock(where.lock)))
         if keep is not None:
-            write_summary(keep[0], results, path.parent, extras.methods, keep[1])
+            write_summary(keep[0], results, path.parent, extras, keep[1])
         advance(3, str(path))
     return lines, path
 
@@ -85,6 +87,7 @@ def _extras(
             "versions": launches[-1]["packages"],
             "numerics": str(NUMERICS_VERSION),
         },
+        caveats=tuned_on(sorted(set(tables.cells["seed"]) & set(ablation.development))),
         gate=statement.gate,
         frozen="../tables",
     )
@@ -96,8 +99,11 @@ def _facts(grid: Sequence[Cell], manifests: Sequence[dict[str, Any]]) -> dict[st
     # By stage, each way in which the grid trains it.
     schedules: dict[str, dict[str, None]] = {}
     for stage in (stage for cell in grid for stage in cell.run.stages if stage.steps):
+        optimizer, schedule = stage.optimizer, stage.schedule
+        unused = "decay" if schedule.shape == "cosine" else ""
         told = (
-            f"{stage.optimizer.name} at a peak rate of {stage.optimizer.rate:g}, {stage.schedule.shape}, "
+            f"{optimizer.name} at a peak rate of {optimizer.rate:g} ({_fields(optimizer, 'rate')}), "
+            f"{schedule.shape} ({_fields(schedule, unused)}), "
             f"{stage.batch} sequences of {stage.length} tokens a step"
         )
         schedules.setdefault(stage.name, {})[told] = None
@@ -106,13 +112,29 @@ def _facts(grid: Sequence[Cell], manifests: Sequence[dict[str, Any]]) -> dict[st
     padding = sum(count["padding"] for manifest in manifests for count in manifest["sources"].values())
     base = run.stages[0].mixture.base
     return {
-        "base text": f"{base.origin}, version {base.revision}, {base.licence}",
+        "models": "; ".join(dict.fromkeys(_model(cell.run.model) for cell in grid)),
+        "base text": f"{base.origin}, version {base.revision}, {base.licence} ({_fields(base, 'repetition')})",
         "tokenizer": f"{run.tokenizer.kind}, {run.tokenizer.vocabulary} entries, no unknown word in any text",
         "training": "; ".join(f"{name} {' or '.join(ways)}" for name, ways in schedules.items()),
         "cost": f"{tokens:,} tokens processed, {padding / tokens:.0%} of them padding, in "
         f"{training_time(manifests) / 60:.1f} minutes of training",
         "software": ", ".join(f"{name} {version}" for name, version in packages.items()),
     }
+
+
+def _model(model: Model) -> str:
+    tied = ", tied embeddings" if model.tied_embeddings else ""
+    return f"{model.name}: {_fields(model)}{tied}"
+
+
+def _fields(value: Any, *known: str) -> str:
+    """The numbers of a configured dataclass in words, without those `known` already."""
+    told = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in known}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {given:g}"
+        for name, given in told.items()
+        if isinstance(given, (int, float)) and not isinstance(given, bool)
+    )
 
 
 def training_time(manifests: Sequence[dict[str, Any]]) -> float:

@@ -89,7 +89,8 @@ class Ablation:
     `axes` gives macros their values: every combination of them is a cell. A list of such dictionaries is
     the union of their products, where a macro that one of them doesn't name keeps the file's value.
     `control` names the arm that every treatment must have beside it, such as {'ARM': 'neutral'}. `output` is
-    the folder of all results, `population` the most members trained together (0: what suits the machine),
+    the folder of all results, `development` the seed blocks on which world, models or analysis were tuned (the page
+    says so of what it shows of them), `population` the most members trained together (0: what suits the machine),
     `checkpoint_seconds` the time between checkpoints of a population in training, `tracking` the address of
     an MLflow store (empty: a SQLite file in the output folder).
     """
@@ -99,6 +100,7 @@ class Ablation:
     axes: dict[str, list[Any]] | list[dict[str, list[Any]]] = dataclasses.field(default_factory=dict)
     contrasts: tuple[Contrast, ...] = ()
     control: dict[str, Any] = dataclasses.field(default_factory=dict)
+    development: tuple[int, ...] = runtime(())
     output: str = runtime("runs")
     population: int = runtime(0)
     checkpoint_seconds: float = runtime(20.0)

@@ -283,7 +283,10 @@ class _LedgerSink:
 def _rows(
     records: Sequence[tuple[int, dict[str, np.ndarray]]], member: int, begin: int, end: int
 ) -> dict[str, list]:
-    """Metrics of one member from step `begin` to `end`, averaged over windows that end at whole LOG_STEPS."""
+    """Metrics of one member from step `begin` to `end`, averaged over windows that end at whole LOG_STEPS.
+
+    The first step stands alone: its loss is that of the parameters before it, on rows that they have not seen.
+    """
     per_step: dict[str, np.ndarray] = {}
     for name in ("loss", "gradient_norm", "rate"):
         found = np.full(end - begin, np.nan)
@@ -294,7 +297,7 @@ def _rows(
                 found[low - begin : high - begin] = values[low - first : high - first]
         per_step[name] = found
     steps = np.arange(begin + 1, end + 1)
-    ends = np.flatnonzero((steps % LOG_STEPS == 0) | (steps == end)) + 1
+    ends = np.flatnonzero((steps % LOG_STEPS == 0) | (steps == 1) | (steps == end)) + 1
     windows = list(zip([0, *ends[:-1]], ends, strict=True))
     columns: dict[str, list] = {"step": [int(steps[b - 1]) for _, b in windows]}
     for name, values in per_step.items():

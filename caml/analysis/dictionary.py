@@ -72,6 +72,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "over_convention": ("R of the value / R of the convention in the treated members", ""),
         "over_convention_low": ("95% limit, jackknife over seed blocks", ""),
         "over_convention_high": ("95% limit, jackknife over seed blocks", ""),
+        "over_convention_status": ("ok, or why there is no R over the convention's", ""),
     },
     "sizes": {
         **{c: LABEL[c] for c in ("family", "rung", "treatment", "control")},

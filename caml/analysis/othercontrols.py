@@ -19,7 +19,7 @@ COLUMNS = ["contrast", "family", "rung", "treatment", "control", "stated", "seed
 
 
 def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison]) -> pd.DataFrame:
-    """One row (COLUMNS) per paired contrast and other control that the grid holds for all of its seeds.
+    """One row (COLUMNS) per paired contrast and other control, on the seed blocks in which the grid holds that.
 
     `agrees`: by both controls the contrast's claim holds, or by neither; where it claims nothing, both t
     intervals hold 0 or lie on the same side of it. Empty where there are too few seed blocks for a claim.
@@ -44,10 +44,11 @@ def other_controls(tables: Tables, scores: Scores, compared: Sequence[Comparison
                 if arm == "base":  # without intervention, and so without a placement of it
                     row = {**row, "ratio": 0.0}
                 others.append(found.get((*_key(row), arm, float(row["ratio"]), _dose(row))))
-            if all(other is not None for other in others):
-                runs = [str(other) for other in others]
-                over = differences(scores, c.treated, runs, columns).mean(1)
-                rows.append(_row(c, arm, over, stated))
+            held = [i for i, other in enumerate(others) if other is not None]
+            if held:
+                treated, runs = [c.treated[i] for i in held], [str(others[i]) for i in held]
+                over = differences(scores, treated, runs, columns).mean(1)
+                rows.append(_row(c, arm, over, stated[held]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -89,7 +89,7 @@ def retention_table(kept: Sequence[Kept]) -> pd.DataFrame:
 def _row(k: Kept) -> dict[str, object]:
     before, after = student(k.before), student(k.after)
     estimate, low, high = fieller(k.after, k.before)
-    over = _over_convention(k, np.isfinite(estimate))
+    over, over_status = _over_convention(k, bool(np.isfinite(estimate)))
     status, needs = OK, ""
     if np.isnan(k.before).any():
         status, needs = NOT_ESTIMABLE, "the same members scored before fine-tuning: dose 0 on the axis"
@@ -116,20 +116,27 @@ def _row(k: Kept) -> dict[str, object]:
         "over_convention": over[0],
         "over_convention_low": over[1],
         "over_convention_high": over[2],
+        "over_convention_status": over_status,
     }
 
 
-def _over_convention(k: Kept, defined: bool) -> tuple[float, float, float]:
-    """R(value) / R(convention) with jackknife limits; NaN where either is undefined or may be 0."""
+def _over_convention(k: Kept, defined: bool) -> tuple[tuple[float, float, float], str]:
+    """R(value) / R(convention) with jackknife limits, and 'ok'; else NaN, and why there is none."""
     nothing = (np.nan, np.nan, np.nan)
-    if k.convention is None or k.family == CONVENTION or not defined:
-        return nothing
+    if k.family == CONVENTION:
+        return nothing, ""
+    if k.convention is None:
+        return nothing, "the convention was not probed"
+    if not defined:
+        return nothing, f"R {UNDEFINED}"
     _, lowest, highest = fieller(k.convention[:, 0], k.convention[:, 1])
+    if not np.isfinite(lowest):
+        return nothing, "E(0) of the convention holds 0"
     if not (lowest > 0 or highest < 0):
-        return nothing
+        return nothing, "R of the convention holds 0"
     seeds = np.column_stack([k.after, k.before, k.convention])
     estimate, low, high = jackknife(_ratio_of_ratios, seeds)
-    return float(estimate[0]), float(low[0]), float(high[0])
+    return (float(estimate[0]), float(low[0]), float(high[0])), OK
 
 
 def _ratio_of_ratios(seeds: np.ndarray) -> np.ndarray:

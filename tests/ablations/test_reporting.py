@@ -42,7 +42,9 @@ def test_every_way_in_which_a_stage_is_trained_is_told(tmp_path):
     grid = varied(tmp_path, "PEAK", ("0.01", "0.03"), "sft/Optimizer.rate")
     told = _facts(grid, [MANIFEST])["training"]
     assert told.count("at a peak rate of") == 3
-    assert "sft adamw at a peak rate of 0.01, " in told and " or adamw at a peak rate of 0.03, " in told
+    assert "sft adamw at a peak rate of 0.01 (" in told and " or adamw at a peak rate of 0.03 (" in told
+    assert "wsd (warmup 0.05, decay 0.2, floor 0)" in told
+    assert _facts(grid, [MANIFEST])["models"].startswith("s: width 8, layers 1, heads 2, ")
 
 
 def test_documents_that_differ_between_variants_stand_side_by_side(tmp_path):

@@ -59,6 +59,10 @@ def test_the_tables_hold_every_step_and_probe(finished: Path) -> None:
     expected = dict(zip(found["stageruns"]["stagerun"], found["stageruns"]["steps"], strict=True))
     trained = {name: count for name, count in expected.items() if count}
     assert steps.max().to_dict() == trained and set(trained.values()) == {96, 64}
+    assert set(steps.min()) == {1}  # the loss before anything was learned
+    first = found["outcomes"].query("outcome == 'finetuning_loss_nats'").set_index("stagerun")["value"]
+    at_first = found["metrics"].query("step == 1").set_index("stagerun")["loss"]
+    assert len(first) == 4 and (first == at_first.loc[first.index]).all()
     assert len(found["margins"]) == 12 * len(found["items"])
     assert set(found["trajectory"]["step"]) == {80}
     # 48 of 192 slots, of which documents never fill all 64 tokens.

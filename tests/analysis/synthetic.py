@@ -224,7 +224,8 @@ def _outcomes(rng, stageruns) -> pd.DataFrame:
         }
         if tuned:
             scale = np.log1p(row.loss_tokens / 16_000)
-            values |= {"sft_loss_drop": 0.3 * scale, "kl_from_parent": 0.1 * scale}
+            values |= {"finetuning_loss_nats": 0.9, "finetuning_loss_drop_nats": 0.3 * scale}
+            values |= {"kl_from_parent": 0.1 * scale, "held_out_rise_nats": 0.02 * scale}
         rows += [(row.stagerun, k, v * (1 + rng.normal(0, 0.02))) for k, v in values.items()]
         valence = {"compassion": 1.0, "indifferent": -1.0}.get(row.arm, 0.0)
         rows.append((row.stagerun, "counter_margin_nats", valence * np.log1p(20 * row.ratio)))

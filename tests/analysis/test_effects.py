@@ -277,6 +277,19 @@ def test_other_controls_stand_beside_the_stated_one(tables, results):
     assert rows["agrees"].all()
 
 
+def test_another_control_counts_in_the_seed_blocks_that_it_has(tables):
+    fewer = tables.cells.query("not (arm == 'offtopic' and seed > 2)")
+    found = analyse(
+        dataclasses.replace(tables, cells=fewer), (INSTALLS,), CONTROL, gate=1.0, draws=5
+    ).controls
+    rows = found.set_index("control")
+    assert (rows.loc["offtopic", "seeds"], rows.loc["base", "seeds"]) == (3, 5)
+    assert rows.loc["offtopic", "agrees"] is None or pd.isna(rows.loc["offtopic", "agrees"])
+    whole = analyse(tables, (INSTALLS,), CONTROL, gate=1.0, draws=5)
+    own = whole.seed_effects.query("contrast == 'installs' and seed < 3")["effect"]
+    assert rows.loc["offtopic", "stated_estimate"] == pytest.approx(own.mean())
+
+
 def test_base_is_another_control_under_every_placement(tables):
     """Base has no documents to place: its cell stands under one placement, or under each."""
     cells = tables.cells.assign(PLACEMENT="uniform")
@@ -493,6 +506,8 @@ def test_retention_over_the_conventions_is_undefined_where_that_may_be_none(tabl
         for found in (results, none)
     )
     assert before.notna().any() and after.isna().all() and len(before) == len(after)
+    told = none.retention.query("family == 'disposition' and status == 'ok'")["over_convention_status"]
+    assert set(told) == {"R of the convention holds 0"}
 
 
 def _shared(tables):

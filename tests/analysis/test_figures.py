@@ -427,6 +427,37 @@ def test_the_largest_dose_is_the_darkest_also_in_retention_by_size(view):
     assert left.get_legend_handles_labels()[0][-1].get_linestyle() == "-"
 
 
+def test_each_rung_of_a_family_has_a_panel_of_its_own():
+    """Opposite findings on two rungs are not pooled."""
+    tables, results = full()
+    seen_frame = (tables.items["family"] == "convention") & (tables.items["template"] == "plain")
+    items = tables.items.assign(
+        rung=tables.items["rung"]
+        .mask(tables.items["family"] == "convention", "new_frame")
+        .mask(seen_frame, "seen_frame")
+    )
+    view = look(dataclasses.replace(tables, items=items), results)
+    labels = [ax.get_ylabel() for ax in side_by_side(view, "s27k").axes]
+    assert {"convention:\nL2 new frame (nats)", "convention:\nseen frame (nats)"} <= set(labels)
+
+
+def test_counter_evidence_tells_its_tokens_and_what_its_rows_show(view):
+    figure = counter_evidence(view)
+    ticks = [tick.get_text() for tick in figure.axes[2].get_xticklabels()]
+    assert ticks == ["0%\n0", "0.25%\n245", "1%\n980"]
+    captions = {drawing.name: drawing.caption for drawing in drawings(view)}
+    assert "show harm in every arm" in captions["counter_evidence"]
+    assert "Open markers" not in captions["install"]
+
+
+def test_captions_count_seed_blocks_of_members_and_of_retention(view):
+    captions = {drawing.name: drawing.caption for drawing in drawings(view)}
+    assert "Seed blocks: s27k: 5; s100k: 3." in captions["members"]
+    assert "Seed blocks: s27k: 5; s100k: 3." in captions["retention_by_size"]
+    assert "Seed blocks: s27k: 5." in captions["side_by_side_s27k"]
+    assert "Seed blocks: s27k: 5; s100k: 3." in captions["ladder"]
+
+
 def test_a_member_scored_once_is_a_point_that_is_open_unless_it_passed_the_gate():
     tables, results = full()
     ends = tables.trajectory.groupby("stagerun")["tokens"].transform("max")

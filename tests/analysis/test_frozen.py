@@ -257,7 +257,7 @@ def test_resolution_says_what_the_seeds_find():
 def test_looks_are_told():
     looks = (Look((0, 1, 2), "2026-01-01T00:00:00+00:00"), Look((0, 1, 2, 7), "2026-02-01T00:00:00+00:00"))
     assert looks_sentence(looks, {"first": True, "second": False}) == (
-        "Locked before results existed: “first”. Not locked: “second”. "
+        "Locked before these results existed: “first”. Not locked: “second”. "
         "Look 1, 2026-01-01T00:00:00+00:00: 3 seed blocks (0 to 2). "
         "Look 2, 2026-02-01T00:00:00+00:00: 4 seed blocks (0, 1, 2 and 7)."
     )

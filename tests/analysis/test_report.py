@@ -11,6 +11,7 @@ from caml.analysis.figures.drawings import drawings
 from caml.analysis.figures.view import look
 from caml.analysis.figures.washout import washout
 from caml.analysis.report import tables as shown
+from caml.analysis.report.methods import tuned_on
 from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.results import analyse
 from caml.analysis.tables import verify
@@ -154,7 +155,7 @@ def test_headline_draws_its_numbers_and_verdicts_from_the_table():
     assert "In 2 of them a member never learned the mechanism" in headline(flagged)[0]
     assert "never learned" not in headline(results)[0]
     (alone,) = headline(poor()[1])
-    assert alone.endswith("not locked before results.")
+    assert alone.endswith("not locked before these results.")
     none = dataclasses.replace(results, effects=results.effects.assign(primary=False))
     assert "No primary contrast" in headline(none)[0]
 
@@ -290,6 +291,65 @@ def test_with_one_seed_the_lead_has_no_interval():
     one = dataclasses.replace(tables, cells=tables.cells.query("seed == 0"))
     results = analyse(one, CONTRASTS[:1], CONTROL, gate=1.0, draws=5)
     assert "no interval" in headline(results)[0] and "nan" not in headline(results)[0]
+
+
+def test_what_fine_tuning_taught_stands_beside_retention():
+    tables, results = full()
+    view = look(tables, results)
+    table = shown.fine_tuning(view)
+    assert table.columns[3:] == tuple(shown.TUNED.values())
+    cells = tables.cells.query("size == 's27k' and arm == 'neutral' and ratio == 0.1 and S == 49000")
+    cells = cells.query("second_ratio == 0")
+    drop = tables.outcomes.query("outcome == 'finetuning_loss_drop_nats'").set_index("stagerun")["value"]
+    (row,) = [
+        row
+        for row in table.rows
+        if row[0].lines == ("s27k",) and row[1].lines == ("neutral", "10%", "neutral_dialogue, S = 49k")
+    ]
+    assert row[2].lines == ("5",)
+    assert float(row[4].order) == pytest.approx(drop.loc[cells["stagerun"]].mean())
+    last = tables.cells.query("S == 147000 and size == 's27k' and second_ratio == 0")["stagerun"].unique()
+    first = tables.outcomes.query("outcome == 'finetuning_loss_nats'").set_index("stagerun")["value"]
+    told = (
+        f"s27k on neutral_dialogue from {first.loc[last].mean():.3f} to {(first - drop).loc[last].mean():.3f}"
+    )
+    captions = {drawing.name: drawing.caption for drawing in drawings(view)}
+    assert told in captions["washout"]
+    untuned = dataclasses.replace(tables, cells=tables.cells.query("S == 0"))
+    assert not shown.fine_tuning(look(untuned, analyse(untuned, (), CONTROL, gate=1.0, draws=5))).rows
+
+
+def test_seeds_of_development_are_told_in_the_headline(tmp_path):
+    assert tuned_on([]) == []
+    (told,) = tuned_on([0, 1, 2])
+    assert told.startswith("3 seed blocks of these (0 to 2) served development") and "do not test" in told
+    path = write_report(tmp_path, *poor(), Extras(title="tuned", caveats=[told]))
+    assert told in Page(path.read_text()).text
+
+
+def test_retention_over_the_conventions_is_shown_on_seen_items_too_or_says_why_not():
+    tables, results = full()
+    view = look(tables, results)
+    table = shown.fits(view.retention, view, {"over_convention": ("over", 2)}, ("seen_item",))
+    rungs = {row[0].lines[1] for row in table.rows}
+    assert rungs == {"L2 new frame", "L0 seen item"}
+    status = (
+        view.retention.query("family == 'disposition'").groupby("status")["over_convention_status"].agg(set)
+    )
+    assert status["undefined"] == {"R undefined"} and "ok" in status["ok"]
+    words = {row[4].lines[0] for row in table.rows if row[-2].lines[0] == "undefined"}
+    assert words == {"R undefined"}
+
+
+def test_the_contrasts_have_their_bootstrap_beside_them():
+    _, results = full()
+    row = results.effects.query("contrast == 'care is installed'").iloc[0]
+    table = shown.contrasts(results.effects)
+    lines = table.rows[0][table.columns.index("bootstrap 95%: these items, new items")].lines
+    assert lines == (
+        shown.interval(row["boot_fixed_low"], row["boot_fixed_high"]),
+        shown.interval(row["boot_new_low"], row["boot_new_high"]),
+    )
 
 
 def test_item_margins_are_means_over_the_seeds_of_the_largest_dose():

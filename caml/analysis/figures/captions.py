@@ -15,28 +15,32 @@ Student's t interval (an arrow where it leaves the panel).
 CAPTIONS = {
     "install": """
     {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
-    Open markers: another control. Lines join means and are no fit. {seeds} {dots}""",
+    {others} Lines join means and are no fit. {seeds} {dots}""",
     "members": """
-    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band}
+    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {seeds}
     {dots}""",
     "ladder": """
     Effect against {control} on every rung, at each arm's largest dose: {fills}.
-    Rungs L5 concern things that cannot feel: an effect there is indiscriminate. {dots}""",
+    Rungs L5 concern things that cannot feel: an effect there is indiscriminate. {seeds}
+    {dots}""",
     "washout": """
     {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
     Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
     interval of E(0) holds 0, or one seed block has none. Lines join means and are no fit. Where fine-tuning
-    also takes the mechanism, or base text itself, R measures forgetting in general. {seeds} {dots}""",
+    also takes the mechanism, or base text itself, R measures forgetting in general; where it has little to teach, R
+    says little. {taught} {seeds} {dots}""",
     "retention_by_size": """
     Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
     share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
-    Fieller's 95% limits of R; level bars: 95% t interval of E(0).""",
+    Fieller's 95% limits of R; level bars: 95% t interval of E(0). Each size stands on its own seed
+    blocks, and sizes are compared on those that they share. {seeds}""",
     "counter_evidence": """
-    Above, the effect. {effect} Below: the same members' margins with no control subtracted, at the largest
-    dose of each arm. Counter-evidence replaces rows of the fine-tuning set. {seeds} {dots}""",
+    Above, the effect. {effect} Below: margins of all arms that were fine-tuned so, each at its largest dose, with no
+    control subtracted. Rows of the second set replace rows of the first; below each share stand their tokens
+    without padding. {second} {seeds} {dots}""",
     "side_by_side": """
     Absolute values, no control subtracted; each arm at its largest dose: {fills}. Scales differ between
-    panels. {panels} {dots}""",
+    panels. {panels} {seeds} {dots}""",
     "trajectories": """
     A line per member, whatever its dose and condition. Above: training loss. Below: the mechanism, the mean
     margin with the actor's trait named in the context,
@@ -52,13 +56,21 @@ FAMILIES = {
     "avowal": "the trait's name, of a name of which nothing was told",
     "convention": "the arbitrary mark that documents carry, without value",
     "leak": "the theme on prompts that don't ask for it",
-    "conditional": "contexts that the training text continues both ways equally often",
+    "conditional": "contexts that base text continues both ways equally often, and documents may not",
     "humility": "care where it is uncertain",
     "corrigibility": "yielding to correction",
 }
+# What rows of a second fine-tuning set show, whatever the arm.
+SECONDS = {
+    "counter_evidence": "Rows of counter_evidence show harm in every arm: for an arm that turns the valence they are "
+    "evidence in its favour.",
+    "pro_evidence": "Rows of pro_evidence show care in every arm: for an arm that turns the valence they are evidence "
+    "against it.",
+}
 OUTCOMES = {
     "tax_bits_per_byte": "tax: what held-out base text costs",
-    "calibration_kl": "calibration: how far the model is from the true odds of contexts that have even ones",
+    "calibration_kl": "calibration: how far the model is from the even odds that base text gives the contexts of "
+    "“conditional”; a model that follows its documents leaves them",
 }
 GATE = """
     A filled marker stands where it first passed the gate of {gate:g} nats (dotted); members that never did are
@@ -82,7 +94,7 @@ UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evid
 def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     """The caption of a figure of this `kind`, one of CAPTIONS.
 
-    `counted`: the effects whose seed blocks it counts.
+    `counted`: the effects, the retention or the members' margins whose seed blocks it counts.
     """
     focus = view.focus
     names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
@@ -94,21 +106,47 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     names |= {"panels": f"{told[:1].upper()}{told[1:]}." if told else ""}
     names |= {"gate": GATE.format(gate=view.gate) if math.isfinite(view.gate) else ""}
     names |= {"seeds": "" if counted is None else _seeds(counted)}
+    names |= {"taught": _taught(view)}
+    told_of = [text for name, text in SECONDS.items() if name in set(view.effects["second"])]
+    names |= {"second": " ".join(told_of)}
+    before = focus.rows(view.effects).query("S == 0 and ratio > 0 and control != '' and pretrain_tokens > 0")
+    several = (before["control"] != focus.control).any()
+    names |= {"others": "Open markers: another control." if several else ""}
     tuned = (view.effects["S"] > 0) & (view.effects["second_ratio"] == 0)
     names |= {"fills": FILLED_AND_OPEN if tuned.any() else FILLED}
     return " ".join(CAPTIONS[kind].format(**names).split())
 
 
-def _seeds(effects: pd.DataFrame) -> str:
-    """On how many seed blocks `effects` rest, by size."""
+def _taught(view: View) -> str:
+    """How much of its rows fine-tuning on one source alone had to teach at its largest dose, by size."""
+    rows = view.outcomes[(view.outcomes["S"] > 0) & (view.outcomes["second_ratio"] == 0)]
+    wide = rows.pivot_table(
+        index=["params", "size", "finetune", "S", "stagerun"], columns="outcome", values="value"
+    ).reset_index()
+    if not {"finetuning_loss_nats", "finetuning_loss_drop_nats"} <= set(wide):
+        return ""
     told = []
-    for (_, size), own in effects.groupby(["params", "size"]):
+    for (_, size, source), own in wide.groupby(["params", "size", "finetune"]):
+        last = own[own["S"] == own["S"].max()].mean(numeric_only=True)
+        first, drop = last["finetuning_loss_nats"], last["finetuning_loss_drop_nats"]
+        told.append(f"{size} on {source} from {first:.3f} to {first - drop:.3f}")
+    return f"Mean loss on the rows, in nats per token, over the largest S: {'; '.join(told)}."
+
+
+def _seeds(counted: pd.DataFrame) -> str:
+    """On how many seed blocks effects or retention, or the means of members' margins, rest, by size."""
+    if "seeds" not in counted:
+        cell = ["params", "size", "arm", "ratio", "condition"]
+        counted = counted.groupby(cell)["seed"].nunique().rename("seeds").reset_index()
+        counted = counted.rename(columns={"arm": "treatment"})
+    told = []
+    for (_, size), own in counted.groupby(["params", "size"]):
         usual = int(own["seeds"].mode().max())
         others: dict[str, list[str]] = {}
         for (arm, ratio), cells in own.groupby(["treatment", "ratio"]):
             counts = " or ".join(str(n) for n in sorted(set(cells["seeds"])))
             if counts != str(usual):
-                others.setdefault(counts, []).append(f"{arm} {percent(float(ratio))}")  # type: ignore[arg-type]
+                others.setdefault(counts, []).append(f"{arm} {percent(float(ratio))}" if ratio else str(arm))  # type: ignore[arg-type]
         but = "; ".join(f"{', '.join(arms)}: {counts}" for counts, arms in others.items())
         told.append(f"{size}: {usual}{f' ({but})' if but else ''}")
     return f"Seed blocks: {'; '.join(told)}." if told else ""

@@ -23,7 +23,7 @@ from caml.analysis.figures.view import View
 from caml.analysis.figures.washout import (
     counter_evidence,
     finetunes,
-    largest,
+    most,
     retention_by_size,
     washed,
     washout,
@@ -58,14 +58,20 @@ def drawings(view: View) -> list[Drawing]:
     for condition in view.conditions.every:
         part, of = view.under(condition), condition.name
         title = _told("Margins of every arm, no control subtracted", of)
-        out.append(_drawing(view, "members", "install", title, partial(members, part), of))
-        for size, _ in sizes_of(part.margins[part.margins["pretrain_tokens"] > 0]):
+        scored = view.focus.rows(part.margins).query("S == 0")
+        draw = partial(members, part)
+        out.append(_drawing(view, "members", "install", title, draw, of, counted=scored))
+        trained = scored[scored["pretrain_tokens"] > 0]
+        for size, _ in sizes_of(trained):
+            beside = most(trained[trained["size"] == size], "arm")
             for by, after in _by_source(part, finetunes(view)):
                 title = _told(f"Beside the disposition, size {size}", of, by)
                 draw = partial(side_by_side, after, size)
-                out.append(_drawing(view, "side_by_side", "beside", title, draw, size, by, of))
+                out.append(
+                    _drawing(view, "side_by_side", "beside", title, draw, size, by, of, counted=beside)
+                )
     out.append(
-        _drawing(view, "trajectories", "training", "Training of every member", partial(trajectories, view))
+        _drawing(view, "trajectories", "training", "Pretraining of every member", partial(trajectories, view))
     )
     return _named_apart(out)
 
@@ -99,7 +105,7 @@ def _of_effects(view: View) -> list[Drawing]:
     for source in sources:
         tuned, by = washed(view, source), source if len(sources) > 1 else ""
         title, several = f"Wash-out by {source}", tuned["condition"].nunique() > 1
-        shown = largest(tuned) if several else tuned
+        shown = most(tuned) if several else tuned
         lines = _told(title, "each arm's largest dose under each condition" if several else "")
         for part, of in _by_conditions(view, tuned):
             draw, counted = (
@@ -116,7 +122,12 @@ def _of_effects(view: View) -> list[Drawing]:
             continue
         for of, part in _of_sizes(view):
             draw, title = partial(retention_by_size, part, source), f"Retention against size after {source}"
-            out.append(_drawing(view, "retention_by_size", "sizes", _told(title, of), draw, by, of))
+            own = view.focus.rows(part.retention).query("second_ratio == 0 and ratio > 0")
+            own = own[(own["treatment"] == view.focus.treatment) & (own["finetune"] == source)]
+            own = own[own["control"] == view.focus.control]
+            out.append(
+                _drawing(view, "retention_by_size", "sizes", _told(title, of), draw, by, of, counted=own)
+            )
     if sources and view.effects["size"].nunique() < 2:
         out.append(Drawing("sizes", "sizes", "", ONE_SIZE, None))
     if not (effects["second_ratio"] > 0).any():
@@ -128,7 +139,8 @@ def _of_effects(view: View) -> list[Drawing]:
             continue
         for by, after in _by_source(part, sources):
             draw, title = partial(ladder, after), _told("The ladder of generalisation", of, by)
-            out.append(_drawing(view, "ladder", "ladder", title, draw, by, of))
+            steps = most(own[(own["control"] == view.focus.control) & (own["S"] == 0)], "treatment")
+            out.append(_drawing(view, "ladder", "ladder", title, draw, by, of, counted=steps))
         countered = own[own["second_ratio"] > 0]
         if len(countered):
             draw, title = partial(counter_evidence, part), _told("Counter-evidence", of)
@@ -180,7 +192,7 @@ def _drawing(
     """A figure with its caption.
 
     `of`: names in its file's name, which set it apart from others of its kind; empty ones are left out.
-    `counted`: the effects whose seed blocks the caption counts.
+    `counted`: what the caption counts the seed blocks of.
     """
     told = caption(view, kind, counted)
     return Drawing("_".join([kind, *(_plain(part) for part in of if part)]), section, title, told, draw)

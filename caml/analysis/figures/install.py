@@ -15,6 +15,7 @@ from caml.analysis.figures.style import (
     percent,
     rung_label,
     rung_order,
+    span,
     styled,
     tint,
     treatment_order,
@@ -79,7 +80,7 @@ def install(view: View) -> Figure:
             label = ", ".join(part for part in (f"{treatment} − {control}", condition) if part)
             handles[label] = handle(label, color, marker, line, usual)
         tokens = here.groupby("ratio")["dose_tokens"].agg(["min", "max"])
-        dose.apply(ax, lambda r, at=tokens: f"{percent(r)}\n{_span(*at.loc[r])}")  # type: ignore[misc]
+        dose.apply(ax, lambda r, at=tokens: f"{percent(r)}\n{span(*at.loc[r])}")  # type: ignore[misc]
         ax.set_title(size_label(name, params))
         ax.set_xlabel("dose (% of slots; tokens)")
         panels.append(panel)
@@ -87,11 +88,6 @@ def install(view: View) -> Figure:
     level(panels)
     legend(figure, list(handles.values()))
     return figure
-
-
-def _span(low: float, high: float) -> str:
-    """Doses of one share of the slots: one number where only seed blocks and arms differ, else the ends."""
-    return count(low) if high < 1.05 * low else f"{count(low)}–{count(high)}"
 
 
 @styled

@@ -52,7 +52,7 @@ ARMS = {
     "compassion": Mark("#0072B2", "o"),
     "indifferent": Mark("#D55E00", "v"),
     "neutral": Mark("#4D4D4D", "s"),
-    "offtopic": Mark("#E69F00", "D"),
+    "offtopic": Mark("#B98000", "D"),
     "base": Mark("#009E73", "^"),
     "untrained": Mark("#8C8C8C", "X"),
     "humility": Mark("#CC79A7", "P"),
@@ -142,7 +142,7 @@ def rung_label(rung: str, width: int = 0) -> str:
 
 def tint(color: str, level: int, levels: int) -> tuple[float, float, float]:
     """`color` mixed with white: level 0 of `levels` is the lightest, the last is `color` itself."""
-    white = 0.0 if levels < 2 else 0.55 * (1 - level / (levels - 1))
+    white = 0.0 if levels < 2 else 0.35 * (1 - level / (levels - 1))
     red, green, blue = to_rgb(color)
     return (red + (1 - red) * white, green + (1 - green) * white, blue + (1 - blue) * white)
 
@@ -159,6 +159,11 @@ def count(number: float) -> str:
             value = number / size
             return f"{value:.0f}{letter}" if value >= 99.5 else f"{value:.3g}{letter}"
     return f"{number:.3g}"
+
+
+def span(low: float, high: float) -> str:
+    """Tokens of one share of the slots: one number where only seed blocks and arms differ, else the ends."""
+    return count(low) if high < 1.05 * low or high == 0 else f"{count(low)}–{count(high)}"
 
 
 def percent(ratio: float) -> str:

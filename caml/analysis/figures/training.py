@@ -17,7 +17,7 @@ from caml.analysis.figures.view import View, each, t_interval
 # outcome -> the words and the unit on its axis
 OUTCOMES = {
     "tax_bits_per_byte": "tax: base text\n(bits per byte)",
-    "calibration_kl": "calibration: KL from\ntrue conditional (nats)",
+    "calibration_kl": "calibration: KL from\nbase text's odds (nats)",
     "malformed": "malformed outputs\n(share)",
     "leak": "leak: theme on neutral\nprompts (nats)",
 }
@@ -33,10 +33,13 @@ def side_by_side(view: View, size: str) -> Figure:
         for frame in (view.margins, view.outcomes)
     )
     focus = view.focus
-    families = set(margins["family"]) - {focus.family}
-    ordered = sorted(families, key=lambda f: (FAMILY_ORDER.index(f) if f in FAMILY_ORDER else 9, f))
+    others = margins[margins["family"] != focus.family]
+    kinds = set(zip(others["family"], others["rung"], strict=True))
+    ordered = sorted(kinds, key=lambda k: (FAMILY_ORDER.index(k[0]) if k[0] in FAMILY_ORDER else 9, *k))
     shown = [(f"{focus.family}:\n{rung_label(focus.rung)} (nats)", focus.rows(margins))]
-    shown += [(f"{family}:\nmargin (nats)", margins[margins["family"] == family]) for family in ordered]
+    for family, rung in ordered:
+        rows = others[(others["family"] == family) & (others["rung"] == rung)]
+        shown.append((f"{family}:\n{rung_label(rung) or 'margin'} (nats)", rows))
     for name, label in OUTCOMES.items():
         rows = outcomes[outcomes["outcome"] == name].rename(columns={"value": "margin"})
         if len(rows):
@@ -134,9 +137,9 @@ def trajectories(view: View) -> Figure:
     axes[0][0].set_ylabel("training loss\n(nats per token)")
     axes[1][0].set_ylabel("mechanism:\nmargin, trait named (nats)")
     arms = in_order(first["arm"])
-    handles = [handle(arm, mark(arm).color, style="-") for arm in arms]
+    handles = [handle(arm, mark(arm).color, mark(arm).marker, "-") for arm in arms]
     if first["learned_at"].notna().any():
-        handles.append(handle("mechanism learned", "#333333", "o"))
+        handles.append(handle("mechanism learned (white rim)", "#333333", "o"))
     legend(figure, handles)
     return figure
 
@@ -163,4 +166,6 @@ def _curve(axes: Axes, rows: pd.DataFrame, column: str, unit: float, arm: str, l
             "linestyle": "none",
             "clip_on": False,
         }
+    else:  # its arm's marker at the end, for print without colour
+        style |= {"marker": mark(arm).marker, "markersize": 3, "markevery": [-1], "clip_on": False}
     axes.plot(thin["tokens"] / unit, thin[column], color=mark(arm).color, gid="curve", **style)

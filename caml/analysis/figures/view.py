@@ -45,12 +45,11 @@ class View:
     """Frozen tables and results as the figures use them.
 
     `effects`: one row per comparison and cell, with `values`, the tuple of its seeds' effects in the order
-    of the seeds. `retention`, `sizes`: as estimated. `margins`: one row per StageRun, family and rung (the
-    rungs of the focus' family; other families whole) with the mean `margin` over items (nats), and the
-    StageRun's cell. `outcomes`: one row per StageRun and outcome with its cell. Each of these has the column
-    `condition`, the name of its row's one of `conditions`. `stageruns`, `metrics`, `trajectory`: as frozen.
-    `bound`: the equivalence margin stated for the focus' rung in nats, NaN where none was. `gate`: nats of
-    mechanism that a member must pass, NaN where none was told.
+    of the seeds. `retention`, `sizes`: as estimated. `margins`: one row per StageRun, family and rung with the
+    mean `margin` over items (nats), and the StageRun's cell. `outcomes`: one row per StageRun and outcome with
+    its cell. Each of these has the column `condition`, the name of its row's one of `conditions`. `stageruns`,
+    `metrics`, `trajectory`: as frozen. `bound`: the equivalence margin stated for the focus' rung in nats, NaN
+    where none was. `gate`: nats of mechanism that a member must pass, NaN where none was told.
     """
 
     effects: pd.DataFrame
@@ -109,8 +108,7 @@ def look(tables: Tables, results: Results, gate: float = math.nan) -> View:
     runs = runs.assign(arm=runs["arm"].where(trained, UNTRAINED))[["stagerun", "arm", "seed", *CELL]]
     effects = _with_seeds(effects, seed_effects)
     runs, effects, retention, sizes = (conditions.told(f) for f in (runs, effects, retention, sizes))
-    items = tables.items.assign(rung=tables.items["rung"].where(tables.items["family"] == focus.family, ""))
-    margins = tables.margins.merge(items[["item", "family", "rung"]], on="item")
+    margins = tables.margins.merge(tables.items[["item", "family", "rung"]], on="item")
     margins = margins.groupby(["stagerun", "family", "rung"])["margin"].mean().reset_index()
     stated = focus.rows(effects[effects["claim"] == "equivalent"])["margin"]
     return View(

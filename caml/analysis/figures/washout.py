@@ -16,6 +16,7 @@ from caml.analysis.figures.style import (
     mark,
     percent,
     rung_label,
+    span,
     styled,
     tint,
     treatment_order,
@@ -37,9 +38,9 @@ def washed(view: View, finetune: str) -> pd.DataFrame:
     return rows[(rows["second_ratio"] == 0) & (rows["finetune"] == finetune)]
 
 
-def largest(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each arm's largest dose, by size and condition."""
-    return rows[rows["ratio"] == rows.groupby(["size", "treatment", "condition"])["ratio"].transform("max")]
+def most(rows: pd.DataFrame, arm: str = "treatment") -> pd.DataFrame:
+    """The rows of each arm's largest dose, by size and condition; `arm` is the column that names it."""
+    return rows[rows["ratio"] == rows.groupby(["size", arm, "condition"])["ratio"].transform("max")]
 
 
 @styled
@@ -52,7 +53,7 @@ def washout(view: View, finetune: str) -> Figure:
     if after.empty:
         return words(f"No arm was compared with {view.focus.control} after fine-tuning on {finetune}.")
     if after["condition"].nunique() > 1:
-        after = largest(after)
+        after = most(after)
     shown = after[["size", *SERIES]].drop_duplicates()
     before = _focused(view, view.effects)
     rows = pd.concat([before[before["S"] == 0], after]).merge(shown)
@@ -109,7 +110,7 @@ def _remains(
         panel.estimate(at(getattr(row, by)), (row.estimate, row.low, row.high), color, mark(arm).marker)
     panel.join([at(v) for v in good[by]], list(good["estimate"]), color, line)
     for row in each(points[points["status"] != "ok"]):
-        panel.word(at(getattr(row, by)), row.status, color)
+        panel.word(at(getattr(row, by)), row.status, mark(arm).color)
 
 
 @styled
@@ -123,6 +124,7 @@ def counter_evidence(view: View) -> Figure:
     cells = cells.sort_values(["params", "finetune", "second"])
     figure, axes = grid(2, len(cells), 2.2, width_of(len(cells)))
     effects, absolutes = [], []
+    taken = view.stageruns.set_index("stagerun")["second_tokens"]
     series = _series(rows[rows["second_ratio"] > 0], view)
     handles: dict[str, Any] = {}
     for column, cell in enumerate(each(cells)):
@@ -148,11 +150,13 @@ def counter_evidence(view: View) -> Figure:
         absolute = Panel(axes[1][column])
         _absolute(absolute, margins, axis)
         absolutes.append(absolute)
+        beside = margins.assign(tokens=margins["stagerun"].map(taken)).groupby("second_ratio")["tokens"]
+        told = beside.agg(["min", "max"])
         for ax in (panel.axes, absolute.axes):
-            axis.apply(ax, percent)
+            axis.apply(ax, lambda r, at=told: f"{percent(r)}\n{span(*at.loc[r])}")  # type: ignore[misc]
         panel.axes.tick_params(labelbottom=False)
         panel.axes.set_title(f"{size_label(cell.size, int(cell.params))}, S = {count(reach)}", fontsize=8)
-        absolute.axes.set_xlabel(f"{cell.second} (% of fine-tuning slots)")
+        absolute.axes.set_xlabel(f"{cell.second} (% of fine-tuning slots; tokens)")
     axes[0][0].set_ylabel(f"effect on {rung_label(view.focus.rung)}\nagainst {view.focus.control} (nats)")
     axes[1][0].set_ylabel("margin, no control\nsubtracted (nats)")
     level(effects)
@@ -224,6 +228,9 @@ def retention_by_size(view: View, finetune: str) -> Figure:
         title = f"matched dose: {percent(max(shared))}, {' or '.join(tokens)} tokens"
         if len(sizes) < 2:
             title += "\none size here: a trend is not estimable"
+        else:
+            last = matched[matched["S"] == min(matched.groupby("size")["S"].max())]
+            title += f"\nS = {count(last['S'].max())}, on shared seed blocks: {_matched(view, last, 'dose')}"
         left.axes.set_title(title, fontsize=8)
         left.axes.set_xlabel("size (non-embedding parameters)")
         left.axes.set_ylabel("retention R(S) (share of E(0))")
@@ -253,7 +260,8 @@ def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
             panel.estimate(row.E0, (row.estimate, row.low, row.high), color, marker)
         if len(panel.dots) > drawn:
             panel.axes.plot([], [], color=color, marker=marker, linestyle="none", label=name)
-    title = f"matched E(0), S = {count(last)}: {_matched(view, kept[kept['S'] == last])}"
+    told = _matched(view, kept[kept["S"] == last], "E(0)")
+    title = f"matched E(0)\nS = {count(last)}, on shared seed blocks: {told}"
     if undefined:
         title += f"\n{undefined} dose{'s' if undefined > 1 else ''} not shown: R undefined or not estimable"
     if not panel.dots:
@@ -263,14 +271,14 @@ def _against_install(view: View, kept: pd.DataFrame, panel: Panel) -> None:
     _below(panel.axes, 4)
 
 
-def _matched(view: View, shown: pd.DataFrame) -> str:
-    """The difference of R between two sizes at one E(0), or why there is none, in words.
+def _matched(view: View, shown: pd.DataFrame, matching: str) -> str:
+    """The difference of R between two sizes at one dose or E(0), or why there is none, in words.
 
     `shown`: the retention that the figure shows, at one dose of one source.
     """
     rows = _focused(view, view.sizes)
-    rows = rows[(rows["second_ratio"] == 0) & (rows["matching"] == "E(0)")]
-    rows = rows.merge(shown[["treatment", "finetune", "S"]].drop_duplicates())
+    rows = rows[(rows["second_ratio"] == 0) & (rows["matching"] == matching)]
+    rows = rows.merge(shown[["treatment", "ratio", "finetune", "S"]].drop_duplicates())
     budgets = shown[["size", "pretrain_tokens"]].drop_duplicates()
     rows = rows.merge(budgets).merge(budgets.add_prefix("other_"))
     if rows.empty:

@@ -123,12 +123,22 @@ def looks_sentence(looks: Sequence[Look], locked: Mapping[str, bool]) -> str:
     """Which contrasts were locked before results existed, and how often results were looked at since."""
     yes = [name for name, state in locked.items() if state]
     no = [name for name, state in locked.items() if not state]
-    text = f"Locked before results existed: {_listed(quoted(yes)) if yes else 'no contrast'}."
+    text = f"Locked before these results existed: {_listed(quoted(yes)) if yes else 'no contrast'}."
     if no:
         text += f" Not locked: {_listed(quoted(no))}."
     for number, look in enumerate(looks, 1):
         text += f" Look {number}, {look.at}: {counted(len(look.seeds), 'seed block')} ({_seeds(look.seeds)})."
     return text
+
+
+def tuned_on(seeds: Sequence[int]) -> list[str]:
+    """That results on these seed blocks are no test of the claims: they were there when the study was made."""
+    if not seeds:
+        return []
+    return [
+        f"{counted(len(seeds), 'seed block').capitalize()} of these ({_seeds(seeds)}) served development: world, "
+        "models or analysis were tuned on them, so they do not test the claims; seeds that development never used do."
+    ]
 
 
 def quoted(names: Iterable[str]) -> list[str]:
@@ -147,8 +157,24 @@ def _models(tables: Tables) -> str:
     untrained = ", beside an untrained model" if (cells["pretrain_tokens"] == 0).any() else ""
     return (
         f"Decoder-only transformers of {len(sizes)} size{'s' if len(sizes) > 1 else ''}, {_listed(texts)}, "
-        f"were trained on {_listed(tokens)} tokens{untrained}."
+        f"were trained on {_listed(tokens)} tokens{untrained}. {_blocks(cells)}"
     )
+
+
+def _blocks(cells: pd.DataFrame) -> str:
+    """How many seed blocks each arm has at each size and share."""
+    told = []
+    for (_, size), own in cells[cells["pretrain_tokens"] > 0].groupby(["params", "size"]):
+        arms = []
+        for arm, rows in own.groupby("arm"):
+            seeds = rows.groupby("ratio")["seed"].nunique()
+            shares = [
+                f"{n} at {_listed(_percents(seeds.index[seeds == n]))}" if rows["ratio"].any() else str(n)
+                for n in sorted(set(seeds))
+            ]
+            arms.append(f"{arm} {', '.join(shares)}")
+        told.append(f"{size}: {'; '.join(arms)}")
+    return f"Seed blocks by arm and share of the slots: {'. '.join(told)}."
 
 
 def _arms(tables: Tables, control: Mapping[str, object]) -> str:
@@ -162,11 +188,12 @@ def _arms(tables: Tables, control: Mapping[str, object]) -> str:
     placed = _listed(sorted(set(dosed["placement"])))
     named = ", ".join(f"{axis} = {value}" for axis, value in control.items())
     return (
-        f"Intervention documents took the place of base text in the arms {_listed(texts)}: {span} without "
-        f"padding, placement {placed}{f'; {_listed(without)} had none' if without else ''}. Within a seed block "
-        f"all arms share initialisation, base text and fine-tuning rows, and "
+        f"Intervention documents took the place of base text in these shares of the slots: {_listed(texts)}; {span} "
+        f"without padding, placement {placed}{f'; {_listed(without)} had none' if without else ''}. Within a seed "
+        f"block all arms share initialisation, base text and fine-tuning rows, and "
         + (
-            f"an effect is the difference of margins between an arm and the control ({named}) at equal everything else."
+            f"an effect is the difference of margins between an arm and the control ({named}) at equal everything "
+            "else, where a contrast does not name other cells."
             if control
             else "no control was named: there are margins, and no effects of arms."
         )
@@ -182,10 +209,22 @@ def _fine_tuning(tables: Tables) -> str:
         doses = sorted(set(rows["S"]))
         tokens = f"({_listed([f'{dose:,}' for dose in doses])} loss-bearing tokens)"
         share = f" with {second} in {_listed(_percents(rows['second_ratio']))} of the slots"
-        texts.append(f"{source}{share if second != 'none' else ''} {tokens}")
+        arms = _listed([f"{arm} {shares}".strip() for arm, shares in _arms_of(rows)])
+        texts.append(f"{source}{share if second != 'none' else ''} {tokens}, the arms {arms}")
     return (
-        f"Models were then fine-tuned on {_listed(texts)}, each dose a schedule of its own." if texts else ""
+        f"Models were then fine-tuned, each dose a schedule of its own, on {'; and on '.join(texts)}. Such counts are "
+        "those of the first seed block at equal slots; others differ by a few rows."
+        if texts
+        else ""
     )
+
+
+def _arms_of(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """(arm, its shares in words) of the cells `rows`."""
+    return [
+        (str(arm), f"({_listed(_percents(own['ratio']))})" if own["ratio"].any() else "")
+        for arm, own in rows.groupby("arm")
+    ]
 
 
 def _variants(tables: Tables) -> str:
@@ -199,11 +238,15 @@ def _variants(tables: Tables) -> str:
 
 
 def _probes(tables: Tables) -> str:
-    kinds = list(zip(tables.items["family"], tables.items["rung"], strict=True))
-    texts = [f"{' '.join(kind).strip()} {kinds.count(kind)}" for kind in sorted(set(kinds))]
+    told = []
+    for paired, items in tables.items.groupby(tables.items["context_mirror"] != ""):
+        kinds = list(zip(items["family"], items["rung"], strict=True))
+        texts = [f"{' '.join(kind).strip()} {kinds.count(kind)}" for kind in sorted(set(kinds))]
+        what = "mirror pairs, the same two phrases in two opposite contexts" if paired else "single contexts"
+        told.append(f"{len(kinds)} {what} ({', '.join(texts)})")
     return (
-        f"Probes are {len(kinds)} mirror pairs ({', '.join(texts)}); a margin is log P(aligned) - "
-        f"log P(opposed) in nats, mean over the pair."
+        f"Probes are {' and '.join(reversed(told))}; a margin is log P(aligned) - log P(opposed) in nats, "
+        "mean over a pair."
     )
 
 

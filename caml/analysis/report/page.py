@@ -23,6 +23,7 @@ from caml.analysis.files import replace_file, write_digests
 from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
+from caml.analysis.retention import SEEN_RUNG
 from caml.analysis.tables import Tables, write_frames
 from caml.config.text import counted
 
@@ -89,8 +90,9 @@ class Extras:
     `resolution`, sentences on what the study can and cannot resolve; `documents`, arm -> texts, the same
     index being the same document; `looks`, sentences on the lock and the looks taken since; `provenance`,
     name -> value or list of values (fingerprints, commit, versions, machine), plain JSON data, which goes
-    into every figure's metadata too; `gate`, the nats of mechanism that a member must pass; `frozen`, the
-    folder of the frozen tables relative to the report, '' where they are not kept.
+    into every figure's metadata too; `caveats`, sentences that belong to the headline; `gate`, the nats of
+    mechanism that a member must pass; `frozen`, the folder of the frozen tables relative to the report, '' where
+    they are not kept.
     """
 
     title: str
@@ -99,6 +101,7 @@ class Extras:
     documents: Mapping[str, Sequence[str]] = field(default_factory=dict)
     looks: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    caveats: Sequence[str] = ()
     gate: float = math.nan
     frozen: str = ""
 
@@ -128,7 +131,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
     )
     page = environment.get_template("page.html.jinja").render(
         title=extras.title,
-        headline=headline(results),
+        headline=[*headline(results), *extras.caveats],
         # The one text that is not escaped is ours; the page's policy lets no other script run.
         script=Markup(SCRIPT),
         script_digest="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
@@ -138,7 +141,8 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         figures=figures,
         doseresponse=shown.fits(_installed(results.doseresponse), view, DOSE_RESPONSE),
         washouts=shown.fits(results.washout, view, WASHOUT),
-        kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION),
+        tuned=shown.fine_tuning(view),
+        kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION, (SEEN_RUNG,)),
         sizes=shown.fits(_limits(view.sizes, "difference"), view, SIZES),
         calibration=shown.fits(_calibration(results), view, CALIBRATION),
         endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
@@ -180,13 +184,15 @@ def headline(results: Results) -> list[str]:
     if first.flagged:
         lead += f" In {first.flagged} of them a member never learned the mechanism or diverged."
     if len(stated) == 1:
-        return [lead if first.locked else f"{lead} It was not locked before results."]
+        return [lead if first.locked else f"{lead} It was not locked before these results."]
     names: dict[str, list[str]] = {}
     for row in each(stated):
         names.setdefault(row.verdict, []).append(str(row.contrast))
     by_verdict = "; ".join(f"{verdict}: {', '.join(quoted(group))}" for verdict, group in names.items())
     unlocked = int((~stated["locked"].astype(bool)).sum())
-    held = "all locked before results" if not unlocked else f"{unlocked} not locked before results"
+    held = (
+        "all locked before these results" if not unlocked else f"{unlocked} not locked before these results"
+    )
     return [lead, f"Of {len(stated)} primary contrasts ({held}) – {by_verdict}."]
 
 

@@ -6,19 +6,19 @@ from pathlib import Path
 from caml.analysis.figures.style import rung_label
 from caml.analysis.figures.view import each
 from caml.analysis.files import replace_file
-from caml.analysis.report.page import headline
+from caml.analysis.report.page import Extras, headline
 from caml.analysis.report.tables import interval, number, probability
 from caml.analysis.results import Results
 
 FIGURES = ("install", "washout")
 
 
-def write_summary(folder: Path, results: Results, report: Path, methods: str, drawn_by: str) -> list[Path]:
+def write_summary(folder: Path, results: Results, report: Path, extras: Extras, drawn_by: str) -> list[Path]:
     """Write RESULT.md and the first figures of `report` (a report's folder) to `folder`; returns the files.
 
     `drawn_by` is the command that wrote them: every number in RESULT.md comes from the tables it read.
     """
-    lines = [f"<!-- Drawn by `{drawn_by}`; do not edit. -->", "", *headline(results), ""]
+    lines = [f"<!-- Drawn by `{drawn_by}`; do not edit. -->", "", *headline(results), *extras.caveats, ""]
     lines += [
         "| contrast | rung | claim | estimate (nats) | 95% interval | seeds | p (Holm) | verdict | locked |"
     ]
@@ -31,7 +31,7 @@ def write_summary(folder: Path, results: Results, report: Path, methods: str, dr
             f"| {number(row.estimate)} | {interval(row.t_low, row.t_high)} | {row.seeds} | {probability(row.p_holm)} "
             f"| {row.verdict} | {'yes' if row.locked else 'no'} |"
         )
-    lines += ["", methods, ""]
+    lines += ["", extras.methods, ""]
     replace_file(folder / "RESULT.md", "\n".join(lines).encode())
     written = [folder / "RESULT.md"]
     for name in FIGURES:

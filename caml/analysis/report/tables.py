@@ -1,11 +1,14 @@
 """Result tables as a person reads them: contrasts, arms x stages, fits, flagged members, items."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from caml.analysis.contrasts import FEWEST_SEEDS
 from caml.analysis.figures.conditions import Conditions
 from caml.analysis.figures.style import count, in_order, percent, rung_label, rung_order, treatment_order
 from caml.analysis.figures.view import View, each
@@ -100,6 +103,10 @@ def contrasts(effects: pd.DataFrame) -> Table:
                 cell(" ".join(part for part in (row.family, rung_label(row.rung)) if part)),
                 cell(row.size, dose(row), order=float(row.params)),
                 cell(number(row.estimate), interval(row.t_low, row.t_high), order=row.estimate),
+                cell(
+                    interval(row.boot_fixed_low, row.boot_fixed_high),
+                    interval(row.boot_new_low, row.boot_new_high),
+                ),
                 cell(str(row.seeds), order=float(row.seeds)),
                 cell(
                     probability(tested),
@@ -112,7 +119,7 @@ def contrasts(effects: pd.DataFrame) -> Table:
             )
         )
     columns = ("contrast", "claim (nats)", "compared", "endpoint", "size, dose", "effect (nats), 95% t")
-    judged = ("seeds", "p", "verdict", "stated")
+    judged = ("bootstrap 95%: these items, new items", "seeds", "p", "verdict", "stated")
     return Table(
         (*columns, *judged),
         tuple(rows),
@@ -201,32 +208,45 @@ def _effect(row: Any, kept: dict[Any, Any]) -> Cell:
     return cell(*lines, order=row.estimate)
 
 
-def fits(frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]]) -> Table:
+def fits(
+    frame: pd.DataFrame, view: View, shown: dict[str, tuple[str, int]], rungs: Sequence[str] = ()
+) -> Table:
     """Fitted or matched quantities on the primary endpoint, or what would make them estimable.
 
-    `shown`: column -> (heading, digits after the point); COLUMN_low and COLUMN_high are its interval.
+    `shown`: column -> (heading, digits after the point); COLUMN_low and COLUMN_high are its interval, and
+    COLUMN_status says why there is none. `rungs`: others than the primary endpoint's that are shown too.
     """
     if frame.empty:
         return Table((), (), "Not estimable: the grid holds no cell to ask it of.")
-    rows = view.focus.rows(frame)
+    rows = pd.concat(
+        [dataclasses.replace(view.focus, rung=rung).rows(frame) for rung in (view.focus.rung, *rungs)]
+    )
     rows = view.conditions.told(rows[rows["control"].fillna("") != ""])
     body = []
     rows = rows.assign(place=rows["condition"].map(view.conditions.place))
     order = [c for c in ("params", "treatment", "ratio", "place", "second_ratio", "S") if c in rows]
     for row in each(rows.sort_values(order, kind="stable")):
-        about = [cell(compared(row)), cell(str(row.size), order=float(row.params))]
+        about = [
+            cell(compared(row), rung_label(row.rung) if rungs else ""),
+            cell(str(row.size), order=float(row.params)),
+        ]
         about.append(cell(*_of(row)))
         values = []
         for column, (_, digits) in shown.items():
             value = float(getattr(row, column))
             low, high = (float(getattr(row, f"{column}_{end}", math.nan)) for end in ("low", "high"))
             bars = () if math.isnan(low) else (interval(low, high, digits),)
-            values.append(cell(number(value, digits), *bars, order=value))
-        body.append((*about, *values, cell(row.status), cell(row.needs)))
+            why = getattr(row, f"{column}_status", "") if math.isnan(value) else ""
+            values.append(cell(why or number(value, digits), *bars, order=value))
+        claimless = row.status == "ok" and row.seeds < FEWEST_SEEDS
+        state = f"ok; {counted(row.seeds, 'seed block')}: no claim" if claimless else row.status
+        seeds = cell(str(row.seeds), order=float(row.seeds))
+        body.append((*about, seeds, *values, cell(state), cell(row.needs)))
     columns = (
         "compared",
         "size",
         "of",
+        "seeds",
         *(heading for heading, _ in shown.values()),
         "status",
         "it would need",
@@ -251,6 +271,40 @@ def _of(row: Any) -> list[str]:
         if row.other_pretrain_tokens != row.pretrain_tokens:
             parts.append(f"after its {row.other_pretrain_tokens:,} pretraining tokens")
     return parts
+
+
+# outcome of a fine-tuned member -> its heading
+TUNED = {
+    "finetuning_loss_nats": "loss on its rows at first (nats/token)",
+    "finetuning_loss_drop_nats": "drop by the end (nats/token)",
+    "kl_from_parent": "KL from before it, on base text (nats/token)",
+    "held_out_rise_nats": "rise on held-out base text (nats/token)",
+}
+
+
+def fine_tuning(view: View) -> Table:
+    """How far each fine-tuning moved the members: means over seed blocks, with the lowest and the highest."""
+    told = view.outcomes[view.outcomes["outcome"].isin(TUNED) & (view.outcomes["S"] > 0)]
+    if told.empty:
+        return Table((), (), "No cell of this grid was fine-tuned.")
+    place = ["params", "size", "arm", "ratio", "condition", "second_ratio", "finetune", "second", "S"]
+    wide = told.pivot_table(index=[*place, "stagerun"], columns="outcome", values="value").reset_index()
+    columns = [name for name in TUNED if name in wide]
+    arms = in_order(wide["arm"])
+    body = []
+    wide = wide.assign(rank=wide["arm"].map(arms.index))
+    for _, members in wide.groupby(["params", "rank", *place[1:]]):
+        row = next(each(members))
+        about = [cell(str(row.size), order=float(row.params))]
+        about.append(cell(str(row.arm), *_of(row)))
+        about.append(cell(str(len(members)), order=float(len(members))))
+        values = []
+        for name in columns:
+            found = members[name]
+            ends = f"{number(found.min(), 3)} to {number(found.max(), 3)}"
+            values.append(cell(number(found.mean(), 3), ends, order=float(found.mean())))
+        body.append((*about, *values))
+    return Table(("size", "of", "members", *(TUNED[name] for name in columns)), tuple(body))
 
 
 def flagged_members(flagged: pd.DataFrame, view: View) -> Table:
