@@ -654,3 +654,7 @@ def test_two_sources_of_fine_tuning_are_not_pooled():
     rows = view.margins.query("rung == 'new_frame' and size == 's27k' and finetune in ('none', 'tasks')")
     rows = rows.query("second_ratio == 0 and ratio in (0, 0.3) and S in (0, 147000) and pretrain_tokens > 0")
     np.testing.assert_allclose(drawn(axes, "seeds"), np.sort(rows["margin"]))
+    # The larger size was not fine-tuned on tasks.
+    assert "side_by_side_s100k_neutral_dialogue" in told and "side_by_side_s100k_tasks" not in told
+    assert "retention_by_size_neutral_dialogue" in told and "retention_by_size_tasks" not in told
+    assert "this grid has one size that was fine-tuned on tasks." in told["sizes"].caption

@@ -87,7 +87,7 @@ UNPAIRED = (
 )
 UNTUNED = "Not estimable: no cell of this grid was fine-tuned."
 ONLY_SECOND = "Not estimable: no cell of this grid was fine-tuned on one source alone."
-ONE_SIZE = "Not estimable: this grid has one size."
+ONE_SIZE = "Not estimable: this grid has one size"
 UNCOUNTERED = "Not estimable: no fine-tuning set of this grid holds counter-evidence."
 
 

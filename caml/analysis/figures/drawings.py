@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,8 @@ def drawings(view: View) -> list[Drawing]:
         trained = scored[scored["pretrain_tokens"] > 0]
         for size, _ in sizes_of(trained):
             beside = most(trained[trained["size"] == size], "arm")
-            for by, after in _by_source(part, finetunes(view)):
+            tuned = part.margins[(part.margins["size"] == size) & (part.margins["second_ratio"] == 0)]
+            for by, after in _by_source(part, finetunes(view), set(tuned["finetune"])):
                 title = _told(f"Beside the disposition, size {size}", of, by)
                 draw = partial(side_by_side, after, size)
                 out.append(
@@ -120,6 +121,9 @@ def _of_effects(view: View) -> list[Drawing]:
                 out.append(_drawing(view, "washout", "washout", _told(title, of), draw, by, of, counted=own))
         if view.effects["size"].nunique() < 2:
             continue
+        if tuned["size"].nunique() < 2:
+            out.append(Drawing("sizes", "sizes", "", f"{ONE_SIZE} that was fine-tuned on {source}.", None))
+            continue
         for of, part in _of_sizes(view):
             draw, title = partial(retention_by_size, part, source), f"Retention against size after {source}"
             own = view.focus.rows(part.retention).query("second_ratio == 0 and ratio > 0")
@@ -129,7 +133,7 @@ def _of_effects(view: View) -> list[Drawing]:
                 _drawing(view, "retention_by_size", "sizes", _told(title, of), draw, by, of, counted=own)
             )
     if sources and view.effects["size"].nunique() < 2:
-        out.append(Drawing("sizes", "sizes", "", ONE_SIZE, None))
+        out.append(Drawing("sizes", "sizes", "", f"{ONE_SIZE}.", None))
     if not (effects["second_ratio"] > 0).any():
         out.append(Drawing("counter_evidence", "counter", "", UNCOUNTERED, None))
     for condition in view.conditions.every:
@@ -137,7 +141,7 @@ def _of_effects(view: View) -> list[Drawing]:
         own = condition.rows(effects[effects["ratio"] > 0])
         if own.empty:
             continue
-        for by, after in _by_source(part, sources):
+        for by, after in _by_source(part, sources, set(own["finetune"])):
             draw, title = partial(ladder, after), _told("The ladder of generalisation", of, by)
             steps = most(own[(own["control"] == view.focus.control) & (own["S"] == 0)], "treatment")
             out.append(_drawing(view, "ladder", "ladder", title, draw, by, of, counted=steps))
@@ -157,9 +161,11 @@ def _by_conditions(view: View, rows: pd.DataFrame) -> list[tuple[View, str]]:
     return [(view.among(part), f"{i} of {len(parts)}") for i, part in enumerate(parts, start=1)]
 
 
-def _by_source(view: View, sources: Sequence[str]) -> list[tuple[str, View]]:
-    """A view for each source of fine-tuning, with its name where there are several."""
-    return [(source, view.after(source)) for source in sources] if len(sources) > 1 else [("", view)]
+def _by_source(view: View, sources: Sequence[str], here: Collection[str]) -> list[tuple[str, View]]:
+    """A view for each source of fine-tuning that was run `here`, with its name where the grid has several."""
+    if len(sources) < 2 or not set(sources) & set(here):
+        return [("", view)]
+    return [(source, view.after(source)) for source in sources if source in here]
 
 
 def _of_sizes(view: View) -> list[tuple[str, View]]:

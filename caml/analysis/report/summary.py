@@ -35,7 +35,6 @@ def write_summary(folder: Path, results: Results, report: Path, extras: Extras, 
     replace_file(folder / "RESULT.md", "\n".join(lines).encode())
     written = [folder / "RESULT.md"]
     for name in FIGURES:
-        drawn = report / "figures" / f"{name}.png"
-        if drawn.exists():
+        for drawn in sorted((report / "figures").glob(f"{name}*.png")):
             written.append(Path(shutil.copyfile(drawn, folder / drawn.name)))
     return written
