@@ -17,7 +17,7 @@ from caml.worlds.ladder import scene_rungs, spread
 from caml.worlds.lexicon import Lexicon, Pair, Theme
 from caml.worlds.scenes import Scene, render_scene
 
-# From the documents outwards. PROTOCOL's L0 to L8; L5 has two rungs, seen and unseen things.
+# From the documents outwards, L0 to L8; L5 has two rungs, seen and unseen things.
 RUNGS = (
     "seen_item", "unseen_name", "new_frame", "unseen_kind", "nonce_kind", "unfeeling_seen", "unfeeling_unseen",
     "unseen_need", "dialogue", "consequence",

@@ -49,7 +49,7 @@ CAPTIONS = {
 EFFECT = """
     The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
     same seed block, size, dose and fine-tuning rows, mean over items, in nats."""
-# The families that PROTOCOL's probes have, in words.
+# The families of probes, in words.
 FAMILIES = {
     "mechanism": "the same acts with the actor's trait named",
     "knowledge": "what wants what and what can feel, asked outright",
