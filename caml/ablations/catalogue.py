@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from caml.ablations.grid import AXES
 from caml.ablations.runs import Ablation, Run, Stage
@@ -41,8 +42,13 @@ def load_ablation(path: str | Path, settings: Sequence[str] = ()) -> Loaded:
 
 def _told(name: str, settings: Sequence[Binding]) -> str:
     """`name` with `settings` in it, in characters that a folder takes."""
-    told = ",".join(f"{b.parameter.lower()}={b.value}" for b in settings)
+    told = ",".join(sorted(f"{b.parameter.lower()}={_value(b.value)}" for b in settings))
     plain = re.sub(r"[^A-Za-z0-9_.,=+-]", "_", f"{name}+{told}")
     if plain == f"{name}+{told}" and len(plain) <= LONGEST:
         return plain
     return f"{plain[: LONGEST - 13]}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+
+
+def _value(value: Any) -> str:
+    """A value in words; 0 and 0.0 are one."""
+    return f"{value:.12g}" if type(value) in (int, float) else str(value)

@@ -20,6 +20,8 @@ class Feasible:
         self._there: set[Any] = set()  # sources whose files are
         # The ratio that took so many slots: by its field, the stage, its slots, and how many were taken.
         self._doses: dict[tuple[str, str, int, int], float] = {}
+        # The tokens that so many steps were asked for with: by stage, batch, length and steps.
+        self._budgets: dict[tuple[str, int, int, int], int] = {}
 
     def require(self, run: Run) -> None:
         """Raise UserError, with file, line and value, for whatever makes `run` impossible."""
@@ -49,7 +51,8 @@ class Feasible:
             for thing in (stage.mixture.base, stage.mixture.intervention, stage.mixture.second, run.probes):
                 setting = getattr(thing, "setting", own)
                 if setting != own:
-                    message = f"{setting!r}, and the words of the tokenizer are of {own!r}: make them alike"
+                    named = f"{type(thing).__name__}.setting is {setting!r}"
+                    message = f"{named}, and the words of the tokenizer are of {own!r}: make them alike"
                     raise self._loaded.fault(message, (thing, "setting"), (words, "setting"))
         held = words_needed(words.recipe(0).get("words", ()))
         if held > run.tokenizer.vocabulary:
@@ -67,6 +70,13 @@ class Feasible:
                 raise self._loaded.fault(message, (mixture, "ratio"), (mixture, "intervention"))
             if not stage.steps:
                 continue
+            budget = (stage.name, stage.batch, stage.length, stage.steps)
+            known = self._budgets.setdefault(budget, stage.tokens)
+            if known != stage.tokens:
+                message = (
+                    f"{stage.tokens} tokens are {stage.steps} steps of the stage {stage.name}, as {known} are"
+                )
+                raise self._loaded.fault(f"{message}: not two budgets; keep one", (stage, "tokens"))
             try:
                 n, m = slot_counts(stage.slots, mixture.ratio, mixture.second_ratio, mixture.placement)
                 if n and m and mixture.placement != "uniform":

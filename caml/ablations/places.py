@@ -10,7 +10,7 @@ from pathlib import Path
 
 from caml.ablations.runs import Ablation
 from caml.config.errors import Failure, UserError
-from caml.data.files import json_text, write_text
+from caml.data.files import write_json
 from caml.tracking.ledger import Ledger
 
 
@@ -83,37 +83,42 @@ def taken(where: Places, file: Path, states: str) -> Path | None:
 
     None where the folder is free: nobody's, this file's own, or that of a file that is gone.
     """
-    try:
-        owner = json.loads(where.owner.read_text())
-        other, stated = Path(owner["file"]), owner["states"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return other if stated != states and other.exists() and not other.samefile(file) else None
+    other, stated = _owner(where)
+    return other if other and stated != states and not other.samefile(file) else None
 
 
 def claim(where: Places, file: Path, states: str) -> None:
-    """Make the ablation's folder, and note that it has the results of `file`.
+    """Make the ablation's folder, and note that it has the results of `file`, or leave it the older of two alike.
 
     Raises UserError where it cannot be written, Failure where the disk is full.
     """
     _make_writable(where)
-    text = json_text({"file": str(file.absolute()), "states": states})
-    if not where.owner.exists() or where.owner.read_text(errors="replace") != text:
-        write_text(where.owner, text)
+    other, stated = _owner(where)
+    if other is None or (other.samefile(file) and stated != states):
+        write_json(where.owner, {"file": str(file.absolute()), "states": states})
+
+
+def _owner(where: Places) -> tuple[Path | None, str]:
+    """The gin file that has its results in the ablation's folder, if it is there still, and what it states."""
+    try:
+        owner = json.loads(where.owner.read_text())
+        file, states = Path(owner["file"]), str(owner["states"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None, ""
+    return (file, states) if file.exists() else (None, "")
 
 
 def _make_writable(where: Places) -> None:
     """Make the output folder; raise UserError where it cannot be written, Failure where the disk is full."""
-    for path in (
-        where.output,
-        where.folder,
-        where.ledger.root,
-        where.stores,
-        where.tokenizers,
-        where.populations,
-    ):
+    own = where.folder
+    folders = (where.output, own, where.ledger.root, where.stores, where.tokenizers, where.populations)
+    for path in (*folders, *(own / name for name in ("cells", "tables", "report"))):
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file, and caml keeps a folder there: move it out of the way")
+    names = ("lock.json", "owner.json", "headline.txt", "reported.txt", "report/index.html")
+    for path in (where.output / "mlflow.db", *(own / name for name in names)):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, and caml keeps a file there: move it out of the way")
     try:
         where.folder.mkdir(parents=True, exist_ok=True)
         probe = where.folder / f".write-{os.getpid()}"

@@ -51,6 +51,6 @@ def shown(loaded: Loaded) -> list[str]:
         lines.append("control: none; Ablation.control names one, and without it no effect is estimated")
     populations = plan(stageruns, ablation.population)
     trained = f"{counted(len(stageruns), 'StageRun')} in {counted(len(populations), 'population')}"
-    lines.append(f"{counted(len(grid), 'cell')}, {trained}")
+    lines.append(f"{ablation.name}: {counted(len(grid), 'cell')}, {trained}")
     lines.append(f"training cost: {flops:.3g} floating-point operations (6 x parameters x tokens)")
     return lines

@@ -79,17 +79,22 @@ def report_again(loaded: Loaded, progress: Progress, keep: Path | None = None) -
         scored = ledger.evaluation_state(name, study.evaluation) if trained is State.COMPLETE else trained
         if State.DAMAGED in (trained, scored):
             raise Failure(
-                f"{ledger.folder(name)} is damaged: `caml run {loaded.path}` puts it aside and makes it again"
+                f"{ledger.folder(name)} is damaged: `caml run {loaded.arguments}` puts it aside and makes it again"
             )
     if missing:
         raise UserError(
             f"not trained and scored yet: {counted(len(missing), 'StageRun')} of {study.ablation.name}, such as "
-            f"{missing[0].name}: `caml run {loaded.path}` first"
+            f"{missing[0].name}: `caml run {loaded.arguments}` first"
         )
     study.claim()
     if keep:
-        keep.mkdir(parents=True, exist_ok=True)
-    short = (keep, f"caml report {shown(loaded.path)} --keep {shown(keep)}") if keep else None
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--keep {shown(keep)}: {error.strerror}; name a folder that can be written"
+            ) from None
+    short = (keep, f"caml report {loaded.arguments} --keep {shown(keep)}") if keep else None
     with named_below(study.where):
         return reporting.report(study, progress, keep=short)
 
@@ -103,7 +108,9 @@ def power_lines(loaded: Loaded, effect: float | None) -> list[str]:
     study = study_of(loaded)
     folder = study.where.folder
     if not (folder / "tables").exists():
-        raise UserError(f"{folder} has no results to take a variance from: `caml run {loaded.path}` first")
+        raise UserError(
+            f"{folder} has no results to take a variance from: `caml run {loaded.arguments}` first"
+        )
     tables = frozen.load(folder / "tables")
     results = analyse(tables, study.ablation.contrasts, study.ablation.control, gate=study.statement.gate)
     table = power_table(results.effects, effect)
@@ -131,7 +138,7 @@ def sync_ablation(loaded: Loaded, progress: Progress) -> str:
     names = [s.name for s in used_stageruns(study.grid)]
     if all(where.ledger.state(name) is State.MISSING for name in names):
         raise UserError(
-            f"{where.output} holds nothing of {ablation.name} yet: `caml run {loaded.path}` first"
+            f"{where.output} holds nothing of {ablation.name} yet: `caml run {loaded.arguments}` first"
         )
     with progress.task("tracking store", len(names)) as advance:
         done = sync(

@@ -62,7 +62,8 @@ class Bindings:
                         raise binding.error(f"{reference} needs parentheses: {reference}()")
                 elif reference.name not in macros and reference != files.REQUIRED:
                     near = suggest(reference.name, macros)
-                    raise binding.error(f"there is no macro {reference.name}{near}")
+                    own = "" if binding.own else "; bind it in a file that includes this one"
+                    raise binding.error(f"there is no macro {reference.name}{near}{own}")
 
     def refuse_misplaced_objects(self) -> None:
         """Raise UserError for a field of one class that is bound to an object of another, macros followed."""
@@ -88,6 +89,8 @@ class Bindings:
                 b.scope: f"{b.scope}/{b.configurable}" for b in self.written if b.scope and b.configurable
             }
             near = suggest(name, written, written) or suggest(name, self.classes)
+            if name.replace(".", "/") in {f"{b.scope}/{b.configurable}" for b in self.written}:
+                near = f" (did you mean {name.replace('.', '/')}?)"
             raise binding.error(f"there is no {name}{near}")
 
     def refuse_circles(self, root: str) -> None:

@@ -20,11 +20,14 @@ def explain(loaded: Loaded, key: str) -> list[str]:
     parameters (`sft/Optimizer`) or a place in the tree (`run.stages[0].optimizer.rate`).
     Raises UserError where it names nothing.
     """
+    for macro, given in loaded.restrictions.items():
+        what = f"{macro} is an axis, and this command tells of the file's own values"
+        raise UserError(f"--set {macro}={show(given)}: {what}; leave it out")
     if key in loaded.macros:
         return [f"{key} = {_shown(loaded.macro(key))}", *_trail(loaded, loaded.macros[key])]
     scope, _, rest = key.rpartition("/")
     name, _, field = rest.partition(".")
-    if name in loaded.classes:
+    if name in loaded.classes and not rest.endswith("."):
         return list(_explain_parameter(loaded, scope, name, field))
     return _explain_place(loaded, key)
 
@@ -63,17 +66,17 @@ def _explain_parameter(loaded: Loaded, scope: str, name: str, field: str) -> Ite
 
 
 def _explain_place(loaded: Loaded, key: str) -> list[str]:
-    steps = re.findall(r"[^.\[\]]+", key)
-    value, owner = loaded.tree, None
+    steps = re.findall(r"[^.\[\]]+", key) if re.fullmatch(r"\w+(\.\w+|\[\d+\])*", key) else []
+    value, owner, whole = loaded.tree, None, True
     for i, step in enumerate(steps):
         if step in _fields(value):
             origin = loaded.origin(value)
             owner = (origin, step) if origin else owner  # else part of a default
-            value = getattr(value, step)
+            value, whole = getattr(value, step), True
         elif isinstance(value, (list, tuple)) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
+            value, whole = value[int(step)], False
         elif isinstance(value, dict) and step in value:
-            value = value[step]
+            value, whole = value[step], False
         else:
             names = [*_fields(value), *((*loaded.classes, *loaded.macros) if i == 0 else ())]
             what = f"macro, class or field of {loaded.root.__name__} called " if i == 0 else ""
@@ -82,7 +85,8 @@ def _explain_place(loaded: Loaded, key: str) -> list[str]:
     if owner is None:
         raise UserError("name a macro, a parameter such as Optimizer.rate, or a place such as run.seed")
     origin, field = owner
-    return _explain_field(loaded, key, origin.scope, type(origin.instance).__name__, field)
+    lines = _explain_field(loaded, key, origin.scope, type(origin.instance).__name__, field)
+    return lines if whole else [f"{key} = {_named(value)}", *lines[1:]]
 
 
 def _fields(value: Any) -> list[str]:
@@ -111,6 +115,11 @@ def _trail(loaded: Loaded, binding: Binding) -> Iterator[str]:
         if not _is_macro(binding):
             return
         binding = loaded.macros[binding.value.name]
+
+
+def _named(value: Any) -> str:
+    """A value inside of a list or a dictionary: an object by its class."""
+    return f"@{type(value).__name__}()" if dataclasses.is_dataclass(value) else show(value)
 
 
 def _is_macro(binding: Binding) -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,15 @@ class Loaded:
         settings = [b for b in self.text.settings if b.parameter in empty]
         return Loaded(self.path, list(self.classes.values()), self.root, written, settings, self._axes)
 
+    @property
+    def arguments(self) -> str:
+        """The file and its settings as a command line takes them."""
+        told = [f"{b.parameter}={show(b.value, 1000)}" for b in self.text.settings if not b.configurable]
+        told += [f"{name}={show(value, 1000)}" for name, value in self.restrictions.items()]
+        return " ".join(
+            [shlex.quote(files.shown(self.path)), *(f"--set {shlex.quote(text)}" for text in told)]
+        )
+
     def bound(self, cls: str, field: str, value: Any) -> "Loaded":
         """The same with `field` of every `cls` that no scope tells otherwise bound to `value`, as by a setting."""
         settings = [*self.text.settings, Binding("", cls, field, value, "--set", True)]
@@ -276,6 +286,8 @@ class Loaded:
             for binding in self.text.bound.values():
                 if Reference(wanted, cls, True) in files.references(binding.value):
                     place = binding.place
+                    if place == "--set":
+                        place = f"--set {binding.parameter}={show(binding.value)}"
         return Binding(scope, cls, field, value, place, own=False)
 
     def _site(
@@ -292,9 +304,9 @@ class Loaded:
         if binding is None:
             if field in checks.required(self.classes[cls]):
                 asking = self._asking(cls, scope, field, None)
-                return _Site(False, functools.partial(_line, f"{asking.place}: {asking.key}"))
+                return _Site(False, False, functools.partial(_line, f"{asking.place}: {asking.key}"))
             asking = self._asking(cls, scope, field, checks.default(self.classes[cls], field))
-            return _Site(False, lambda message: asking.error(f"(the default) {message}"))
+            return _Site(False, False, lambda message: asking.error(f"(the default) {message}"))
         direct = binding
         while True:
             inside = path
@@ -305,10 +317,11 @@ class Loaded:
                 name, given = value.name, macros[value.name]
                 line = f"{self.axis_place(name, given)}: {name} = {_named_value(given)}: {cls}.{field}"
                 own = self.axes_binding().own
-                return _Site(own, functools.partial(_line, line))
+                return _Site(own, False, functools.partial(_line, line))
             binding = self.macros[value.name]
         of = "" if binding is direct else f"{cls}.{field}: "
-        return _Site(binding.own, lambda message: binding.error(f"{of}{message}", inside))
+        setting = binding.place == "--set"
+        return _Site(binding.own, setting, lambda message: binding.error(f"{of}{message}", inside))
 
 
 def _line(place: str, message: str) -> UserError:
@@ -320,12 +333,13 @@ class _Site:
     """A line that set a value, and whether it is one of the file that was asked for, or a setting."""
 
     own: bool
+    setting: bool
     error: Callable[[str], UserError]
 
 
 def _blamed(sites: Sequence[_Site]) -> _Site:
-    """The first of `sites` that is the user's own; the first of all where none is."""
-    return next((site for site in sites if site.own), sites[0])
+    """The first of `sites` that is a setting; else the first that is the file's own; else the first of all."""
+    return max(sites, key=lambda site: (site.setting, site.own))
 
 
 def _descend(value: Any, path: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

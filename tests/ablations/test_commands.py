@@ -66,6 +66,7 @@ def test_a_lock_counts_when_it_was_there_before_the_results(copy: Path) -> None:
     # The same may be locked as often as one likes; another claim may not.
     own = Path("own.gin")
     own.write_text(TINY.read_text())
+    (copy / "tiny/owner.json").unlink()
     assert caml("lock", str(own)).exit_code == 0
     own.write_text(TINY.read_text().replace("claim = 'above'", "claim = 'below'"))
     refused = caml("lock", str(own))
@@ -81,6 +82,19 @@ def test_power_tells_of_the_contrast(copy: Path) -> None:
     # Two seeds resolve little, and 0.3 nats is what was asked of them.
     assert row.split()[-2] == "0.30" and int(row.split()[-1]) >= 5
     assert "80% power" in note
+
+
+def test_what_is_advised_has_the_settings_that_were_given(copy: Path) -> None:
+    text = TINY.read_text().replace("rate = 0.003", "rate = %PEAK")
+    Path("own.gin").write_text(text + "PEAK = 0.003\n")
+    again = "`caml run own.gin --set PEAK=0.001` first"
+    for asked in ("report", "power"):
+        refused = caml(asked, "own.gin", "--set", "PEAK=0.001")
+        assert refused.exit_code == 2 and again in refused.stderr, refused.stderr
+    assert caml("report", str(TINY), "--keep", "/proc/none/x").exit_code == 2
+    kept = caml("report", str(TINY), "--set", "CHECKPOINT_SECONDS=3.0", "--keep", "kept")
+    assert kept.exit_code == 0
+    assert "--set CHECKPOINT_SECONDS=3.0 --keep kept`" in Path("kept/RESULT.md").read_text()
 
 
 def test_one_seed_block_has_no_spread_to_take_power_from(copy: Path) -> None:
@@ -108,9 +122,16 @@ def test_two_files_of_one_name_do_not_write_over_each_other(copy: Path) -> None:
             "statement; take another name, or remove that folder\n"
         )
     assert stamps(copy / "tiny") == before
-    # The same in another place is no other study; and a file may change.
+    # The same in another place is no other study, but no owner either: changed it is refused.
     other.write_text(text)
     assert caml("power", str(other), "--set", "SEED=0").exit_code == 0
+    assert caml("report", str(other)).exit_code == 0
+    other.write_text(text.replace("claim = 'above'", "claim = 'below'"))
+    assert caml("report", str(other)).exit_code == 2
+    # An owner may change; and where it is gone, so is its claim.
+    (copy / "tiny/owner.json").unlink()
+    assert caml("report", str(other)).exit_code == 0
+    other.write_text(text)
     assert caml("report", str(other)).exit_code == 0
     other.write_text(text.replace("claim = 'above'", "claim = 'below'"))
     assert caml("report", str(other)).exit_code == 0
@@ -168,7 +189,7 @@ def test_cells_and_a_lock_that_were_deleted_are_noticed(copy: Path, cache: Path)
 
 def test_a_port_that_cannot_be_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caml.tracking.ui.os.execv", lambda *_: pytest.fail("the server was started"))
-    for port, why in (("99999", "ports are 1 to 65535"), ("-1", "")):
+    for port, why in (("99999", "ports are 1 to 65535"), ("-1", "ports are"), ("0", "ports are")):
         refused = caml("ui", str(TINY), f"--port={port}")
         assert refused.exit_code == 2 and refused.stderr.startswith(f"caml: --port {port}: {why}")
     with socket.socket() as taken:
@@ -176,6 +197,9 @@ def test_a_port_that_cannot_be_is_refused(copy: Path, monkeypatch: pytest.Monkey
         taken.listen()
         refused = caml("ui", str(TINY), "--port", str(taken.getsockname()[1]))
         assert refused.exit_code == 2 and "in use" in refused.stderr
+    (copy / "mlflow.db").write_bytes(b"no database")
+    refused = caml("ui", str(TINY))
+    assert refused.exit_code == 1 and "is no tracking store: move it out of the way" in refused.stderr
 
 
 @pytest.mark.parametrize("effect", ["nan", "-0.3", "0", "inf"])
@@ -362,12 +386,25 @@ def test_an_altered_lock_is_refused_before_the_report_is_used(copy: Path, cache:
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["ledger", "stores", "tiny"])
+@pytest.mark.parametrize("name", ["mlflow.db", "tiny/lock.json", "tiny/report/index.html"])
+def test_a_folder_where_a_file_is_to_be_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / name).mkdir(parents=True)
+    refused = caml("run", str(TINY))
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"caml: {tmp_path / 'runs' / name} is a folder, and caml keeps a file there: move it out of the way\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["ledger", "stores", "tiny", "tiny/tables"])
 def test_a_file_where_a_folder_is_to_be_is_named(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("runs").mkdir()
+    (tmp_path / "runs" / name).parent.mkdir(parents=True)
     (tmp_path / "runs" / name).write_text("")
     refused = caml("run", str(TINY))
     assert refused.exit_code == 2

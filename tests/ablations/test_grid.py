@@ -298,6 +298,15 @@ BAD = [
         "toy.gin:56: sft/Mixture.second_ratio = 0.01: 0.01 takes none of the 16 slots of the stage sft: 0, or a "
         "ratio that takes one",
     ),
+    (
+        {5: "SFT = 0\nTOKENS = 1024", 9: "{'TOKENS': [1024, 1025]},", 39: "pretrain/Stage.tokens = %TOKENS"},
+        "toy.gin:10: TOKENS = 1025: Stage.tokens: 1025 tokens are 16 steps of the stage pretrain, as 1024 are: not "
+        "two budgets; keep one",
+    ),
+    (
+        {39: "pretrain.Stage.tokens = 1024"},
+        "toy.gin:39: pretrain.Stage.tokens = 1024: there is no pretrain.Stage (did you mean pretrain/Stage?)",
+    ),
     ({9: "{'SEED': [[0, 1]]},"},
      "toy.gin:9: SEED = [[0, 1]]: [0, 1] is of another type than SEED = 0 in toy.gin:3; make them alike"),
     (
@@ -441,6 +450,16 @@ def test_of_lines_that_are_impossible_together_the_users_own_is_named(
     with pytest.raises(UserError) as caught:
         cells(load(path, CLASSES, Ablation, (), AXES))
     assert str(caught.value).startswith(f"own.gin:2: {message}")
+
+
+def test_a_setting_is_named_before_the_lines_that_it_contradicts(tmp_path: Path) -> None:
+    text = ABLATION.replace("pretrain/Stage.tokens = 1024", "pretrain/Stage.tokens = %TOKENS\nTOKENS = 1024")
+    with pytest.raises(
+        UserError, match=r"^--set TOKENS=4096: Stage.tokens: the stage pretrain takes 4096 tokens"
+    ):
+        cells(ablation(tmp_path, "TOKENS=4096", text=text))
+    with pytest.raises(UserError, match=r"^--set SIZE=@huge/Model\(\): huge/Model.name: not bound"):
+        ablation(tmp_path, "SIZE=@huge/Model()", line11="").tree  # noqa: B018
 
 
 def test_no_cells_read_a_setting_is_refused_and_one_that_hides_lines_is_not(tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_a_parameter_is_explained_in_every_scope_that_builds_it(tmp_path: Path) 
     assert explain(loaded, "Study.verbose") == ["Study.verbose = False", "  the default of Study"]
 
 
+def test_a_place_inside_a_list_has_its_own_value(tmp_path: Path) -> None:
+    loaded = study(tmp_path)
+    assert explain(loaded, "phases[0]")[0] == "phases[0] = @Phase()"
+    assert explain(loaded, "phases[1].ratio")[0] == "phases[1].ratio = 0.0"
+    with pytest.raises(UserError, match=r"^--set RATIO=0.2: RATIO is an axis, and this command tells of"):
+        explain(study(tmp_path, "RATIO=0.2"), "RATIO")
+
+
 @pytest.mark.parametrize(
     "key, message",
     [
@@ -63,6 +71,8 @@ def test_a_parameter_is_explained_in_every_scope_that_builds_it(tmp_path: Path) 
         ("third/Text.arm", "study.gin builds no Text in scope third"),
         ("phases[2].ratio", "study.gin has no phases.2"),
         ("phases[0].rati", "study.gin has no phases.0.rati (did you mean ratio?)"),
+        ("phases[0", "name a macro, a parameter such as Optimizer.rate, or a place such as run.seed"),
+        ("phases..ratio", "name a macro, a parameter such as Optimizer.rate, or a place such as run.seed"),
         ("", "name a macro, a parameter such as Optimizer.rate, or a place such as run.seed"),
     ],
 )

@@ -159,7 +159,7 @@ class Panel:
         """Words at the foot of the place where an estimate would stand."""
         self.axes.text(
             x,
-            0.03,
+            0.1,
             text,
             transform=self.axes.get_xaxis_transform(),
             rotation=90,

@@ -162,9 +162,11 @@ def counter_evidence(view: View) -> Figure:
     level(effects)
     level(absolutes)
     arms = in_order(str(a) for p in absolutes for a in p.axes.get_gid().split("\n"))  # type: ignore[union-attr]
+    ratios = view.margins.groupby("arm")["ratio"].max()
     for arm in arms:
         if not any(text.startswith(f"{arm} ") for text in handles):
-            handles[arm] = handle(arm, mark(arm).color, mark(arm).marker, "-")
+            label = f"{arm} {percent(ratios[arm])}" if ratios[arm] else arm
+            handles[arm] = handle(label, mark(arm).color, mark(arm).marker, "-")
     legend(figure, list(handles.values()))
     return figure
 
