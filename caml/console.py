@@ -30,13 +30,13 @@ class Console:
             print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def task(self, name: str, total: int) -> Iterator[Advance]:
-        """A task of `total` parts."""
+    def task(self, name: str, total: int | None) -> Iterator[Advance]:
+        """A task of `total` parts (None: nobody knows how many)."""
         with self._bar(name, total) if self._terminal else self._lines(name, total) as advance:
             yield advance
 
     @contextlib.contextmanager
-    def _bar(self, name: str, total: int) -> Iterator[Advance]:
+    def _bar(self, name: str, total: int | None) -> Iterator[Advance]:
         from rich.console import Console as Rich
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -53,7 +53,7 @@ class Console:
                 self._bars = before
 
     @contextlib.contextmanager
-    def _lines(self, name: str, total: int) -> Iterator[Advance]:
+    def _lines(self, name: str, total: int | None) -> Iterator[Advance]:
         began = shown = time.monotonic()
         first: int | None = None
         ended = False
@@ -62,16 +62,15 @@ class Console:
             nonlocal shown, first, ended
             first = done if first is None else first
             now = time.monotonic()
-            if ended or (now - shown < LOG_EVERY and done < total):
+            at_end = total is not None and done >= total
+            if ended or (now - shown < LOG_EVERY and not at_end):
                 return
-            shown, ended = now, done >= total
-            left = (
-                f", about {(now - began) / (done - first) * (total - done):.0f} s left"
-                if done > first
-                else ""
-            )
-            print(
-                f"  {name}: {done} of {total}, {note}, {now - began:.0f} s{left}", file=sys.stderr, flush=True
-            )
+            shown, ended, seconds = now, at_end, now - began
+            of, left = f"{done:,}", ""
+            if total is not None:
+                of = f"{done} of {total}"
+                if done > first:
+                    left = f", about {seconds / (done - first) * (total - done):.0f} s left"
+            print(f"  {name}: {of}, {note}, {seconds:.0f} s{left}", file=sys.stderr, flush=True)
 
         yield advance

@@ -87,9 +87,9 @@ MISTAKES = {
     ),
     "a file that is not there": (
         "pretrain/Mixture.base = @BaseText()\n",
-        "pretrain/Mixture.base = @TextFile()\nTextFile.path = 'own.txt'\n"
-        "TextFile.name = 'own'\nTextFile.tokens = 16000\n",
-        "TextFile.path",
+        "pretrain/Mixture.base = @Files()\nFiles.path = 'own.txt'\n"
+        "Files.name = 'own'\nFiles.tokens = 16000\n",
+        "Files.path",
         "own.txt does not exist",
     ),
     "a misspelt scope": ("Run.stages = (@pretrain/Stage()", "Run.stages = (@pretrian/Stage()", "@pretrian/Stage()",

@@ -11,8 +11,12 @@ from caml.ablations.runs import Ablation, Run, Stage
 from caml.analysis.contrasts import Contrast
 from caml.config.files import Binding
 from caml.config.resolve import Loaded, load
+from caml.data.corpora.files import Files
+from caml.data.corpora.hub import HuggingFace
+from caml.data.corpora.schemas import Chosen, Completion, Either, Instruction, Messages, Rated, Template, Text
+from caml.data.corpora.tfds import Tfds
+from caml.data.hygiene.hygiene import Hygiene
 from caml.data.mixture import Mixture
-from caml.data.sources import TextFile
 from caml.data.tokenizer import TrainedTokenizer
 from caml.models.sizes import Model
 from caml.training.optimizer import Optimizer, Schedule
@@ -20,7 +24,8 @@ from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
 
 CLASSES = (
     Ablation, Run, Stage, Contrast, Mixture, TrainedTokenizer, Model, Optimizer, Schedule,
-    TextFile, BaseText, Documents, Rows, Words, WorldProbes,
+    BaseText, Documents, Rows, Words, WorldProbes,
+    Files, HuggingFace, Tfds, Hygiene, Text, Template, Messages, Instruction, Completion, Either, Chosen, Rated,
 )  # fmt: skip
 
 

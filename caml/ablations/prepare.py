@@ -1,11 +1,9 @@
 """Tokenizers and token stores of an ablation: what is missing is written, in several processes at once."""
 
 import multiprocessing
-import os
-import signal
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,20 @@ from caml.ablations.places import Places
 from caml.ablations.progress import Progress
 from caml.ablations.runs import StageRun
 from caml.config.errors import Failure, UserError
+from caml.data import processes
+from caml.data.corpora.corpus import Corpus
 from caml.data.mixture import StageData
+from caml.data.preparing import prepare_corpus
 from caml.data.sources import Source
-from caml.data.store import TokenStore, prepare_store, remove_abandoned, store_folder
-from caml.data.tokenizer import Tokenizer, TrainedTokenizer, prepare_tokenizer
+from caml.data.store import TokenStore, store_folder
+from caml.data.tokenizer import (
+    TOKENIZER,
+    Tokenizer,
+    TrainedTokenizer,
+    prepare_tokenizer,
+    tokenizer_folder,
+)
+from caml.data.writing import opened, prepare_store, remove_abandoned
 
 Wanted = tuple[Source, int, TrainedTokenizer, str]
 # Seconds between looks at whether this launch was told to stop.
@@ -41,7 +49,8 @@ class Stores:
     def prepare(self, wanted: Iterable[Wanted], progress: Progress, stop: threading.Event) -> bool:
         """Write the stores that are missing; whether all are there (False where `stop` was set before).
 
-        Raises Failure or UserError as `prepare_store` does, and Failure where a process that writes dies.
+        Generated text is written by a process for each store, a corpus by all of them together. Raises Failure
+        or UserError as `prepare_store` and `prepare_corpus` do, and Failure where a process that writes dies.
         """
         missing = {}
         for source, seed, trained, template in wanted:
@@ -49,20 +58,19 @@ class Stores:
             if not folder.exists():
                 self.tokenizer(trained)
                 missing[folder] = (source, seed, trained, template)
-        if not missing:
-            return True
+        generated = [job for job in missing.values() if not isinstance(job[0], Corpus)]
+        if generated and not self._generate(generated, progress, stop):
+            return False
+        for source, _, trained, template in missing.values():
+            if isinstance(source, Corpus) and not self._read(source, trained, template, progress, stop):
+                return False
+        return True
+
+    def _generate(self, missing: Sequence[Wanted], progress: Progress, stop: threading.Event) -> bool:
         with progress.task("token stores", len(missing)) as advance:
-            # Fresh processes: jax has threads of its own, which a fork would not survive.
-            context = multiprocessing.get_context("spawn")
-            stopping = context.Event()
-            workers = min(len(missing), os.cpu_count() or 1)
-            with ProcessPoolExecutor(workers, context, _begin, (stopping,)) as pool:
-                # Ctrl-C goes to all processes of a terminal; this one tells the others, which inherit the mask.
-                signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-                try:
-                    left = {pool.submit(_write, self._where, *job) for job in missing.values()}
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+            stopping = multiprocessing.get_context("spawn").Event()
+            with processes.pool(min(len(missing), processes.cores()), _begin, (stopping,)) as pool:
+                left = {processes.submit(pool, _write, self._where, *job) for job in missing}
                 try:
                     while left and not stop.is_set():
                         ready, left = wait(left, LOOK, FIRST_COMPLETED)
@@ -81,6 +89,38 @@ class Stores:
                     remove_abandoned(self._where.stores)
         return not left
 
+    def _read(
+        self,
+        corpus: Corpus,
+        trained: TrainedTokenizer,
+        template: str,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> bool:
+        # Of a corpus that is taken whole nobody knows the tokens beforehand.
+        with progress.task(f"token store {corpus.name}", corpus.tokens or None) as advance:
+
+            def heed(tokens: int) -> None:
+                if stop.is_set():
+                    raise _Told
+                advance(min(tokens, corpus.tokens or tokens), "tokens")
+
+            file = tokenizer_folder(self._where.tokenizers, trained) / TOKENIZER
+            try:
+                prepare_corpus(
+                    self._where.stores,
+                    corpus,
+                    trained,
+                    self.tokenizer(trained),
+                    file,
+                    template,
+                    heed,
+                    progress.say,
+                )
+            except _Told:
+                return False
+        return True
+
     def open(self, source: Source, seed: int, trained: TrainedTokenizer, template: str) -> TokenStore:
         """The store of this recipe, which `prepare` has written.
 
@@ -88,9 +128,8 @@ class Stores:
         """
         folder = store_folder(self._where.stores, source, seed, trained, template)
         if folder not in self._open:
-            store = prepare_store(
-                self._where.stores, source, seed, trained, self.tokenizer(trained), template
-            )
+            tokenizer = self.tokenizer(trained)
+            store = opened(folder, source, seed, trained, tokenizer, template)
             if store.manifest.unknown_tokens:
                 raise UserError(
                     f"{source.name} holds {store.manifest.unknown_tokens:,} words (of {store.manifest.tokens:,} "
@@ -129,15 +168,9 @@ _stopping: Any = None
 
 
 def _begin(stopping: Any) -> None:
-    """Begin a process that writes stores: it ends when the launch does, however that ends."""
+    """Begin a process that writes stores."""
     global _stopping
     _stopping = stopping
-
-    def follow(launch: Any) -> None:
-        launch.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 def _heed(tokens: int) -> None:

@@ -18,6 +18,6 @@ class Progress(Protocol):
         """Show one line that stays."""
         ...
 
-    def task(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """A task of `total` parts; the context gives a function of (parts done, what is going on)."""
+    def task(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
+        """A task of `total` parts, None where nobody knows; the context gives a function of (parts done, a note)."""
         ...

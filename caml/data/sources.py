@@ -1,21 +1,31 @@
-"""Where documents come from: the protocol of a source, and the source that reads local text files."""
+"""Where documents come from: what a document is, and the protocol of a source."""
 
-import dataclasses
-import functools
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-from caml.config.errors import Failure, Invalid, UserError, require
-from caml.config.fingerprint import runtime
-from caml.data.files import digest_file
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 Message = dict[str, str]
 """One turn of a conversation: its `role` (system, user or assistant) and its `content`."""
 
-Document = str | list[Message]
-"""Plain text, or a conversation that the tokenizer puts through the chat template."""
+
+class Preference(NamedTuple):
+    """A prompt with two answers of which one was chosen; each a list of messages."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+
+
+Document = str | list[Message] | Preference
+"""Plain text, or what the tokenizer puts through the chat template: a conversation, or a preference pair."""
+
+
+def texts(document: Document) -> list[str]:
+    """What people and corpora wrote in a document: its text, or what its messages say."""
+    if isinstance(document, str):
+        return [document]
+    if isinstance(document, tuple):
+        return [message["content"] for part in document for message in part]
+    return [message["content"] for message in document]
 
 
 class Source(Protocol):
@@ -35,7 +45,7 @@ class Source(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Tokens to write, special tokens included; the document that reaches them is the last."""
+        """Tokens to write, special tokens included; the document that reaches them is the last. 0: all there are."""
         ...
 
     @property
@@ -65,112 +75,3 @@ class Source(Protocol):
     def documents(self, seed: int) -> Iterator[Document]:
         """The documents, endless or not, in a fixed order."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TextFile:
-    """A text or JSONL file, or a folder of them (read in the order of their names).
-
-    `unit` says what one document is: a `line` of a text file, a `paragraph` (lines up to a blank one;
-    its line breaks are kept), or a `row` of a JSONL file, whose field `column` holds either text or a list
-    of messages. Empty documents are left out. The recipe holds the digests of the files, so a file that
-    moved is the same corpus and a file that changed is another.
-    """
-
-    name: str
-    tokens: int
-    path: str = runtime()
-    repetition: float = 1.0
-    unit: str = "line"
-    column: str = "text"
-    origin: str = runtime("")
-    revision: str = runtime("")
-    licence: str = runtime("")
-
-    seeded: ClassVar[bool] = False
-    units: ClassVar[tuple[str, ...]] = ("line", "paragraph", "row")
-
-    def __post_init__(self) -> None:
-        require(self.tokens > 0, "tokens", "the number of tokens to take from the file, at least 1")
-        require(self.repetition > 0, "repetition", "a number of epochs above 0")
-        require(self.unit in self.units, "unit", f"one of {', '.join(self.units)}, not {self.unit!r}")
-
-    def recipe(self, seed: int) -> dict[str, Any]:
-        """Digests of the files and how they are cut; the same for every seed. Raises Invalid without files."""
-        return {
-            "source": "TextFile",
-            "files": [_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in self._files()],
-            "unit": self.unit,
-            "column": self.column if self.unit == "row" else "",
-        }
-
-    def documents(self, seed: int) -> Iterator[Document]:
-        """The documents in the order of the files. Raises UserError naming file and line of a bad row."""
-        try:
-            files = self._files()
-        except Invalid as gone:
-            raise Failure(f"{self.name}: {gone.message}") from None
-        for path in files:
-            with open(path, encoding="utf-8-sig") as file:
-                try:
-                    if self.unit == "line":
-                        yield from (text for line in file if (text := line.strip()))
-                    elif self.unit == "paragraph":
-                        yield from _paragraphs(file)
-                    else:
-                        yield from _rows(path, file, self.column)
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{path}: not UTF-8 text (byte {error.start} of a block)") from None
-
-    def _files(self) -> list[Path]:
-        path = Path(self.path)
-        require(path.exists(), "path", f"{path} does not exist; it names a text file or a folder of them")
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        require(bool(files), "path", f"the folder {path} holds no files")
-        return files
-
-
-@functools.cache
-def _digest(path: Path, size: int, modified: int) -> str:
-    """The digest of a file, read once for all cells of a grid unless its size or time changes."""
-    return digest_file(path)
-
-
-def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
-    paragraph: list[str] = []
-    for line in lines:
-        if line.strip():
-            paragraph.append(line.rstrip())
-        elif paragraph:
-            yield "\n".join(paragraph)
-            paragraph = []
-    if paragraph:
-        yield "\n".join(paragraph)
-
-
-def _rows(path: Path, lines: Iterator[str], column: str) -> Iterator[Document]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            raise UserError(f"{path}:{number}: not a JSON object on one line") from None
-        if not isinstance(row, dict) or column not in row:
-            raise UserError(
-                f"{path}:{number}: no field {column!r}; `column` names the one that holds the document"
-            )
-        document = row[column]
-        if not isinstance(document, str) and not _is_conversation(document):
-            raise UserError(
-                f"{path}:{number}: {column!r} is neither text nor a list of messages (`role`, `content`)"
-            )
-        if document:
-            yield document
-
-
-def _is_conversation(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in value
-    )

@@ -1,34 +1,24 @@
-"""The token store: a source's documents as tokens on disk, written once, memory-mapped and checked."""
+"""The token store: a source's documents as tokens on disk, memory-mapped and checked when they are first read."""
 
 import dataclasses
-import itertools
 import json
-import os
-import shutil
-import socket
 import string
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import psutil
 
 from caml.config.errors import Failure, UserError
 from caml.config.fingerprint import fingerprint
-from caml.data.files import digest_bytes, json_text, write_json
+from caml.data.files import digest_bytes, json_text
 from caml.data.packing import Packing, pack
 from caml.data.sources import Source
-from caml.data.tokenizer import Encoded, Tokenizer, TrainedTokenizer
+from caml.data.tokenizer import TrainedTokenizer
 
 CHUNK = 1 << 20
 """Bytes under one digest."""
 
-TOKENS_AT_ONCE = 1 << 17
-"""About what is tokenized and held in memory at once."""
-
-FORMAT = 1
+FORMAT = 2
 """Raised when the files of a store change their meaning: it is part of the recipe."""
 
 NAME = frozenset(string.ascii_letters + string.digits + "-_.")
@@ -36,7 +26,12 @@ NAME = frozenset(string.ascii_letters + string.digits + "-_.")
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a store holds and where it is from; `files` has the size and the chunk digests of each file."""
+    """What a store holds and where it is from; `files` has the size and the chunk digests of each file.
+
+    `pairs` of the documents are preference pairs. `rows` were read of the source, `left_out` counts those that gave
+    no document by the reason, and `text_bytes` are the bytes of the documents' text in UTF-8. `software` names what
+    the text went through that may change it.
+    """
 
     name: str
     recipe: dict[str, Any]
@@ -48,6 +43,11 @@ class Manifest:
     tokens: int
     loss_tokens: int
     unknown_tokens: int
+    pairs: int
+    text_bytes: int
+    rows: int
+    left_out: dict[str, int]
+    software: dict[str, str]
     origin: str
     revision: str
     licence: str
@@ -70,68 +70,6 @@ def store_folder(root: Path, source: Source, seed: int, trained: TrainedTokenize
     if not source.name or source.name.startswith(".") or not set(source.name) <= NAME:
         raise UserError(f"{source.name!r} can't name a token store: use letters, digits, '-', '_' and '.'")
     return root / f"{source.name}-{fingerprint(store_recipe(source, seed, trained, template))[:12]}"
-
-
-def prepare_store(
-    root: Path,
-    source: Source,
-    seed: int,
-    trained: TrainedTokenizer,
-    tokenizer: Tokenizer,
-    template: str = "chatml",
-    progress: Callable[[int], None] = lambda tokens: None,
-) -> "TokenStore":
-    """Open the store of this recipe under `root`, or write it; `progress` is told the tokens written so far.
-
-    `seed` is that of the block's documents. Raises Failure where a store is there that was made by another
-    tokenizer or is damaged, and where the disk does not take it.
-    """
-    folder = store_folder(root, source, seed, trained, template)
-    if not folder.exists():
-        write_store(folder, source, seed, trained, tokenizer, template, progress)
-    store = open_store(folder)
-    if store.manifest.tokenizer_digest != tokenizer.digest:
-        raise Failure(f"{folder} was written by another tokenizer: delete this folder to write it again")
-    if store.manifest.recipe_digest != fingerprint(store_recipe(source, seed, trained, template)):
-        raise Failure(f"{folder} holds a store of another recipe: delete this folder to write it again")
-    return store
-
-
-def write_store(
-    folder: Path,
-    source: Source,
-    seed: int,
-    trained: TrainedTokenizer,
-    tokenizer: Tokenizer,
-    template: str,
-    progress: Callable[[int], None],
-) -> None:
-    """Write the documents of `source` up to the one that reaches `source.tokens` tokens, in constant memory.
-
-    The store is made in a folder beside `folder` and renamed when it is complete: a kill leaves nothing
-    that opens, and of two writers one is first and the other's work is dropped.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(
-            f".{folder.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part"
-        )
-        partial.mkdir()
-        try:
-            _write_files(partial, source, seed, trained, tokenizer, template, progress)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        if not folder.exists():  # else the other writer was first
-            raise Failure(f"the token store {folder} cannot be written: {error.strerror}") from None
-
-
-def remove_abandoned(root: Path) -> None:
-    """Remove from `root` the unfinished stores of writers that are gone from this machine."""
-    for path in root.glob(f".*.{socket.gethostname()}.*.part"):
-        if not psutil.pid_exists(int(path.name.split(".")[-3])):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def open_store(folder: Path) -> "TokenStore":
@@ -196,7 +134,7 @@ class TokenStore:
         return self._tokens[places]
 
     def loss(self, places: np.ndarray) -> np.ndarray:
-        """The loss mask at `places`, uint8: 1 where the token bears loss when only answers do."""
+        """The loss mask at `places`, uint8: bits as in `caml.data.tokenizer`."""
         self._check("loss.bin", places, 1)
         return self._loss[places]
 
@@ -222,92 +160,6 @@ class TokenStore:
         if digest_bytes(content) != self.manifest.files[name]["chunks"][chunk]:
             raise _damaged(self.folder / name, f"chunk {chunk} (1 MiB each) is not as it was written")
         self._checked[name][chunk] = True
-
-
-def _write_files(
-    folder: Path,
-    source: Source,
-    seed: int,
-    trained: TrainedTokenizer,
-    tokenizer: Tokenizer,
-    template: str,
-    progress: Callable[[int], None],
-) -> None:
-    dtype = np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<u4")
-    documents = tokens = loss_tokens = unknown_tokens = 0
-    with (
-        open(folder / "tokens.bin", "wb") as tokens_file,
-        open(folder / "loss.bin", "wb") as loss_file,
-        open(folder / "bounds.npy", "wb") as bounds_file,
-    ):
-        _write_header(bounds_file, 1)
-        bounds_file.write(np.zeros(1, "<i8").tobytes())
-        for encoded in _encoded(source, seed, tokenizer, template):
-            tokens_file.write(encoded.tokens.astype(dtype).tobytes())
-            loss_file.write(encoded.loss.tobytes())
-            bounds_file.write((tokens + np.cumsum(encoded.lengths)).astype("<i8").tobytes())
-            documents += len(encoded.lengths)
-            tokens += len(encoded.tokens)
-            loss_tokens += int(encoded.loss.sum())
-            unknown_tokens += int(np.count_nonzero(encoded.tokens == tokenizer.unknown))
-            progress(tokens)
-        bounds_file.seek(0)
-        _write_header(bounds_file, documents + 1)
-        for file in (tokens_file, loss_file, bounds_file):
-            file.flush()
-            os.fsync(file.fileno())
-    if not documents:
-        raise UserError(f"{source.name} has no documents")
-    files = {name: _digests(folder / name) for name in ("tokens.bin", "loss.bin", "bounds.npy")}
-    recipe = store_recipe(source, seed, trained, template)
-    manifest = Manifest(
-        name=source.name,
-        recipe=recipe,
-        recipe_digest=fingerprint(recipe),
-        content_digest=fingerprint(files),
-        tokenizer_digest=tokenizer.digest,
-        dtype=dtype.str,
-        documents=documents,
-        tokens=tokens,
-        loss_tokens=loss_tokens,
-        unknown_tokens=unknown_tokens,
-        origin=source.origin,
-        revision=source.revision,
-        licence=source.licence,
-        files=files,
-    )
-    value = dataclasses.asdict(manifest)
-    write_json(folder / "manifest.json", {**value, "digest": fingerprint(value)})
-
-
-def _encoded(source: Source, seed: int, tokenizer: Tokenizer, template: str) -> Iterator[Encoded]:
-    """The source's documents, encoded some at a time, up to the one that reaches `source.tokens`."""
-    documents = source.documents(seed)
-    seen = written = 0
-    while (left := source.tokens - written) > 0:
-        # An endless source is asked for about as many documents as are still needed.
-        mean = written / seen if seen else 1000
-        some = list(itertools.islice(documents, 1 + int(min(left, TOKENS_AT_ONCE) / mean)))
-        if not some:
-            return
-        tokens, loss, lengths = tokenizer.encode_flat(some, template)
-        ends = np.cumsum(lengths)
-        keep = int(np.searchsorted(ends, left)) + 1
-        end = int(ends[:keep][-1])
-        yield Encoded(tokens[:end], loss[:end], lengths[:keep])
-        seen += len(some)
-        written += end
-
-
-def _write_header(file: BinaryIO, bounds: int) -> None:
-    """The .npy header of an int64 array of this length; numpy pads it, so its size is always the same."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (bounds,)})
-
-
-def _digests(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        chunks = [digest_bytes(chunk) for chunk in iter(lambda: file.read(CHUNK), b"")]
-    return {"bytes": path.stat().st_size, "chunks": chunks}
 
 
 def _damaged(path: Path, what: str) -> Failure:

@@ -16,9 +16,10 @@ from caml.config.errors import Failure, UserError, require
 from caml.config.fingerprint import fingerprint
 from caml.data.chat import END_OF_TEXT, SPECIAL_TOKENS, TEMPLATE_WORDS, prompt, render
 from caml.data.files import write_json, write_text
-from caml.data.sources import Document, Message, Source
+from caml.data.sources import Document, Message, Source, texts
 
 UNKNOWN = "<|unk|>"
+TOKENIZER = "tokenizer.json"
 KINDS = ("words", "bpe")
 SPECIAL_IDS = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
 
@@ -56,19 +57,30 @@ class TrainedTokenizer:
         }
 
 
+BEARS, REJECTED, SECOND = 1, 2, 4
+"""Bits of a loss mask: the token bears loss when only answers do; it is of a rejected answer; a pair's second half
+begins with it."""
+
+
 class Encoded(NamedTuple):
-    """Documents as tokens, one after the other."""
+    """Documents as tokens, one after the other. A preference pair is one document: prompt and answer, twice."""
 
     tokens: np.ndarray  # uint32 [sum of lengths]
-    loss: np.ndarray  # uint8 [sum of lengths]; 1 where the token bears loss when only answers do
+    loss: np.ndarray  # uint8 [sum of lengths]; see BEARS, REJECTED and SECOND
     lengths: np.ndarray  # int64 [documents]
+
+    def first(self, count: int) -> "Encoded":
+        """The first `count` documents."""
+        end = int(self.lengths[:count].sum())
+        return Encoded(self.tokens[:end], self.loss[:end], self.lengths[:count])
 
 
 class Tokenizer:
     """Text into token ids and back. Ids 0, 1, 2 are `SPECIAL_TOKENS`; text never produces them.
 
     A text document is `<|endoftext|>` text `<|endoftext|>` with loss on all but its first token; a
-    conversation is `<|endoftext|>` and what `chat.render` makes of it.
+    conversation is `<|endoftext|>` and what `chat.render` makes of it; a preference pair is its prompt and chosen
+    answer as a conversation, then its prompt and rejected answer, with loss on the answers alone.
     """
 
     def __init__(self, library: tokenizers.Tokenizer):
@@ -95,19 +107,25 @@ class Tokenizer:
 
     def encode_flat(self, documents: Iterable[Document], template: str = "chatml") -> Encoded:
         """Documents as arrays, conversations in the chat template named `template`."""
-        pieces: list[tuple[str, bool]] = []
+        pieces: list[tuple[str, int]] = []
         counts: list[int] = []
         for document in documents:
             before = len(pieces)
-            pieces.append((END_OF_TEXT, False))
             if isinstance(document, str):
-                pieces.append((document, True))
-                pieces.append((END_OF_TEXT, True))
+                pieces += [(END_OF_TEXT, 0), (document, BEARS), (END_OF_TEXT, BEARS)]
+            elif isinstance(document, tuple):
+                prompt, *answers = document
+                asked = [(text, 0) for text, _ in render(prompt, template)]
+                for answer, first, more in zip(answers, (0, SECOND), (0, REJECTED), strict=True):
+                    pieces += [(END_OF_TEXT, first), *asked]
+                    pieces += [
+                        (text, BEARS | more if bears else 0) for text, bears in render(answer, template)
+                    ]
             else:
-                pieces += render(document, template)
+                pieces += [(END_OF_TEXT, 0), *render(document, template)]
             counts.append(len(pieces) - before)
         tokens, lengths = self._encode_pieces([text for text, _ in pieces])
-        loss = np.repeat(np.fromiter((bears for _, bears in pieces), np.uint8, len(pieces)), lengths)
+        loss = np.repeat(np.fromiter((code for _, code in pieces), np.uint8, len(pieces)), lengths)
         ends = np.concatenate([[0], np.cumsum(lengths)])[np.cumsum([0, *counts])]
         return Encoded(tokens, loss, np.diff(ends))
 
@@ -211,7 +229,7 @@ def prepare_tokenizer(root: Path, trained: TrainedTokenizer) -> Tokenizer:
     Raises Failure where the file there is not what was written.
     """
     folder = tokenizer_folder(root, trained)
-    file, manifest = folder / "tokenizer.json", folder / "manifest.json"
+    file, manifest = folder / TOKENIZER, folder / "manifest.json"
     if not manifest.exists():
         tokenizer = train_tokenizer(trained)
         tokenizer.save(file)
@@ -233,8 +251,8 @@ def _texts(source: Source) -> Iterator[str]:
     """What people and corpora wrote in the source's documents, up to `source.tokens` words."""
     words = 0
     for document in source.documents(0):
-        for text in [document] if isinstance(document, str) else [message["content"] for message in document]:
+        for text in texts(document):
             words += len(text.split())
             yield text
-        if words >= source.tokens:
+        if 0 < source.tokens <= words:
             return

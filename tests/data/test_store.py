@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from toy_corpora import TOKENIZER, TRAINED, External, Toy
 
 from caml.config.errors import Failure, UserError
 from caml.data import store as stores
-from caml.data.store import open_store, prepare_store, remove_abandoned, store_folder
+from caml.data import writing
+from caml.data.store import open_store, store_folder
 from caml.data.tokenizer import TrainedTokenizer, train_tokenizer
+from caml.data.writing import prepare_store, remove_abandoned
 
 FILES = ["tokens.bin", "loss.bin", "bounds.npy", "manifest.json"]
 
@@ -30,7 +33,7 @@ def write(root, source, seed=0, **more):
 @pytest.mark.parametrize("at_once", [50, 1 << 17])
 @pytest.mark.parametrize("source", [Toy(chat=0.3), Toy(documents_at_most=20)], ids=["cut", "ended"])
 def test_holds_the_documents_up_to_the_one_that_reaches_the_tokens(tmp_path, monkeypatch, source, at_once):
-    monkeypatch.setattr(stores, "TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr(writing, "TOKENS_AT_ONCE", at_once)
     store = write(tmp_path, source, seed=3)
     documents = []
     for document in source.documents(3):
@@ -166,7 +169,8 @@ def test_a_file_of_another_size_is_named_when_the_store_is_opened(intact, name, 
 
 
 def test_chunks_are_checked_when_they_are_first_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "CHUNK", 64)
+    for room in (stores, writing):
+        monkeypatch.setattr(room, "CHUNK", 64)
     folder = write(tmp_path, Toy()).folder
     with open(folder / "tokens.bin", "r+b") as file:
         file.seek(64 * 5 + 7)
@@ -208,7 +212,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from toy_corpora import TOKENIZER, TRAINED, Toy
-from caml.data.store import prepare_store
+from caml.data.writing import prepare_store
 calls = 0
 def kill(tokens):
     global calls
@@ -234,6 +238,20 @@ def test_a_kill_leaves_nothing_that_opens_and_what_it_leaves_can_be_swept(tmp_pa
     store.verify()
     remove_abandoned(tmp_path)
     assert set(tmp_path.iterdir()) == {store.folder, here, there}
+
+
+def test_what_a_writer_left_that_nobody_has_asked_after_is_swept(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    ended.stdout.read()  # it ends, and as long as nobody waits for it, the system keeps its number
+    left = tmp_path / f".toy-0123.{socket.gethostname()}.{ended.pid}.abcd.part"
+    left.mkdir()
+    try:
+        deadline = time.monotonic() + 30
+        while left.exists() and time.monotonic() < deadline:
+            remove_abandoned(tmp_path)
+        assert not left.exists() and ended.returncode is None
+    finally:
+        ended.wait()
 
 
 def other_writers(name: str) -> tuple[tuple[str, str], tuple[str, str]]:

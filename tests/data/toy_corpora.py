@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from caml.data.sources import Document
-from caml.data.store import TokenStore, prepare_store
+from caml.data.store import TokenStore
 from caml.data.tokenizer import Tokenizer, TrainedTokenizer, train_tokenizer
+from caml.data.writing import prepare_store
 
 WORDS = [f"word{i}" for i in range(40)]
 

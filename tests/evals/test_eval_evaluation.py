@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy_probing import MODEL, WORDS, next_log_probs, parameters, plain_log_prob, stacked, tokenizer
 
-from caml.data.store import prepare_store
+from caml.data.writing import prepare_store
 from caml.evals import identity
 from caml.evals.evaluation import Evaluator
 from caml.evals.identity import evaluation_fingerprint

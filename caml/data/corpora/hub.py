@@ -1,0 +1,152 @@
+"""A corpus of the Hugging Face Hub, or a folder that is laid out like one, by the `datasets` library."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from caml.config.errors import Invalid, UserError, require
+from caml.config.fingerprint import fingerprint, runtime
+from caml.data.corpora.corpus import Corpus, Placed
+from caml.data.files import digest_file
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_LIBRARIES = ("datasets", "pyarrow", "huggingface_hub", "httpx", "aiohttp", "fsspec")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HuggingFace(Corpus):
+    """A split of a data set that `datasets.load_dataset` opens.
+
+    `path` is the data set's name on the Hub, and `revision` the commit that is read (40 hexadecimal digits), so that
+    it is the same corpus tomorrow; or `path` is a folder here (a copy of such a repository), whose files identify
+    it. `config` is the data set's configuration where it has several, `data_dir` a folder within it. `streaming`
+    reads it row by row and keeps nothing on the disk; without it the split is downloaded to the library's cache.
+    """
+
+    path: str = runtime()
+    config: str = ""
+    data_dir: str = ""
+    split: str = "train"
+    streaming: bool = runtime(True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.path), "path", "the data set's name on the Hub, or a folder")
+        require(bool(self.split), "split", "the name of a split, such as 'train'")
+        require(
+            self.local or COMMIT.fullmatch(self.revision) is not None,
+            "revision",
+            f"the commit of {self.path} that is read, 40 hexadecimal digits (the page of the data set tells it under "
+            "'Files and versions'), or `path` is a folder here",
+            "path",
+        )
+
+    @property
+    def local(self) -> bool:
+        """Whether `path` is a folder of this machine."""
+        return Path(self.path).is_dir()
+
+    def read_from(self) -> dict[str, Any]:
+        """Name and commit on the Hub, or the digest of the local files; configuration and split."""
+        folder = Path(self.path)
+        where: dict[str, Any] = {"path": self.path, "revision": self.revision}
+        if self.local:
+            where = {"folder": _digest(folder, _state(folder))}
+        about = {"config": self.config, "data_dir": self.data_dir, "split": self.split}
+        return {"source": "HuggingFace", **where, **about}
+
+    def placed(self, skip: int = 0) -> Iterator[Placed]:
+        """The rows in the order of the data set, less the first `skip`."""
+        name = f"{self.path}{f' {self.config}' if self.config else ''} {self.split}"
+        with self._explained(name):
+            rows = self._opened()
+            there = rows.column_names
+            missing = [column for column in self.columns if there is not None and column not in there]
+            if not missing and there is not None:
+                rows = rows.select_columns(list(self.columns))
+            rows = rows.skip(skip) if self.streaming or skip < len(rows) else []
+        problem = f"no column {missing[0]!r}; there are {', '.join(there[:12])}" if missing else ""
+        number = skip
+        try:
+            for number, row in enumerate(rows, start=skip + 1):
+                yield Placed(f"{name} row {number}", None if problem else row, problem)
+        except Exception as error:
+            # Of what its readers raise (a Parquet file cut short, bytes that are not UTF-8, a network that went) the
+            # library makes exceptions of many kinds.
+            of = type(error).__module__.split(".")[0]
+            if of not in _LIBRARIES and not isinstance(error, (OSError, ValueError, EOFError)):
+                raise
+            yield Placed(f"{name}, after {number} rows", None, f"cannot be read on: {_told(error)}")
+
+    def _opened(self) -> Any:
+        import datasets
+
+        return datasets.load_dataset(
+            str(Path(self.path).absolute()) if self.local else self.path,
+            self.config or None,
+            data_dir=self.data_dir or None,
+            split=self.split,
+            revision=None if self.local else self.revision,
+            streaming=self.streaming,
+        )
+
+    @contextlib.contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Make one line of what the library raises where it cannot open a data set."""
+        import datasets
+        from huggingface_hub import errors
+
+        try:
+            yield
+        except (datasets.exceptions.DatasetNotFoundError, errors.RepositoryNotFoundError) as error:
+            if "gated" in str(error).lower() or isinstance(error, errors.GatedRepoError):
+                raise UserError(
+                    f"{self.path} is a gated data set: accept its terms on its page at the Hub, then log in with "
+                    "`hf auth login`, or set HF_TOKEN"
+                ) from None
+            raise UserError(
+                f"{self.path}: the Hub has no such data set, or it is private (set HF_TOKEN), or not at the revision "
+                f"{self.revision[:12]}; look at its page"
+            ) from None
+        except errors.RevisionNotFoundError:
+            raise UserError(
+                f"{self.path} has no revision {self.revision}; its page tells its commits"
+            ) from None
+        except (ConnectionError, errors.OfflineModeIsEnabled, OSError) as error:
+            raise UserError(
+                f"{name} cannot be reached ({_told(error)}): without a network, set `path` to a folder that has "
+                "a copy of it, or HF_HUB_OFFLINE=1 where the library's cache has it"
+            ) from None
+        except ValueError as error:
+            raise UserError(f"{name}: {_told(error)}") from None
+
+
+def _told(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the files of a folder, hidden ones left out."""
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                path = Path(root, name)
+                about = path.stat()
+                found.append((str(path.relative_to(folder)), about.st_size, about.st_mtime_ns))
+    return tuple(found)
+
+
+@functools.cache
+def _digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    """A digest of names and contents of a folder's files, read once unless one of them changes."""
+    if not state:
+        raise Invalid(f"the folder {folder} holds no files", "path")
+    return fingerprint([[name, digest_file(folder / name)] for name, _, _ in state])

@@ -1,0 +1,244 @@
+"""Corpora in local files: what is read of each format, what identifies them, and what is said of bad rows."""
+
+import bz2
+import dataclasses
+import gzip
+import json
+import lzma
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caml.config.errors import Failure, Invalid, UserError
+from caml.config.fingerprint import fingerprint
+from caml.data.corpora.files import Files
+from caml.data.corpora.schemas import Messages, Template, Text
+
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+
+
+def source(path, **fields):
+    return Files(name="local", path=str(path), **fields)
+
+
+def texts(path, **fields):
+    return list(source(path, **fields).documents(0))
+
+
+def test_lines_paragraphs_and_whole_files(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("one\n two\n\n \nthree\n")
+    assert texts(text) == ["one", "two", "three"]
+    assert texts(text, unit="paragraph") == ["one\n two", "three"]
+    assert texts(text, unit="file") == ["one\n two\n\n \nthree"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_rows_of_every_format(tmp_path, suffix):
+    path = tmp_path / f"rows{suffix}"
+    rows = [
+        {"title": "A", "body": "first, of\nthree"},
+        {"title": "B", "body": ""},
+        {"title": "", "body": "third"},
+    ]
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    else:
+        mark = "," if suffix == ".csv" else "\t"
+        path.write_text(f'title{mark}body\nA{mark}"first, of\nthree"\nB{mark}\n\n{mark}third\n')
+    assert texts(path, schema=Text("body")) == ["first, of\nthree", "third"]
+    assert texts(path, schema=Template("{title}: {body}")) == ["A: first, of\nthree", "B: ", ": third"]
+
+
+def test_conversations_of_a_parquet_file(tmp_path):
+    path = tmp_path / "chats.parquet"
+    pq.write_table(pa.Table.from_pylist([{"messages": TALK, "n": 1}]), path)
+    assert texts(path, schema=Messages()) == [TALK]
+
+
+@pytest.mark.parametrize(
+    "suffix, packed",
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress),
+     (".zst", lambda data: pa.Codec("zstd").compress(data, asbytes=True))],
+)  # fmt: skip
+def test_compressed_files_and_such_as_are_cut_short(tmp_path, suffix, packed):
+    lines = [f"line {i} " + "ab" * (i % 7) for i in range(20_000)]
+    path = tmp_path / f"a.txt{suffix}"
+    content = packed("\n".join(lines).encode())
+    path.write_bytes(content)
+    assert texts(path) == [line.strip() for line in lines]
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"a\.txt{suffix}, after \d+ rows: the file is cut short or altered"):
+        texts(path)
+    found = list(source(path, misfits="skip").found())
+    assert found[-1].left_out == "misfit"
+    assert [f.document for f in found[:-1]] == [line.strip() for line in lines][: len(found) - 1]
+
+
+def test_folders_and_patterns_are_read_in_the_order_of_names(tmp_path, monkeypatch):
+    for name, text in [
+        ("b.txt", "second"),
+        ("a.txt", "first"),
+        ("c.jsonl", '{"text": "third"}'),
+        (".hidden", ""),
+    ]:
+        (tmp_path / name).write_text(text)
+    assert texts(tmp_path) == ["first", "second", "third"]
+    assert texts(tmp_path / "*.txt") == ["first", "second"]
+    monkeypatch.chdir(tmp_path)
+    assert texts("[bc].*") == ["second", "third"]
+
+
+def test_identity_is_content_not_place(tmp_path):
+    here, there = tmp_path / "here.txt", tmp_path / "there.txt"
+    here.write_text("text")
+    there.write_text("text")
+    assert source(here).recipe(0) == source(there).recipe(1)
+    assert fingerprint(source(here).recipe(0)) != fingerprint(source(here, unit="paragraph").recipe(0))
+    assert source(here, where={"a": 1}).recipe(0) == source(here, where={"a": [1]}).recipe(0)
+    assert hash(source(here, where={"a": 1})) == hash(source(here))
+    there.write_text("texts")
+    assert source(here).recipe(0) != source(there).recipe(0)
+
+
+def test_rows_are_kept_by_their_columns(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": f"{n}", "language": "en" if n % 2 else "de", "score": n} for n in range(8)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert texts(path, where={"language": "en"}) == ["1", "3", "5", "7"]
+    assert texts(path, where={"language": ["en", "de"]}, at_least={"score": 3}, at_most={"score": 5}) == [
+        "3",
+        "4",
+        "5",
+    ]
+    left = [found.left_out for found in source(path, where={"language": "de"}).found()]
+    assert left == ["", "filter"] * 4
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ("{", "not a JSON object"),
+        ("3", "not a JSON object"),
+        ('{"other": "x"}', "no column 'text'; there are other"),
+        ('{"text": 3}', "'text' holds int 3"),
+        ('{"text": "x", "score": "high"}', "'score' holds 'high', not a number"),
+        ("caf\xe9", "not UTF-8 text (byte 4 of the line)"),
+        ('{"text": "' + "x" * 3000 + '"}', "a line of more than 2,000 bytes"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named_by_its_line_and_left_out_where_the_file_says_so(tmp_path, line, says):
+    path = tmp_path / "rows.jsonl"
+    good = '{"text": "good", "score": 1}\n'
+    path.write_bytes((good + line).encode("latin-1") + b"\n" + good.encode())
+    fields = {"at_least": {"score": 0}, "longest": 2000} if "score" in line else {"longest": 2000}
+    with pytest.raises(UserError) as error:
+        texts(path, **fields)
+    assert (
+        f"{path}:2: " in str(error.value)
+        and says in str(error.value)
+        and "misfits = 'skip'" in str(error.value)
+    )
+    found = list(source(path, misfits="skip", **fields).found())
+    assert [f.left_out for f in found] == ["", "misfit", ""]
+    assert says in found[1].problem
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"text,n\ngood,1\nbad\ngood,1\n", "1 fields, and the first line names 2"),
+        (b"text,n\ngood,1\ncaf\xe9,1\ngood,1\n", "not UTF-8 text"),
+        (b"text,n\ngood,1\n" + b"x" * 3000 + b",1\ngood,1\n", "field larger than field limit"),
+    ],
+)
+def test_a_bad_row_of_a_csv_file_is_named(tmp_path, content, says):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        texts(path, longest=2000)
+    assert f"{path}:3: " in str(error.value) and says in str(error.value)
+    found = list(source(path, misfits="skip", longest=2000).found())
+    assert [f.left_out for f in found] == ["", "misfit", ""]
+
+
+def test_a_long_row_takes_no_memory(tmp_path):
+    import tracemalloc
+
+    path = tmp_path / "rows.jsonl"
+    with open(path, "w") as file:
+        file.write('{"text": "' + "x" * 50_000_000 + '"}\n{"text": "good"}\n')
+    tracemalloc.start()
+    found = list(source(path, misfits="skip", longest=1_000_000).found())
+    assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    tracemalloc.stop()
+    assert [f.document for f in found] == [None, "good"]
+    assert "more than 1,000,000 bytes" in found[0].problem
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": [f"text {i}" for i in range(5000)]}), path, row_group_size=1000)
+    content = path.read_bytes()
+    path.write_bytes(content[:-50])
+    with pytest.raises(UserError, match=r"rows\.parquet: not a whole Parquet file"):
+        texts(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"rows\.parquet row 1: no column 'body'; there are text"):
+        texts(path, schema=Text("body"))
+
+
+@given(skip=st.integers(0, 40))
+def test_rows_are_passed_over_in_any_format(tmp_path_factory, skip):
+    folder = tmp_path_factory.mktemp("skip")
+    rows = [{"text": f"{i}"} for i in range(10)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet", row_group_size=3)
+    (folder / "b.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "c.txt").write_text("\n".join(row["text"] for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "d.parquet", row_group_size=4)
+    whole = list(source(folder).found())
+    assert len(whole) == 40 and [f.document for f in whole] == [f"{i}" for i in range(10)] * 4
+    assert list(source(folder).found(skip)) == whole[skip:]
+
+
+def test_the_mark_of_a_byte_order_is_no_text(tmp_path):
+    path = tmp_path / "marked.txt"
+    path.write_text("a line", encoding="utf-8-sig")
+    assert texts(path) == ["a line"]
+
+
+def test_files_that_are_not_there_are_the_users_mistake(tmp_path):
+    with pytest.raises(Invalid, match=r"path: .*does not exist"):
+        source(tmp_path / "gone.txt").recipe(0)
+    with pytest.raises(Failure, match="does not exist"):
+        texts(tmp_path / "gone.txt")
+    with pytest.raises(Invalid, match=r"path: no file has a name like"):
+        source(tmp_path / "*.jsonl").recipe(0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Invalid, match=r"path: .*no files"):
+        source(tmp_path / "empty").recipe(0)
+    (tmp_path / "what.dat").write_text("x")
+    with pytest.raises(Invalid, match=r"path: the format of .*what\.dat is not told"):
+        source(tmp_path / "what.dat").recipe(0)
+    assert texts(tmp_path / "what.dat", format="text") == ["x"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": -1},
+        {"repetition": 0.0},
+        {"unit": "word"},
+        {"format": "xml"},
+        {"misfits": "drop"},
+        {"longest": 0},
+    ],
+)
+def test_impossible_fields_are_refused(tmp_path, change):
+    with pytest.raises(Invalid, match=next(iter(change))):
+        dataclasses.replace(source(tmp_path), **change)

@@ -1,0 +1,129 @@
+"""Data sets in the layout of the Hub, through the real library, from local folders; and without a network."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from caml.config.errors import Invalid, UserError
+from caml.data.corpora.hub import HuggingFace
+from caml.data.corpora.schemas import Messages, Text
+
+CARD = """---
+configs:
+- config_name: sample
+  data_files:
+  - split: train
+    path: sample/train-*.parquet
+  - split: test
+    path: sample/test-*.parquet
+- config_name: other
+  data_files:
+  - split: train
+    path: sample/test-*.parquet
+---
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A repository of two configurations, one of them in two shards."""
+    (tmp_path / "sample").mkdir()
+    for part, begin in (
+        ("train-00000-of-00002", 0),
+        ("train-00001-of-00002", 6),
+        ("test-00000-of-00001", 12),
+    ):
+        rows = [{"text": f"text {i}", "score": i, "dump": "x"} for i in range(begin, begin + 6)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "sample" / f"{part}.parquet", row_group_size=2)
+    (tmp_path / "README.md").write_text(CARD)
+    return tmp_path
+
+
+def source(folder, **fields):
+    return HuggingFace(name="hub", **{"path": str(folder), "config": "sample", **fields})
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_configuration_split_and_columns(folder, streaming, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    whole = source(folder, streaming=streaming)
+    assert list(whole.documents(0)) == [f"text {i}" for i in range(12)]
+    assert list(source(folder, streaming=streaming, split="test", at_least={"score": 15}).documents(1)) == [
+        "text 15", "text 16", "text 17"
+    ]  # fmt: skip
+    for skip in (0, 5, 6, 11, 12):
+        assert list(whole.found(skip)) == list(whole.found())[skip:]
+
+
+def test_compressed_json_below_a_folder_of_the_repository(tmp_path):
+    (tmp_path / "preference").mkdir()
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    lines = "\n".join(json.dumps({"messages": talk, "n": n}) for n in range(3))
+    (tmp_path / "preference" / "preference.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    found = source(tmp_path, config="", data_dir="preference", schema=Messages())
+    assert list(found.documents(0)) == [talk] * 3
+
+
+def test_identity_is_the_commit_on_the_hub_and_the_files_here(folder):
+    commit = "0123456789" * 4
+    far = source("someone/some-set", revision=commit)
+    assert far.recipe(0)["revision"] == commit and far.recipe(0) == far.recipe(1)
+    before = source(folder).recipe(0)
+    assert "path" not in before
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "x").write_text("of no account")
+    assert source(folder).recipe(0) == before
+    (folder / "README.md").write_text(CARD + "more\n")
+    assert source(folder).recipe(0) != before
+    for revision in ("", "main", commit[:12]):
+        with pytest.raises(Invalid, match=r"revision.*40 hexadecimal digits"):
+            source("someone/some-set", revision=revision)
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        ({"config": "simple"}, "'simple' not found. Available: ['sample', 'other']"),
+        ({"config": ""}, "Config name is missing"),
+        ({"split": "validation"}, "validation"),
+        ({"schema": Text("body")}, "row 1: no column 'body'; there are text, score, dump"),
+    ],
+)
+def test_what_a_data_set_has_not_is_named(folder, fields, says):
+    with pytest.raises(UserError) as error:
+        list(source(folder, **fields).documents(0))
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_shard_that_is_cut_short_is_named_with_the_rows_before_it(folder):
+    shard = folder / "sample" / "train-00001-of-00002.parquet"
+    shard.write_bytes(shard.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"sample train, after 6 rows: cannot be read on: .*Parquet"):
+        list(source(folder).documents(0))
+    found = list(source(folder, misfits="skip").found())
+    assert [f.left_out for f in found] == [""] * 6 + ["misfit"]
+
+
+@pytest.mark.parametrize("setting", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_without_a_network_one_line_says_what_to_do(setting, tmp_path):
+    script = (
+        "import sys\nfrom caml.config.errors import UserError\nfrom caml.data.corpora.hub import HuggingFace\n"
+        "import datasets.load\n"
+        "import huggingface_hub.utils._http as http\n"
+        "http.time.sleep = lambda seconds: None\n"  # the library waits between its tries
+        "try:\n    list(HuggingFace(name='x', path='someone/some-set', revision='0' * 40).documents(0))\n"
+        "except UserError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, **setting, "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "someone/some-set" in done.stdout and done.stdout.count("\n") == 1
+    assert "cannot be reached" in done.stdout and "HF_HUB_OFFLINE" in done.stdout
