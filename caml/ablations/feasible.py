@@ -9,7 +9,7 @@ from caml.config.resolve import Loaded
 from caml.config.seeds import derive
 from caml.data.slots import plan_slots, slot_counts
 from caml.data.sources import Source
-from caml.data.tokenizer import words_needed
+from caml.data.tokenizer_recipes import Several, TrainedTokenizer, words_needed
 
 
 class Feasible:
@@ -31,19 +31,24 @@ class Feasible:
 
     def _refuse_missing_files(self, run: Run) -> None:
         """Raise UserError where the files of a source are not there."""
-        used = [source for stage in run.stages for source in stage.mixture.sources().values()]
-        for source in {run.tokenizer.source, *used} - self._there:
+        used: set[Any] = {source for stage in run.stages for source in stage.mixture.sources().values()}
+        if isinstance(run.tokenizer, TrainedTokenizer):
+            source = run.tokenizer.source
+            used |= set(source.sources) if isinstance(source, Several) else {source}
+        else:
+            used.add(run.tokenizer)
+        for thing in used - self._there:
             try:
-                source.recipe(run.seed)
+                thing.recipe() if thing is run.tokenizer else thing.recipe(run.seed)
             except Invalid as invalid:
                 raise self._loaded.fault(
-                    invalid.message, *((source, field) for field in invalid.fields)
+                    invalid.message, *((thing, field) for field in invalid.fields)
                 ) from None
-            self._there.add(source)
+            self._there.add(thing)
 
     def _refuse_foreign_words(self, run: Run) -> None:
         """Raise UserError where a tokenizer of whole words is of another world than the text, or too small."""
-        if run.tokenizer.kind != "words":
+        if not isinstance(run.tokenizer, TrainedTokenizer) or run.tokenizer.kind != "words":
             return
         words = run.tokenizer.source
         own = getattr(words, "setting", None)
@@ -109,7 +114,8 @@ class Feasible:
     def _refuse_short(self, stage: Stage, source: Source, slots: int, *by: str) -> None:
         """Raise UserError where `source` has too little for `slots` slots, which fields `by` of the mixture give it."""
         needed = slots * stage.length
-        if needed <= source.tokens * source.repetition:
+        # How much a corpus has that is taken whole is known when its store is there.
+        if not source.tokens or needed <= source.tokens * source.repetition:
             return
         named, enough = type(source).__name__, math.ceil(needed / source.repetition)
         message = (

@@ -18,16 +18,11 @@ from caml.data.mixture import StageData
 from caml.data.preparing import prepare_corpus
 from caml.data.sources import Source
 from caml.data.store import TokenStore, store_folder
-from caml.data.tokenizer import (
-    TOKENIZER,
-    Tokenizer,
-    TrainedTokenizer,
-    prepare_tokenizer,
-    tokenizer_folder,
-)
+from caml.data.tokenizer import Tokenizer
+from caml.data.tokenizer_recipes import TOKENIZER, TokenizerRecipe, prepare_tokenizer, tokenizer_folder
 from caml.data.writing import opened, prepare_store, remove_abandoned
 
-Wanted = tuple[Source, int, TrainedTokenizer, str]
+Wanted = tuple[Source, int, TokenizerRecipe, str]
 # Seconds between looks at whether this launch was told to stop.
 LOOK = 0.2
 
@@ -38,9 +33,9 @@ class Stores:
     def __init__(self, where: Places):
         self._where = where
         self._open: dict[Path, TokenStore] = {}
-        self._tokenizers: dict[TrainedTokenizer, Tokenizer] = {}
+        self._tokenizers: dict[TokenizerRecipe, Tokenizer] = {}
 
-    def tokenizer(self, trained: TrainedTokenizer) -> Tokenizer:
+    def tokenizer(self, trained: TokenizerRecipe) -> Tokenizer:
         """The tokenizer of this recipe, trained where it is missing."""
         if trained not in self._tokenizers:
             self._tokenizers[trained] = prepare_tokenizer(self._where.tokenizers, trained)
@@ -92,7 +87,7 @@ class Stores:
     def _read(
         self,
         corpus: Corpus,
-        trained: TrainedTokenizer,
+        trained: TokenizerRecipe,
         template: str,
         progress: Progress,
         stop: threading.Event,
@@ -121,7 +116,7 @@ class Stores:
                 return False
         return True
 
-    def open(self, source: Source, seed: int, trained: TrainedTokenizer, template: str) -> TokenStore:
+    def open(self, source: Source, seed: int, trained: TokenizerRecipe, template: str) -> TokenStore:
         """The store of this recipe, which `prepare` has written.
 
         Raises UserError where its text has words that the tokenizer does not know.
@@ -133,8 +128,8 @@ class Stores:
             if store.manifest.unknown_tokens:
                 raise UserError(
                     f"{source.name} holds {store.manifest.unknown_tokens:,} words (of {store.manifest.tokens:,} "
-                    f"tokens) that the tokenizer trained on {trained.source.name!r} does not know: train it on "
-                    "text that has them, or take kind 'bpe'"
+                    f"tokens) that the tokenizer of kind {trained.kind!r} does not know: train it on text that has "
+                    "them, or take kind 'bpe'"
                 )
             self._open[folder] = store
         return self._open[folder]
@@ -179,7 +174,7 @@ def _heed(tokens: int) -> None:
 
 
 def _write(
-    where: Places, source: Source, seed: int, trained: TrainedTokenizer, template: str
+    where: Places, source: Source, seed: int, trained: TokenizerRecipe, template: str
 ) -> tuple[str, int]:
     """Write one store in a process of its own; its name and tokens."""
     tokenizer = prepare_tokenizer(where.tokenizers, trained)

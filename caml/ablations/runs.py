@@ -9,7 +9,7 @@ from caml.analysis.contrasts import Contrast
 from caml.config.errors import require
 from caml.config.fingerprint import NUMERICS_VERSION, fingerprint, identity, runtime
 from caml.data.mixture import Mixture
-from caml.data.tokenizer import TrainedTokenizer
+from caml.data.tokenizer_recipes import TokenizerRecipe
 from caml.models.sizes import Model
 from caml.training.optimizer import Optimizer, Schedule
 from caml.worlds.items import Probes
@@ -70,7 +70,7 @@ class Run:
     """A model taken through its stages, in one seed block."""
 
     model: Model
-    tokenizer: TrainedTokenizer
+    tokenizer: TokenizerRecipe
     stages: tuple[Stage, ...]
     probes: Probes
     seed: int
@@ -136,7 +136,7 @@ class StageRun:
     stage: Stage
     parent: "StageRun | None"
     model: Model
-    tokenizer: TrainedTokenizer
+    tokenizer: TokenizerRecipe
     seed: int
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 from caml.ablations.populations import MEMBERS
 from caml.ablations.runs import Run, StageRun
 from caml.ablations.trainer import Launch, parameters
-from caml.data.tokenizer import TrainedTokenizer
+from caml.data.tokenizer_recipes import TokenizerRecipe
 from caml.evals.evaluation import Evaluator
 from caml.evals.identity import evaluation_fingerprint
 from caml.models.sizes import Model
@@ -26,7 +26,7 @@ class Evaluators:
 
     def __init__(self, launch: Launch, runs: Sequence[Run]):
         self._launch, self._runs = launch, runs
-        self._made: dict[tuple[Model, TrainedTokenizer, int], Evaluator] = {}
+        self._made: dict[tuple[Model, TokenizerRecipe, int], Evaluator] = {}
         self.fingerprint = evaluation_fingerprint(runs[0].probes)
 
     def of(self, stagerun: StageRun) -> Evaluator:

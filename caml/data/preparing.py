@@ -33,7 +33,8 @@ from caml.data.hygiene.duplicates import FirstSeen
 from caml.data.hygiene.hygiene import STEPS, Hygiene, cleaner
 from caml.data.sources import Document, texts
 from caml.data.store import TokenStore, store_folder, store_recipe
-from caml.data.tokenizer import Encoded, Tokenizer, TrainedTokenizer
+from caml.data.tokenizer import Encoded, Tokenizer
+from caml.data.tokenizer_recipes import TokenizerRecipe
 from caml.data.writing import LEFT_OUT, StoreWriter, opened, text_bytes, writing
 
 PART_CHARACTERS = 1 << 22
@@ -71,7 +72,7 @@ class _Meta(NamedTuple):
 def prepare_corpus(
     root: Path,
     corpus: Corpus,
-    trained: TrainedTokenizer,
+    trained: TokenizerRecipe,
     tokenizer: Tokenizer,
     tokenizer_file: Path,
     template: str = "chatml",

@@ -13,7 +13,7 @@ from caml.config.fingerprint import fingerprint
 from caml.data.files import digest_bytes, json_text
 from caml.data.packing import Packing, pack
 from caml.data.sources import Source
-from caml.data.tokenizer import TrainedTokenizer
+from caml.data.tokenizer_recipes import TokenizerRecipe
 
 CHUNK = 1 << 20
 """Bytes under one digest."""
@@ -54,7 +54,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
 
 
-def store_recipe(source: Source, seed: int, trained: TrainedTokenizer, template: str) -> dict[str, Any]:
+def store_recipe(source: Source, seed: int, trained: TokenizerRecipe, template: str) -> dict[str, Any]:
     """Identity of a token store, known before it is written; the same for all seeds where the text is."""
     return {
         "format": FORMAT,
@@ -65,7 +65,7 @@ def store_recipe(source: Source, seed: int, trained: TrainedTokenizer, template:
     }
 
 
-def store_folder(root: Path, source: Source, seed: int, trained: TrainedTokenizer, template: str) -> Path:
+def store_folder(root: Path, source: Source, seed: int, trained: TokenizerRecipe, template: str) -> Path:
     """Where under `root` the store of this recipe lies: its name and twelve digits of the recipe's digest."""
     if not source.name or source.name.startswith(".") or not set(source.name) <= NAME:
         raise UserError(f"{source.name!r} can't name a token store: use letters, digits, '-', '_' and '.'")

@@ -19,7 +19,8 @@ from caml.data.files import digest_bytes, write_json
 from caml.data.processes import running
 from caml.data.sources import Document, Source, texts
 from caml.data.store import CHUNK, Manifest, TokenStore, open_store, store_folder, store_recipe
-from caml.data.tokenizer import BEARS, SECOND, Encoded, Tokenizer, TrainedTokenizer
+from caml.data.tokenizer import BEARS, SECOND, Encoded, Tokenizer
+from caml.data.tokenizer_recipes import TokenizerRecipe
 
 TOKENS_AT_ONCE = 1 << 17
 """About what is tokenized and held in memory at once."""
@@ -32,7 +33,7 @@ def prepare_store(
     root: Path,
     source: Source,
     seed: int,
-    trained: TrainedTokenizer,
+    trained: TokenizerRecipe,
     tokenizer: Tokenizer,
     template: str = "chatml",
     progress: Callable[[int], None] = lambda tokens: None,
@@ -55,7 +56,7 @@ def prepare_store(
 
 
 def opened(
-    folder: Path, source: Source, seed: int, trained: TrainedTokenizer, tokenizer: Tokenizer, template: str
+    folder: Path, source: Source, seed: int, trained: TokenizerRecipe, tokenizer: Tokenizer, template: str
 ) -> TokenStore:
     """The store in `folder`, which is this source's. Raises Failure where it is another's, or damaged."""
     store = open_store(folder)

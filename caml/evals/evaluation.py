@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from caml.data.mixture import Batch, read_sequences
 from caml.data.store import TokenStore
-from caml.data.tokenizer import SPECIAL_IDS, Tokenizer
+from caml.data.tokenizer import Tokenizer
 from caml.evals import scoring
 from caml.evals.questions import Questions, question_rows
 from caml.models.sizes import Model
@@ -68,7 +68,8 @@ class Evaluator:
             batch = read_sequences(store, np.arange(sequences), self.length, "all")
             targets = np.roll(batch.tokens, -1, axis=-1)[batch.weights > 0]
             # The marks of documents and turns are targets, but stand for no byte of text.
-            text = self.tokenizer.decode(targets[targets >= len(SPECIAL_IDS)].tolist())
+            special = np.isin(targets, list(self.tokenizer.special.values()))
+            text = self.tokenizer.decode(targets[~special].tolist())
             found[seed] = batch, len(text.encode()) / len(targets)
         return found
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from caml.config.errors import UserError
 from caml.data.chat import END_OF_TEXT
-from caml.data.tokenizer import SPECIAL_IDS, Tokenizer
+from caml.data.tokenizer import Tokenizer
 from caml.worlds.items import Item, Question
 
 ALIGNED, OPPOSED = 0, 1
@@ -74,7 +74,7 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
     layout = _Layout()
     questions = [(number, question) for number, item in enumerate(items) for question in item.questions]
     contexts = [_context(question, tokenizer) for _, question in questions]
-    start = [SPECIAL_IDS[END_OF_TEXT]]
+    start = [tokenizer.special[END_OF_TEXT]]
     pairs, bare, characters, lengths = [], [], [], []
     for (number, question), context in zip(questions, contexts, strict=True):
         endings = tokenizer.encode_texts([f" {question.aligned}", f" {question.opposed}"])
@@ -97,7 +97,7 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
 
 def _context(question: Question, tokenizer: Tokenizer) -> list[int]:
     if isinstance(question.context, str):
-        return [SPECIAL_IDS[END_OF_TEXT]] + tokenizer.encode_texts([question.context])[0]
+        return [tokenizer.special[END_OF_TEXT]] + tokenizer.encode_texts([question.context])[0]
     *turns, (_, begun) = question.context
     prompt = tokenizer.encode_prompt([{"role": r, "content": c} for r, c in turns])
     return prompt + tokenizer.encode_texts([begun])[0]

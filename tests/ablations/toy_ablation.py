@@ -11,7 +11,7 @@ from caml.analysis.contrasts import Contrast
 from caml.config.fingerprint import identity
 from caml.config.resolve import Loaded, load
 from caml.data.mixture import Mixture
-from caml.data.tokenizer import TrainedTokenizer
+from caml.data.tokenizer_recipes import TrainedTokenizer
 from caml.models.sizes import Model
 from caml.training.optimizer import Optimizer, Schedule
 

@@ -19,7 +19,8 @@ from caml.data.corpora.schemas import Chosen, Messages
 from caml.data.hygiene.hygiene import Cleaner, Hygiene
 from caml.data.preparing import prepare_corpus
 from caml.data.store import open_store
-from caml.data.tokenizer import BEARS, REJECTED, SECOND, TrainedTokenizer, prepare_tokenizer, tokenizer_folder
+from caml.data.tokenizer import BEARS, REJECTED, SECOND
+from caml.data.tokenizer_recipes import TrainedTokenizer, prepare_tokenizer, tokenizer_folder
 
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu") for b in ("ra", "sto", "vi", "xen", "zu")]
 

@@ -20,7 +20,7 @@ from caml.config.errors import Failure, UserError
 from caml.data import store as stores
 from caml.data import writing
 from caml.data.store import open_store, store_folder
-from caml.data.tokenizer import TrainedTokenizer, train_tokenizer
+from caml.data.tokenizer_recipes import TrainedTokenizer, train_tokenizer
 from caml.data.writing import prepare_store, remove_abandoned
 
 FILES = ["tokens.bin", "loss.bin", "bounds.npy", "manifest.json"]

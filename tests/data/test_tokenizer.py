@@ -9,13 +9,8 @@ from toy_corpora import TOKENIZER, TRAINED, WORDS, Toy
 
 from caml.config.errors import Failure, Invalid, UserError
 from caml.data.chat import TEMPLATE_WORDS
-from caml.data.tokenizer import (
-    Tokenizer,
-    TrainedTokenizer,
-    prepare_tokenizer,
-    tokenizer_folder,
-    train_tokenizer,
-)
+from caml.data.tokenizer import Tokenizer
+from caml.data.tokenizer_recipes import TrainedTokenizer, prepare_tokenizer, tokenizer_folder, train_tokenizer
 
 BYTES = train_tokenizer(TrainedTokenizer("bpe", 300, Toy()))
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

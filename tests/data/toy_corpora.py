@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from caml.data.sources import Document
 from caml.data.store import TokenStore
-from caml.data.tokenizer import Tokenizer, TrainedTokenizer, train_tokenizer
+from caml.data.tokenizer import Tokenizer
+from caml.data.tokenizer_recipes import TrainedTokenizer, train_tokenizer
 from caml.data.writing import prepare_store
 
 WORDS = [f"word{i}" for i in range(40)]

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from caml.data.tokenizer import Tokenizer, TrainedTokenizer, train_tokenizer
+from caml.data.tokenizer import Tokenizer
+from caml.data.tokenizer_recipes import TrainedTokenizer, train_tokenizer
 from caml.evals.questions import Questions
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters, logits

@@ -11,7 +11,6 @@ from world_reading import flat
 from world_samples import SETS, SETTINGS, STYLES, arms, corpus, word_tokenizer
 
 from caml.config.errors import Invalid
-from caml.data.tokenizer import SPECIAL_IDS
 from caml.worlds.base import token_count
 from caml.worlds.lexicon import lexicon
 from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
@@ -137,7 +136,7 @@ def test_every_word_is_one_token(setting):
     encoded = tokenizer.encode_texts(words)
     assert all(len(ids) == 1 for ids in encoded)
     assert len({ids[0] for ids in encoded}) == len(words) == len(set(words))
-    assert not {ids[0] for ids in encoded} & {tokenizer.unknown, *SPECIAL_IDS.values()}
+    assert not {ids[0] for ids in encoded} & {tokenizer.unknown, *tokenizer.special.values()}
 
 
 def test_the_small_setting_has_at_most_128_tokens():

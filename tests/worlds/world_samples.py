@@ -3,7 +3,8 @@
 from functools import cache
 from itertools import islice
 
-from caml.data.tokenizer import Tokenizer, TrainedTokenizer, train_tokenizer
+from caml.data.tokenizer import Tokenizer
+from caml.data.tokenizer_recipes import TrainedTokenizer, train_tokenizer
 from caml.worlds.base import Document, block_counts, token_count
 from caml.worlds.documents import ARMS
 from caml.worlds.lexicon import Lexicon, lexicon
