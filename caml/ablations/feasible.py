@@ -7,9 +7,11 @@ from caml.ablations.runs import Run, Stage
 from caml.config.errors import Invalid, UserError
 from caml.config.resolve import Loaded
 from caml.config.seeds import derive
+from caml.data.corpora.corpus import Corpus
 from caml.data.slots import plan_slots, slot_counts
 from caml.data.sources import Source
 from caml.data.tokenizer_recipes import Several, TrainedTokenizer, words_needed
+from caml.evals.fileprobes import FileProbes
 
 
 class Feasible:
@@ -18,6 +20,7 @@ class Feasible:
     def __init__(self, loaded: Loaded):
         self._loaded = loaded
         self._there: set[Any] = set()  # sources whose files are
+        self._guarded: set[Corpus] = set()  # corpora that are kept apart from the probes in use
         # The ratio that took so many slots: by its field, the stage, its slots, and how many were taken.
         self._doses: dict[tuple[str, str, int, int], float] = {}
         # The tokens that so many steps were asked for with: by stage, batch, length and steps.
@@ -27,11 +30,16 @@ class Feasible:
         """Raise UserError, with file, line and value, for whatever makes `run` impossible."""
         self._refuse_missing_files(run)
         self._refuse_foreign_words(run)
+        self._refuse_unguarded(run)
         self._refuse_impossible_slots(run)
 
     def _refuse_missing_files(self, run: Run) -> None:
         """Raise UserError where the files of a source are not there."""
         used: set[Any] = {source for stage in run.stages for source in stage.mixture.sources().values()}
+        for corpus in [source for source in used if isinstance(source, Corpus)]:
+            used |= set(corpus.hygiene.against)
+        if isinstance(run.probes, FileProbes):
+            used |= {*run.probes.sets, run.probes.held_out_text}
         if isinstance(run.tokenizer, TrainedTokenizer):
             source = run.tokenizer.source
             used |= set(source.sources) if isinstance(source, Several) else {source}
@@ -65,6 +73,25 @@ class Feasible:
             raise self._loaded.fault(
                 f"{message}: at least as many", (run.tokenizer, "vocabulary"), (run.tokenizer, "source")
             )
+
+    def _refuse_unguarded(self, run: Run) -> None:
+        """Raise UserError for a corpus that is not kept apart from the items on which its models are asked."""
+        if not isinstance(run.probes, FileProbes):
+            return
+        for stage in run.stages:
+            for corpus in stage.mixture.sources().values():
+                if not isinstance(corpus, Corpus) or corpus in self._guarded:
+                    continue
+                hygiene = corpus.hygiene
+                known = [texts.recipe(0) for texts in hygiene.against]
+                for items in run.probes.sets:
+                    if items.recipe(0) not in known and items.name not in hygiene.unchecked:
+                        message = (
+                            f"{corpus.name!r} is not kept apart from the items {items.name!r}, on which its models are "
+                            f"asked: name them in Hygiene.against, or as {items.name!r} in Hygiene.unchecked"
+                        )
+                        raise self._loaded.fault(message, (hygiene, "against"), (corpus, "hygiene"))
+                self._guarded.add(corpus)
 
     def _refuse_impossible_slots(self, run: Run) -> None:
         """Raise UserError for a stage whose slots its mixture cannot fill as it says."""

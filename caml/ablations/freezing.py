@@ -33,13 +33,16 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
     facts["learned_at"] = facts["stagerun"].map(_learned_at(trajectory, gate)).astype(float)
     facts["parent"] = facts["parent"].fillna("").astype(str)
     metrics = readers.metrics(ledger, names)
+    margins = readers.margins(ledger, names, evaluation)
+    # Lengths depend on the tokenizer alone, which all StageRuns of an ablation share.
+    lengths = margins.drop_duplicates("item")[["item", *readers.LENGTHS]]
     more = [_of_fine_tuning(facts, metrics, outcomes), _of_the_counter(ledger, stageruns)]
     outcomes = pd.concat([outcomes, *more], ignore_index=True)
     return Tables(
         cells=_cells(cells, facts),
         stageruns=facts,
-        items=items_table(_items(cells)),
-        margins=readers.margins(ledger, names, evaluation),
+        items=items_table(_items(cells)).merge(lengths, on="item", how="left"),
+        margins=margins.drop(columns=list(readers.LENGTHS)),
         outcomes=outcomes,
         metrics=metrics,
         trajectory=trajectory,
@@ -171,8 +174,6 @@ def items_table(items: Sequence[Item]) -> pd.DataFrame:
             row[f"{column}_mirror"] = (
                 (getattr(rest[0], "text" if column == "context" else column)) if rest else ""
             )
-        row["tokens_aligned"] = len(first.aligned.split())
-        row["tokens_opposed"] = len(first.opposed.split())
         rows.append(row)
     return pd.DataFrame(rows)
 

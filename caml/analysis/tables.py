@@ -85,6 +85,7 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "stagerun": ("fingerprint of the scored StageRun", ""),
         "item": ("mirror pair", ""),
         "margin": ("log P(aligned | context) - log P(opposed | context), mean over the mirror pair", NATS),
+        "margin_token": ("the same with each log probability divided by its tokens", "nats per token"),
         "margin_character": (
             "the same with each log probability divided by its characters",
             "nats per character",

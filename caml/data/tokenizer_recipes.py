@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Protocol
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from caml.config.errors import Failure, UserError, require
-from caml.config.fingerprint import fingerprint, runtime
+from caml.config.errors import Failure, Invalid, UserError, require
+from caml.config.fingerprint import fingerprint
 from caml.data.chat import SPECIAL_TOKENS, TEMPLATE_WORDS
 from caml.data.files import digest_file, write_json
 from caml.data.sources import Source, texts
@@ -93,7 +93,7 @@ class LoadedTokenizer:
     """
 
     vocabulary: int
-    path: str = runtime()
+    path: str
     revision: str = ""
 
     def __post_init__(self) -> None:
@@ -144,9 +144,7 @@ class LoadedTokenizer:
         path = Path(self.path)
         file = path / TOKENIZER if path.is_dir() else path
         if not file.exists():
-            raise UserError(
-                f"{path} has no {TOKENIZER}: name a file, or a folder that has one, by LoadedTokenizer.path"
-            )
+            raise Invalid(f"{path} has no {TOKENIZER}: name a file, or a folder that has one", "path")
         return file
 
     def _downloaded(self) -> Path:

@@ -64,7 +64,9 @@ class Evaluator:
         for seed, store in self.held_out.items():
             # As many as the text asked for fills, however long its last document is: seed blocks have equal
             # shapes, and a member's score does not depend on which blocks are scored beside it.
-            sequences = max(1, self.probes.held_out(seed).tokens // self.length)
+            # (Of a corpus that is taken whole, or is shorter, as many as there are.)
+            asked = self.probes.held_out(seed).tokens or store.manifest.tokens
+            sequences = max(1, min(asked // self.length, len(store.packing(self.length))))
             batch = read_sequences(store, np.arange(sequences), self.length, "all")
             targets = np.roll(batch.tokens, -1, axis=-1)[batch.weights > 0]
             # The marks of documents and turns are targets, but stand for no byte of text.

@@ -51,19 +51,24 @@ class Questions:
     def margins(self, log_probs: np.ndarray) -> dict[str, np.ndarray]:
         """Margins of every item (nats, mean over its questions) from `log_probs` `[continuations]`.
 
-        `margin`: log P(aligned | context) - log P(opposed | context). `margin_character`: the same per
-        character of each continuation. `margin_unconditional`: what is left of it when the margin without the
-        context is taken off.
+        `margin`: log P(aligned | context) - log P(opposed | context). `margin_token` and `margin_character`: the
+        same per token and per character of each continuation. `margin_unconditional`: what is left of it when the
+        margin without the context is taken off. `tokens_aligned`, `tokens_opposed`: lengths of the continuations.
         """
         after, alone = log_probs[self.pairs], log_probs[self.bare]
         count = np.bincount(self.item, minlength=len(self.items))
 
+        def over_questions(values: np.ndarray) -> np.ndarray:
+            return np.bincount(self.item, values, minlength=len(self.items)) / count
+
         def mean(values: np.ndarray) -> np.ndarray:
-            difference = values[:, ALIGNED] - values[:, OPPOSED]
-            return np.bincount(self.item, difference, minlength=len(self.items)) / count
+            return over_questions(values[:, ALIGNED] - values[:, OPPOSED])
 
         return {
+            "tokens_aligned": over_questions(self.lengths[:, ALIGNED]),
+            "tokens_opposed": over_questions(self.lengths[:, OPPOSED]),
             "margin": mean(after),
+            "margin_token": mean(after / self.lengths),
             "margin_character": mean(after / self.characters),
             "margin_unconditional": mean(after - alone),
         }
@@ -77,7 +82,10 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
     start = [tokenizer.special[END_OF_TEXT]]
     pairs, bare, characters, lengths = [], [], [], []
     for (number, question), context in zip(questions, contexts, strict=True):
-        endings = tokenizer.encode_texts([f" {question.aligned}", f" {question.opposed}"])
+        # After a context an ending stands behind a space; what begins an answer does not.
+        chat = not isinstance(question.context, str)
+        space = "" if chat and not question.context[-1][1] else " "
+        endings = tokenizer.encode_texts([f"{space}{question.aligned}", f"{space}{question.opposed}"])
         if tokenizer.unknown is not None and any(tokenizer.unknown in ids for ids in (context, *endings)):
             raise UserError(f"probe {items[number].name} has a word that the tokenizer does not know")
         pairs.append([layout.continuation(context, ending) for ending in endings])
@@ -100,7 +108,7 @@ def _context(question: Question, tokenizer: Tokenizer) -> list[int]:
         return [tokenizer.special[END_OF_TEXT]] + tokenizer.encode_texts([question.context])[0]
     *turns, (_, begun) = question.context
     prompt = tokenizer.encode_prompt([{"role": r, "content": c} for r, c in turns])
-    return prompt + tokenizer.encode_texts([begun])[0]
+    return prompt + (tokenizer.encode_texts([begun])[0] if begun else [])
 
 
 class _Layout:

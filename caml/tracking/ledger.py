@@ -197,8 +197,8 @@ class Ledger:
     ) -> None:
         """Write the scores of a complete StageRun by the probes and scorer with fingerprint `evaluation`.
 
-        `margins`: columns `item, margin, margin_character, margin_unconditional`. `outcomes`: one number
-        each (nats, bits per byte); NaN where it is not defined.
+        `margins`: columns `item, tokens_aligned, tokens_opposed, margin, margin_token, margin_character,
+        margin_unconditional`. `outcomes`: one number each (nats, bits per byte); NaN where it is not defined.
         """
         folder = self._evaluation(name, evaluation)
         params = markers.read(self.folder(name), name).files[PARAMS].sha256

@@ -41,8 +41,12 @@ def trajectory(ledger: Ledger, names: Sequence[str]) -> pd.DataFrame:
     return _rows(ledger, names, "trajectory")
 
 
+LENGTHS = ("tokens_aligned", "tokens_opposed")
+NORMS = ("margin", "margin_token", "margin_character", "margin_unconditional")
+
+
 def margins(ledger: Ledger, names: Sequence[str], evaluation: str) -> pd.DataFrame:
-    """`stagerun, item, margin, margin_character, margin_unconditional` (nats) by the evaluation asked for.
+    """`stagerun`, `item`, lengths of the continuations and margins by every norm, of the evaluation asked for.
 
     A StageRun that was scored by other probes or another scorer only is refused by name.
     """
@@ -52,8 +56,7 @@ def margins(ledger: Ledger, names: Sequence[str], evaluation: str) -> pd.DataFra
         part = ledger.read_evaluation(name, evaluation).margins.to_pandas()
         part.insert(0, "stagerun", ledger.manifest(name)["fingerprint"])
         parts.append(part)
-    columns = ["stagerun", "item", "margin", "margin_character", "margin_unconditional"]
-    return _joined(parts, columns)
+    return _joined(parts, ["stagerun", "item", *LENGTHS, *NORMS])
 
 
 def outcomes(ledger: Ledger, names: Sequence[str], evaluation: str) -> pd.DataFrame:

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from caml.config.errors import Failure, Invalid, UserError, require
-from caml.config.fingerprint import runtime
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.files import digest_file
 
@@ -47,7 +46,7 @@ class Files(Corpus):
     files that moved are the same corpus and files that changed are another.
     """
 
-    path: str = runtime()
+    path: str
     format: str = ""
     unit: str = "line"
     units: ClassVar[tuple[str, ...]] = UNITS

@@ -28,7 +28,7 @@ class HuggingFace(Corpus):
     reads it row by row and keeps nothing on the disk; without it the split is downloaded to the library's cache.
     """
 
-    path: str = runtime()
+    path: str
     config: str = ""
     data_dir: str = ""
     split: str = "train"
