@@ -54,8 +54,28 @@ Set = Annotated[list[str], typer.Option("--set", metavar="MACRO=VALUE", help="ov
 NONE: list[str] = []
 
 
-def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose help ends in `example`, and whose errors end in one line and a status."""
+data_app = typer.Typer(
+    name="data",
+    cls=_OneLine,
+    help="The token stores that a gin file asks for.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data_app)
+
+DataFile = Annotated[
+    Path, typer.Argument(metavar="FILE.gin", help="a gin file that binds Ablation or Corpora")
+]
+
+
+def command(
+    example: str, of: typer.Typer = app, name: str = ""
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose help ends in `example`, and whose errors end in one line and a status.
+
+    `name` is given where it is not the function's.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -74,7 +94,7 @@ def command(example: str) -> Callable[[Callable[..., None]], Callable[..., None]
             except KeyboardInterrupt:
                 _end("interrupted; the same command goes on from the last checkpoint", 1)
 
-        app.command(function.__name__, epilog=f"Example: {example}")(called)
+        of.command(name or function.__name__, epilog=f"Example: {example}")(called)
         return called
 
     return register
@@ -233,6 +253,46 @@ def ui(
 
     ablation = _load(file, settings).tree
     serve(ablation.tracking or places(ablation).tracking, port)
+
+
+@command("caml data prepare experiments/real-text/real_text.gin --set BASE=wiki.txt", data_app, "prepare")
+def prepare_stores(file: DataFile, settings: Set = NONE) -> None:
+    """Write the token stores that are missing: over all cores, in constant memory, continued where it was stopped."""
+    from caml.ablations.progress import Stopped
+    from caml.ablations.stocking import prepare, stock_of
+    from caml.console import Console
+    from caml.training.stopping import stop_on_signals
+
+    stock = stock_of(file, settings)
+    with stop_on_signals() as stop:
+        try:
+            lines = prepare(stock, Console(), stop)
+        except Stopped:
+            raise Failure("stopped; what was read is kept, and the same command goes on from here") from None
+    for line in lines:
+        print(line)
+
+
+@command("caml data show experiments/real-text/real_text.gin --samples 1", data_app, "show")
+def show_stores(
+    file: DataFile,
+    samples: Annotated[int, typer.Option(help="documents of each store that are shown", min=0)] = 3,
+    settings: Set = NONE,
+) -> None:
+    """Show each token store: size, bytes per token, lengths, licence, origin, and some documents."""
+    from caml.ablations.stocking import shown, stock_of
+
+    for line in shown(stock_of(file, settings), samples):
+        print(line)
+
+
+@command("caml data verify experiments/real-text/real_text.gin", data_app, "verify")
+def verify_stores(file: DataFile, settings: Set = NONE) -> None:
+    """Read every token store whole, and name those that are not as they were written."""
+    from caml.ablations.stocking import stock_of, verify
+
+    for line in verify(stock_of(file, settings)):
+        print(line)
 
 
 @command("caml doctor")

@@ -16,6 +16,7 @@ from caml.data.corpora.hub import HuggingFace
 from caml.data.corpora.schemas import Chosen, Completion, Either, Instruction, Messages, Rated, Template, Text
 from caml.data.corpora.tfds import Tfds
 from caml.data.hygiene.hygiene import Hygiene
+from caml.data.matching import Matched
 from caml.data.mixture import Mixture
 from caml.data.tokenizer_recipes import LoadedTokenizer, Several, TrainedTokenizer
 from caml.evals.fileprobes import FileProbes, Items
@@ -26,7 +27,8 @@ from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
 CLASSES = (
     Ablation, Run, Stage, Contrast, Mixture, TrainedTokenizer, LoadedTokenizer, Several, Model, Optimizer, Schedule,
     BaseText, Documents, Rows, Words, WorldProbes, Items, FileProbes,
-    Files, HuggingFace, Tfds, Hygiene, Text, Template, Messages, Instruction, Completion, Either, Chosen, Rated,
+    Files, HuggingFace, Tfds, Matched, Hygiene,
+    Text, Template, Messages, Instruction, Completion, Either, Chosen, Rated,
 )  # fmt: skip
 
 

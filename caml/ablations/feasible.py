@@ -8,10 +8,17 @@ from caml.config.errors import Invalid, UserError
 from caml.config.resolve import Loaded
 from caml.config.seeds import derive
 from caml.data.corpora.corpus import Corpus
+from caml.data.matching import Matched
 from caml.data.slots import plan_slots, slot_counts
 from caml.data.sources import Source
 from caml.data.tokenizer_recipes import Several, TrainedTokenizer, words_needed
 from caml.evals.fileprobes import FileProbes
+
+
+def _read_by(stage: Stage) -> list[Source]:
+    """The sources of a stage; of a matched control, the pool and what it is matched to."""
+    sources = list(stage.mixture.sources().values())
+    return [of for source in sources for of in (source.sources if isinstance(source, Matched) else (source,))]
 
 
 class Feasible:
@@ -35,7 +42,7 @@ class Feasible:
 
     def _refuse_missing_files(self, run: Run) -> None:
         """Raise UserError where the files of a source are not there."""
-        used: set[Any] = {source for stage in run.stages for source in stage.mixture.sources().values()}
+        used: set[Any] = {source for stage in run.stages for source in _read_by(stage)}
         for corpus in [source for source in used if isinstance(source, Corpus)]:
             used |= set(corpus.hygiene.against)
         if isinstance(run.probes, FileProbes):
@@ -79,7 +86,7 @@ class Feasible:
         if not isinstance(run.probes, FileProbes):
             return
         for stage in run.stages:
-            for corpus in stage.mixture.sources().values():
+            for corpus in _read_by(stage):
                 if not isinstance(corpus, Corpus) or corpus in self._guarded:
                     continue
                 hygiene = corpus.hygiene

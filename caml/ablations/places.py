@@ -92,7 +92,7 @@ def claim(where: Places, file: Path, states: str) -> None:
 
     Raises UserError where it cannot be written, Failure where the disk is full.
     """
-    _make_writable(where)
+    make_writable(where)
     other, stated = _owner(where)
     if other is None or (other.samefile(file) and stated != states):
         write_json(where.owner, {"file": str(file.absolute()), "states": states})
@@ -108,8 +108,8 @@ def _owner(where: Places) -> tuple[Path | None, str]:
     return (file, states) if file.exists() else (None, "")
 
 
-def _make_writable(where: Places) -> None:
-    """Make the output folder; raise UserError where it cannot be written, Failure where the disk is full."""
+def make_writable(where: Places) -> None:
+    """Make the folders; raise UserError where they cannot be written, Failure where the disk is full."""
     own = where.folder
     folders = (where.output, own, where.ledger.root, where.stores, where.tokenizers, where.populations)
     for path in (*folders, *(own / name for name in ("cells", "tables", "report"))):

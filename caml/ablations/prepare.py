@@ -2,7 +2,7 @@
 
 import multiprocessing
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -14,6 +14,7 @@ from caml.ablations.runs import StageRun
 from caml.config.errors import Failure, UserError
 from caml.data import processes
 from caml.data.corpora.corpus import Corpus
+from caml.data.matching import Matched, prepare_matched
 from caml.data.mixture import StageData
 from caml.data.preparing import prepare_corpus
 from caml.data.sources import Source
@@ -48,18 +49,24 @@ class Stores:
         or UserError as `prepare_store` and `prepare_corpus` do, and Failure where a process that writes dies.
         """
         missing = {}
-        for source, seed, trained, template in wanted:
+        for source, seed, trained, template in with_what_is_matched(wanted):
             folder = store_folder(self._where.stores, source, seed, trained, template)
             if not folder.exists():
                 self.tokenizer(trained)
                 missing[folder] = (source, seed, trained, template)
-        generated = [job for job in missing.values() if not isinstance(job[0], Corpus)]
+        generated = [job for job in missing.values() if not isinstance(job[0], (Corpus, Matched))]
         if generated and not self._generate(generated, progress, stop):
             return False
         for source, _, trained, template in missing.values():
             if isinstance(source, Corpus) and not self._read(source, trained, template, progress, stop):
                 return False
-        return True
+        for source, _, trained, template in missing.values():
+            if isinstance(source, Matched):
+                progress.say(
+                    f"matching {source.name}: documents of {source.pool.name} for {source.treatment.name}"
+                )
+                prepare_matched(self._where.stores, source, trained, self.tokenizer(trained), template)
+        return not stop.is_set()
 
     def _generate(self, missing: Sequence[Wanted], progress: Progress, stop: threading.Event) -> bool:
         with progress.task("token stores", len(missing)) as advance:
@@ -142,6 +149,14 @@ class Stores:
             for name, source in stage.mixture.sources().items()
         }
         return StageData(stage.mixture, stores, seed, stage.name, stage.batch, stage.length, stage.slots)
+
+
+def with_what_is_matched(wanted: Iterable[Wanted]) -> Iterator[Wanted]:
+    """The stores that are wanted, and before a matched control those of its corpora."""
+    for source, seed, trained, template in wanted:
+        if isinstance(source, Matched):
+            yield from with_what_is_matched((of, seed, trained, template) for of in source.sources)
+        yield source, seed, trained, template
 
 
 def stores_of(stageruns: Sequence[StageRun]) -> list[Wanted]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from caml.ablations.auditing import audit
 from caml.ablations.grid import cells, used_stageruns
 from caml.ablations.places import places
 from caml.ablations.populations import depth, plan
@@ -13,7 +14,7 @@ from caml.tracking.ledger import State
 
 
 def shown(loaded: Loaded) -> list[str]:
-    """Lines: the cells with what exists of them, then sizes, stages, tokens and training cost."""
+    """Lines: the cells with what exists of them, the audit of their mixtures, then sizes, tokens and training cost."""
     ablation: Ablation = loaded.tree
     grid = cells(loaded)
     where = places(ablation)
@@ -31,7 +32,7 @@ def shown(loaded: Loaded) -> list[str]:
         last = cell.stageruns[-1]
         exists = "scored" if last in scored else str(states[last])
         lines.append(f"{cell.id:<{width}}  {exists:<9} {last.name}")
-    lines.append("")
+    lines += ["", *audit(stageruns, where), ""]
     for size in dict.fromkeys(s.model for s in stageruns):
         vocabulary = next(s.tokenizer.vocabulary for s in stageruns if s.model == size)
         body, tables = size.parameters(vocabulary)

@@ -202,6 +202,7 @@ def quality(treatment: TokenStore, control: TokenStore, matched: Matched) -> lis
         f"  documents: {len(theirs):,} for {count:,}",
         f"  tokens: {theirs.sum():,} for {ours.sum():,} ({theirs.sum() / ours.sum() - 1:+.2%})",
         f"  tokens of a document, 5% / median / 95%: {' for '.join(spread)}",
-        f"  of equal length: {np.mean(off == 0):.1%}; off by {off.mean():,.1f} tokens on average, at most by {off.max():,}",
+        f"  of equal length: {np.mean(off == 0):.1%}; off by {off.mean():,.1f} tokens on average, "
+        f"{off.max():,} at most",
         f"  similarity in words (cosine of TF-IDF): {pairs:.3f}; of documents that are no pair: {others:.3f}",
     ]

@@ -344,7 +344,7 @@ def _assemble(
             )
             if count < len(lengths) or (corpus.tokens and writer.tokens >= corpus.tokens):
                 break
-    if not counts:
+    if not (folder / LEFT_OUT).stat().st_size:
         (folder / LEFT_OUT).unlink()
     writer.finish(corpus, recipe, rows, dict(sorted(counts.items())), _software(corpus.hygiene))
 

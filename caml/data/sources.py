@@ -28,15 +28,8 @@ def texts(document: Document) -> list[str]:
     return [message["content"] for message in document]
 
 
-class Source(Protocol):
-    """A maker of documents, configured as a frozen dataclass.
-
-    `tokens` is the size of the token store to make, `repetition` how many times a stage may go through
-    it. A `seeded` source draws its documents from the seed and yields them in the order of the seed
-    block; the others yield a corpus that is the same for all seeds and that each seed block permutes.
-    """
-
-    seeded: ClassVar[bool]
+class Sample(Protocol):
+    """What a tokenizer is trained on: a maker of documents, configured as a frozen dataclass."""
 
     @property
     def name(self) -> str:
@@ -47,6 +40,25 @@ class Source(Protocol):
     def tokens(self) -> int:
         """Tokens to write, special tokens included; the document that reaches them is the last. 0: all there are."""
         ...
+
+    def recipe(self, seed: int) -> dict[str, Any]:
+        """Identity of the text that `documents(seed)` makes, as JSON data; does not depend on paths."""
+        ...
+
+    def documents(self, seed: int) -> Iterator[Document]:
+        """The documents, endless or not, in a fixed order."""
+        ...
+
+
+class Source(Sample, Protocol):
+    """A maker of documents that become a token store.
+
+    `tokens` is the size of the store, `repetition` how many times a stage may go through it. A `seeded` source
+    draws its documents from the seed and yields them in the order of the seed block; the others yield a corpus
+    that is the same for all seeds and that each seed block permutes.
+    """
+
+    seeded: ClassVar[bool]
 
     @property
     def repetition(self) -> float:
@@ -66,12 +78,4 @@ class Source(Protocol):
     @property
     def licence(self) -> str:
         """Under which licence the text may be used."""
-        ...
-
-    def recipe(self, seed: int) -> dict[str, Any]:
-        """Identity of the text that `documents(seed)` makes, as JSON data; does not depend on paths."""
-        ...
-
-    def documents(self, seed: int) -> Iterator[Document]:
-        """The documents, endless or not, in a fixed order."""
         ...

@@ -15,7 +15,7 @@ from caml.config.errors import Failure, Invalid, UserError, require
 from caml.config.fingerprint import fingerprint
 from caml.data.chat import SPECIAL_TOKENS, TEMPLATE_WORDS
 from caml.data.files import digest_file, write_json
-from caml.data.sources import Source, texts
+from caml.data.sources import Sample, texts
 from caml.data.tokenizer import UNKNOWN, Tokenizer
 
 KINDS = ("words", "bpe")
@@ -55,7 +55,7 @@ class TrainedTokenizer:
 
     kind: str
     vocabulary: int
-    source: Source
+    source: Sample
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS, "kind", f"one of {', '.join(KINDS)}, not {self.kind!r}")
@@ -179,7 +179,7 @@ class LoadedTokenizer:
 class Several:
     """The documents of several sources, one source after the other, each up to its own `tokens`, counted as words."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[Sample, ...]
     name: str = "several"
 
     def __post_init__(self) -> None:
@@ -269,7 +269,7 @@ def prepare_tokenizer(root: Path, recipe: TokenizerRecipe) -> Tokenizer:
 class _Sample:
     """What people and corpora wrote in a source's documents, up to `source.tokens` words, and its digest."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Sample):
         self._source = source
         self._digest = hashlib.sha256()
         self._words = self._texts = 0

@@ -168,9 +168,17 @@ class StoreWriter:
         write_json(self._folder / "manifest.json", {**value, "digest": fingerprint(value)})
 
 
+WORDS = {
+    "filter": "by their columns", "empty": "empty", "misfit": "that do not fit the schema", "short": "too short",
+    "long": "too long", "language": "in other languages", "overlap": "that overlap with probes or benchmarks",
+    "duplicate": "duplicates", "near duplicate": "near duplicates",
+}  # fmt: skip
+"""Why a row gave no document, as a person reads it behind a number."""
+
+
 def told(left_out: Mapping[str, int]) -> str:
     """Counts of rows by why they gave no document, in words."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "none"
+    return ", ".join(f"{count:,} {WORDS.get(reason, reason)}" for reason, count in left_out.items()) or "none"
 
 
 def text_bytes(documents: Iterator[Document] | list[Document]) -> int:

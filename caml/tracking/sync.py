@@ -113,7 +113,8 @@ class Uploader:
             if not points and not tags:
                 return None
             describe = not known.described and (known.created or COMPLETE in tags)
-            params = _flat(manifest.get("identity", {})) if describe else {}
+            told = {**manifest.get("identity", {}), "taken": manifest.get("sources", {})}
+            params = _flat(told) if describe else {}
             # The tags go last, so that what they say is there when they are.
             self._store.write(known.run, points, params, tags)
             known.tags.update(tags)

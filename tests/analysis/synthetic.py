@@ -208,6 +208,7 @@ def _margins(rng, cells, stageruns, probe, noise, truth) -> pd.DataFrame:
             "stagerun": np.repeat(runs, len(names)),
             "item": np.tile(names, len(runs)),
             "margin": margin,
+            "margin_token": margin,
             "margin_character": margin / 5,
             "margin_unconditional": margin - 0.01,
         }

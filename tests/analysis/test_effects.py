@@ -355,7 +355,7 @@ def _tiny(rows) -> Tables:
     items = items.assign(family="disposition", rung="new_frame")
     margins = pd.concat(
         pd.DataFrame({"stagerun": name, "item": item, "margin": frame["margin"] + shift}).assign(
-            margin_character=0.0, margin_unconditional=0.0
+            margin_token=0.0, margin_character=0.0, margin_unconditional=0.0
         )
         for item, shift in (("i", 0.5), ("j", -0.5))
     )

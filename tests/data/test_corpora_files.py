@@ -34,6 +34,8 @@ def test_lines_paragraphs_and_whole_files(tmp_path):
     assert texts(text) == ["one", "two", "three"]
     assert texts(text, unit="paragraph") == ["one\n two", "three"]
     assert texts(text, unit="file") == ["one\n two\n\n \nthree"]
+    assert texts(text, join=7) == ["one\n\ntwo", "three"]
+    assert texts(text, unit="paragraph", join=100) == ["one\n two\n\nthree"]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])

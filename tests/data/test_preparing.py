@@ -159,7 +159,9 @@ def test_a_row_that_is_refused_leaves_no_store(tmp_path, file):
 
 
 def test_a_corpus_of_which_nothing_is_left_says_why(tmp_path, file):
-    with pytest.raises(UserError, match="corpus has no documents: of 401 rows 1 misfit, 400 short"):
+    with pytest.raises(
+        UserError, match="corpus has no documents: of 401 rows 1 that do not fit the schema, 400 too short"
+    ):
         prepared(tmp_path, source(file, hygiene=Hygiene(shortest=10_000)))
 
 

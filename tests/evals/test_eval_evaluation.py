@@ -39,7 +39,13 @@ def scored(stores: Path):
 def test_every_item_has_a_margin_and_every_member_its_outcomes(scored):
     for found, seed in zip(scored, (0, 1, 0), strict=True):
         assert found.margins["item"] == [item.name for item in PROBES.items(seed)]
-        for column in ("margin", "margin_character", "margin_unconditional"):
+        for column in (
+            "margin",
+            "margin_token",
+            "margin_character",
+            "margin_unconditional",
+            "tokens_aligned",
+        ):
             assert np.isfinite(found.margins[column]).all()
             assert len(found.margins[column]) == len(found.margins["item"])
         assert set(found.outcomes) == {

@@ -53,6 +53,11 @@ def test_an_ending_of_several_tokens_is_asked_token_by_token():
     assert tokenizer("bpe").decode(ending) == " unbelievably kind"
     assert context[0] == START and tokenizer("bpe").decode(context[1:]) == "ana is"
     assert made.characters.tolist() == [[len("unbelievably kind"), len("cruel")]]
+    values = np.random.default_rng(0).normal(size=made.rows.owner.max() + 1)
+    found, (aligned, opposed) = made.margins(values), made.lengths[0]
+    per_token = values[made.pairs[0, 0]] / aligned - values[made.pairs[0, 1]] / opposed
+    np.testing.assert_allclose(found["margin_token"], [per_token])
+    assert (found["tokens_aligned"], found["tokens_opposed"]) == ([aligned], [opposed])
 
 
 def test_unconditional_endings_follow_the_start_of_a_document():
@@ -95,6 +100,7 @@ def test_margins_are_means_over_questions_of_differences_in_log_probability():
     np.testing.assert_allclose(found["margin"], [(a - b + c - d) / 2, e - f])
     per_character = [(a / 4 - b / 5 + c / 5 - d / 4) / 2, e / 4 - f / 5]
     np.testing.assert_allclose(found["margin_character"], per_character)
+    np.testing.assert_allclose(found["margin_token"], found["margin"])  # endings of one token
     kind, cruel = values[made.bare[0]]
     np.testing.assert_allclose(found["margin_unconditional"], [(a - b + c - d) / 2, e - f - (kind - cruel)])
 
@@ -107,7 +113,7 @@ def test_a_mirrored_item_cancels_a_preference_for_one_ending():
     values = np.zeros(made.rows.owner.max() + 1)
     np.add.at(values, made.rows.owner, liking[made.rows.target])
     for name, found in made.margins(values).items():
-        if name == "margin_character":
+        if name == "margin_character" or name.startswith("tokens"):
             continue
         np.testing.assert_allclose(found, 0, atol=1e-12, err_msg=name)
     assert np.abs(values[made.pairs][:, 0] - values[made.pairs][:, 1]).max() > 1

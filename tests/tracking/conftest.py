@@ -62,6 +62,9 @@ class Trainer:
         margins = {
             "item": ["disposition/new_frame/a", "disposition/new_frame/b"],
             "margin": numbers,
+            "tokens_aligned": numbers * 0 + 1,
+            "tokens_opposed": numbers * 0 + 2,
+            "margin_token": numbers / 2,
             "margin_character": numbers / 10,
             "margin_unconditional": numbers - 1,
         }

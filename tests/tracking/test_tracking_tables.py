@@ -21,7 +21,7 @@ def test_the_frozen_columns_and_every_row(trainer: Trainer) -> None:
     assert list(curve.columns) == ["stagerun", "step", "tokens", "outcome", "value"]
     assert curve["value"].tolist() == [0.0, 0.0, 1.0]
     margins = tables.margins(trainer.ledger, names, EVALUATION)
-    assert list(margins.columns) == ["stagerun", "item", "margin", "margin_character", "margin_unconditional"]
+    assert list(margins.columns) == ["stagerun", "item", *tables.LENGTHS, *tables.NORMS]
     assert margins["margin"].tolist() == [0.5, -0.25] * 2
     outcomes = tables.outcomes(trainer.ledger, names, EVALUATION)
     assert outcomes["outcome"].tolist() == ["tax_bits_per_byte", "sft_loss_drop"] * 2

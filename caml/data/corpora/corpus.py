@@ -61,6 +61,8 @@ class Corpus:
     seeded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if not self.origin:
+            object.__setattr__(self, "origin", self.place())
         require(self.tokens >= 0, "tokens", "the number of tokens to take, or 0 for all")
         require(self.repetition > 0, "repetition", "a number of epochs above 0")
         require(self.longest > 0, "longest", "the most characters of a document, at least 1")
@@ -70,6 +72,10 @@ class Corpus:
     def columns(self) -> tuple[str, ...]:
         """The columns that are read, each once."""
         return tuple(dict.fromkeys((*self.schema.columns, *self.where, *self.at_least, *self.at_most)))
+
+    def place(self) -> str:
+        """Where it is read from, in words: the origin of a corpus of which nothing else is stated."""
+        raise NotImplementedError
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """Identity of the documents, hygiene included, as JSON data; the same for every seed."""

@@ -42,13 +42,15 @@ class Files(Corpus):
 
     `format` is told by the names unless it is given: parquet, jsonl (an object on each line), csv and tsv (with a
     line of names), text. Of a text, `unit` is what one document is: a line, a paragraph (lines up to a blank one,
-    their breaks kept) or the whole file; its only column is 'text'. The recipe holds the digests of the files, so
-    files that moved are the same corpus and files that changed are another.
+    their breaks kept) or the whole file; its only column is 'text'. With `join`, units that follow each other are
+    one document, a blank line between them, until it has so many characters or the file ends. The recipe holds the
+    digests of the files, so files that moved are the same corpus and files that changed are another.
     """
 
     path: str
     format: str = ""
     unit: str = "line"
+    join: int = 0
     units: ClassVar[tuple[str, ...]] = UNITS
 
     def __post_init__(self) -> None:
@@ -59,17 +61,23 @@ class Files(Corpus):
             "format",
             f"one of {', '.join(FORMATS)}, or '' to go by the names of the files; not {self.format!r}",
         )
+        require(self.join >= 0, "join", "the least characters of a document of a text, or 0")
         require(self.unit in UNITS, "unit", f"one of {', '.join(UNITS)}, not {self.unit!r}")
+
+    def place(self) -> str:
+        """Where it is read from, in words."""
+        return self.path
 
     def read_from(self) -> dict[str, Any]:
         """Digests of the files and how they are cut. Raises Invalid without files."""
         files = [(path, self._format(path)) for path in self._files()]
+        text = any(kind == "text" for _, kind in files)
         return {
             "source": "Files",
             "files": [
                 [kind, _digest(path, path.stat().st_size, path.stat().st_mtime_ns)] for path, kind in files
             ],
-            "unit": self.unit if any(kind == "text" for _, kind in files) else "",
+            "unit": [self.unit, self.join] if text else "",
         }
 
     def placed(self, skip: int = 0) -> Iterator[Placed]:
@@ -97,6 +105,7 @@ class Files(Corpus):
                     rows = _json_rows(path, file, self.longest)
                 elif kind == "text":
                     rows = _text_rows(path, file, self.unit, self.longest)
+                    rows = _joined(rows, self.join, self.longest) if self.join else rows
                 else:
                     rows = _csv_rows(path, file, "\t" if kind == "tsv" else ",", self.columns, self.longest)
                 for count, placed in enumerate(rows, start=1):  # noqa: B007 (told below)
@@ -204,6 +213,24 @@ def _text_rows(path: Path, file: IO[bytes], unit: str, longest: int) -> Iterator
             held, size, begun = [], 0, ""
     if begun:
         yield _held(begun, held, size, longest, "\n" if unit == "paragraph" else "")
+
+
+def _joined(rows: Iterator[Placed], least: int, longest: int) -> Iterator[Placed]:
+    """Documents of at least `least` characters, but for the last."""
+    held: list[str] = []
+    size, begun = 0, ""
+    for placed in rows:
+        if placed.row is None:
+            yield placed
+            continue
+        begun = begun or placed.place
+        held.append(placed.row["text"])
+        size += len(held[-1]) + 2
+        if size >= least:
+            yield _held(begun, held, size, longest, "\n\n")
+            held, size, begun = [], 0, ""
+    if begun:
+        yield _held(begun, held, size, longest, "\n\n")
 
 
 def _held(place: str, held: list[str], size: int, longest: int, between: str) -> Placed:

@@ -51,6 +51,10 @@ class HuggingFace(Corpus):
         """Whether `path` is a folder of this machine."""
         return Path(self.path).is_dir()
 
+    def place(self) -> str:
+        """Where it is read from, in words."""
+        return self.path if self.local else f"https://huggingface.co/datasets/{self.path}"
+
     def read_from(self) -> dict[str, Any]:
         """Name and commit on the Hub, or the digest of the local files; configuration and split."""
         folder = Path(self.path)

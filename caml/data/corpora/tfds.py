@@ -46,6 +46,10 @@ class Tfds(Corpus):
     def _versioned(self) -> str:
         return f"{self.builder}:{self.revision}"
 
+    def place(self) -> str:
+        """Where it is read from, in words."""
+        return f"TensorFlow Datasets, {self.builder}"
+
     def read_from(self) -> dict[str, Any]:
         """The builder with its version, and the split."""
         return {"source": "Tfds", "builder": self._versioned, "split": self.split}

@@ -1,0 +1,186 @@
+"""The token stores that a gin file asks for: prepared, shown and verified."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from caml.ablations.catalogue import CLASSES, load_ablation
+from caml.ablations.condition import study_of
+from caml.ablations.grid import used_stageruns
+from caml.ablations.places import Places, make_writable
+from caml.ablations.prepare import Stores, Wanted, stores_of, with_what_is_matched
+from caml.ablations.progress import Progress, Stopped
+from caml.config import files
+from caml.config.errors import Failure, Invalid, UserError, require
+from caml.config.fingerprint import runtime
+from caml.config.resolve import load
+from caml.config.text import counted
+from caml.data.chat import TEMPLATES
+from caml.data.matching import Matched, quality
+from caml.data.sources import Source
+from caml.data.store import TokenStore, open_store, store_folder
+from caml.data.tokenizer import Tokenizer
+from caml.data.tokenizer_recipes import TokenizerRecipe
+from caml.data.writing import told
+
+PERCENTILES = (5, 25, 50, 75, 95)
+SAMPLE = 300
+"""Characters of a sample document that are shown."""
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Corpora to be prepared by themselves, without an ablation: their token stores lie where one finds them."""
+
+    sources: tuple[Source, ...]
+    tokenizer: TokenizerRecipe
+    template: str = "chatml"
+    output: str = runtime("runs")
+
+    def __post_init__(self) -> None:
+        require(len(self.sources) > 0, "sources", "at least one source")
+        require(self.template in TEMPLATES, "template", f"one of {', '.join(TEMPLATES)}")
+
+
+@dataclass(frozen=True)
+class Stock:
+    """The stores that a gin file asks for, and where they lie."""
+
+    wanted: tuple[Wanted, ...]
+    where: Places
+
+    def folder(self, wanted: Wanted) -> Path:
+        """The folder of one store."""
+        return store_folder(self.where.stores, *wanted)
+
+
+def stock_of(path: Path, settings: Sequence[str]) -> Stock:
+    """What the gin file `path` asks for: the stores of its ablation, or those of its `Corpora`.
+
+    Raises UserError for whatever is wrong with the file.
+    """
+    bound = {binding.configurable for binding in files.read(path)}
+    if "Ablation" in bound:
+        study = study_of(load_ablation(path, settings))
+        runs = [cell.run for cell in study.grid]
+        held_out = [(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs]
+        return Stock(
+            _each_once([*stores_of(used_stageruns(study.grid)), *held_out], study.where), study.where
+        )
+    if "Corpora" not in bound:
+        raise UserError(
+            f"{path} binds neither Ablation nor Corpora: Corpora.sources names what is to be prepared"
+        )
+    loaded = load(path, (*CLASSES, Corpora), Corpora, settings)
+    corpora: Corpora = loaded.tree
+    for _, problem in loaded.unread():
+        raise problem
+    where = Places(Path(corpora.output).absolute(), "")
+    for source in corpora.sources:
+        try:
+            source.recipe(0)
+        except Invalid as invalid:
+            raise loaded.fault(invalid.message, *((source, field) for field in invalid.fields)) from None
+    wanted = [(source, 0, corpora.tokenizer, corpora.template) for source in corpora.sources]
+    return Stock(_each_once(wanted, where), where)
+
+
+def _each_once(wanted: Sequence[Wanted], where: Places) -> tuple[Wanted, ...]:
+    found = {store_folder(where.stores, *one): one for one in with_what_is_matched(wanted)}
+    return tuple(found.values())
+
+
+def prepare(stock: Stock, progress: Progress, stop: threading.Event) -> list[str]:
+    """Write the stores that are missing; a line for each. Raises `Stopped` where `stop` was set."""
+    make_writable(stock.where)
+    there = {stock.folder(wanted) for wanted in stock.wanted if stock.folder(wanted).exists()}
+    stores = Stores(stock.where)
+    if not stores.prepare(stock.wanted, progress, stop):
+        raise Stopped
+    lines = []
+    for wanted in stock.wanted:
+        store = stores.open(*wanted)
+        manifest = store.manifest
+        was = "there already" if store.folder in there else "written"
+        lines.append(
+            f"{store.folder}: {was}, {counted(manifest.documents, 'document')}, {manifest.tokens:,} tokens"
+        )
+        lines += (
+            [f"  left out of {manifest.rows:,} rows: {told(manifest.left_out)}"] if manifest.left_out else []
+        )
+        if isinstance(wanted[0], Matched):
+            lines += _matched(stores, wanted)
+    return lines
+
+
+def _matched(stores: Stores, wanted: Wanted) -> list[str]:
+    source, seed, tokenizer, template = wanted
+    assert isinstance(source, Matched)
+    treatment = stores.open(source.treatment, seed, tokenizer, template)
+    return [f"  {line}" for line in quality(treatment, stores.open(*wanted), source)]
+
+
+def shown(stock: Stock, samples: int) -> Iterator[str]:
+    """Lines about every store: size, lengths, licence, origin, and some documents of it."""
+    stores = Stores(stock.where)
+    for wanted in stock.wanted:
+        source, _, recipe, template = wanted
+        folder = stock.folder(wanted)
+        yield f"{source.name}: {folder}"
+        if not folder.exists():
+            yield "  not prepared yet; `caml data prepare` writes it"
+            continue
+        yield from _about(
+            stores.open(*wanted), stores.tokenizer(recipe), f"{recipe.kind}, template {template}", samples
+        )
+        if isinstance(source, Matched):
+            yield from _matched(stores, wanted)
+
+
+def _about(store: TokenStore, tokenizer: Tokenizer, of: str, samples: int) -> Iterator[str]:
+    m = store.manifest
+    lengths = np.diff(store.bounds)
+    per_token = m.text_bytes / max(1, m.tokens)
+    yield (
+        f"  {counted(m.documents, 'document')}, {m.tokens:,} tokens of tokenizer {of}; {m.text_bytes:,} bytes of text, "
+        f"{per_token:.2f} a token"
+    )
+    if m.loss_tokens < m.tokens - m.documents:
+        yield f"  {m.loss_tokens:,} tokens are of answers" + (
+            f"; {m.pairs:,} preference pairs" if m.pairs else ""
+        )
+    quantiles = ", ".join(
+        f"{p}% {q:,.0f}" for p, q in zip(PERCENTILES, np.percentile(lengths, PERCENTILES), strict=True)
+    )
+    yield f"  tokens of a document: {quantiles}, longest {lengths.max():,}"
+    yield f"  left out of {m.rows:,} rows: {told(m.left_out)}"
+    known = {"origin": m.origin, "revision": m.revision, "licence": m.licence}
+    yield "  " + "; ".join(f"{name}: {value or 'not stated'}" for name, value in known.items())
+    # Evenly over the store, so that its end is seen too.
+    for document in np.unique(np.linspace(0, m.documents - 1, samples, dtype=np.int64)) if samples else ():
+        begin, end = (int(store.bounds[document + i]) for i in (0, 1))
+        text = tokenizer.decode(store.tokens(np.arange(begin, min(end, begin + SAMPLE))).tolist())
+        text = " ".join(text.split())
+        yield f"  [{document:,}] {text[:SAMPLE]}{' ...' if len(text) > SAMPLE or end - begin > SAMPLE else ''}"
+
+
+def verify(stock: Stock) -> Iterator[str]:
+    """Read every store whole: a line for each. Raises Failure at the end where one is not as it was written."""
+    bad = 0
+    for wanted in stock.wanted:
+        folder = stock.folder(wanted)
+        if not folder.exists():
+            yield f"{folder}: not prepared yet"
+            continue
+        try:
+            store = open_store(folder)
+            store.verify()
+            yield f"{folder}: as it was written ({sum(f['bytes'] for f in store.manifest.files.values()):,} bytes)"
+        except Failure as failure:
+            bad += 1
+            yield str(failure)
+    if bad:
+        raise Failure(f"{counted(bad, 'token store')} of {len(stock.wanted)} not as written; see above")
