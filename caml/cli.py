@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,8 @@ def command(
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> None:
+            # As Ctrl-C does; a command that saves before it ends has handlers of its own.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
                 function(*args, **kwargs)
             except UserError as error:
@@ -91,8 +94,15 @@ def command(
                 raise typer.Exit(1) from None
             except OSError as error:
                 _end(_of_disk(error), 1)
+            except MemoryError as error:
+                what = str(error) or "too little is free"
+                _end(f"out of memory ({what}): a smaller size, batch or population fits", 1)
             except KeyboardInterrupt:
-                _end("interrupted; the same command goes on from the last checkpoint", 1)
+                _end("interrupted; what was finished is kept, and the same command goes on from there", 1)
+            except Exception as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                _end(f"out of memory on the device: {str(error).splitlines()[0]}", 1)
 
         of.command(name or function.__name__, epilog=f"Example: {example}")(called)
         return called
@@ -174,10 +184,17 @@ def explain(
         print(line)
 
 
-@command("caml diff quickstart.gin arm=compassion,ratio=0.1,seed=0 arm=neutral,ratio=0.1,seed=0")
+@command(
+    "caml diff experiments/smoke/smoke.gin arm=compassion,sft_tokens=0,seed=0 arm=neutral,sft_tokens=0,seed=0"
+)
 def diff(
     file: File,
-    one: Annotated[str, typer.Argument(metavar="A", help="a cell, as `caml show` names it")],
+    one: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="a cell, as `caml show` names it, or as much of its name as tells it"
+        ),
+    ],
     other: Annotated[str, typer.Argument(metavar="B", help="another cell")],
     settings: Set = NONE,
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+import caml as package
 from caml.__main__ import main
 from caml.ablations import machine
 from caml.ablations.places import Places, named_below
@@ -94,6 +95,11 @@ MISTAKES = {
     ),
     "a misspelt scope": ("Run.stages = (@pretrain/Stage()", "Run.stages = (@pretrian/Stage()", "@pretrian/Stage()",
                          "did you mean pretrain?"),
+    "a size that leaves the folder": ("Model.name = 'tiny'", "Model.name = '../x'", "Model.name", "letters"),
+    "more than the machine holds": ("Model.width = 16", "Model.width = 40000000", "Model.width", "a smaller size"),
+    "sequences too short for documents": (
+        "Stage.length = 64", "Stage.length = 8", "Stage.length = 8", "are not cut",
+    ),
     "a scope for a class": ("Run.stages = (@pretrain/Stage()", "Run.stages = (@pretrian()", "@pretrian()",
                             "did you mean pretrain/"),
     "a folder of caml's own": ("Ablation.name = 'tiny'", "Ablation.name = 'ledger'", "Ablation.name", "another name"),
@@ -225,6 +231,45 @@ def test_diff_says_why_two_stageruns_are_not_the_same(folder: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout == "pretrain.mixture.intervention.recipe.arm: 'compassion' -> 'neutral'\n"
     assert caml("diff", "tiny.gin", CELL, CELL).stdout == "the same StageRun\n"
+
+
+def test_a_cell_may_be_named_by_as_much_of_its_name_as_tells_it(folder: Path) -> None:
+    named = ["arm=compassion,seed=1,sft_tokens=0", "seed=1,arm=neutral,sft_tokens=0"]
+    result = caml("diff", "tiny.gin", *named)
+    assert result.stdout == "pretrain.mixture.intervention.recipe.arm: 'compassion' -> 'neutral'\n"
+    assert_refused(
+        caml("diff", "tiny.gin", "arm=compassion", named[1]), folder, "4 cells have these values", "seed=0"
+    )
+    assert_refused(caml("diff", "tiny.gin", "arm=kindness", named[1]), folder, "there is no such cell")
+
+
+def test_the_example_of_diff_names_cells_that_there_are() -> None:
+    shown = " ".join(caml("diff", "--help").stdout.split())
+    arguments = shown.split("Example: caml ")[1].split()
+    arguments[1] = str(Path(package.__file__).parent.parent / arguments[1])
+    assert caml(*arguments).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "error, says",
+    [
+        (MemoryError("Unable to allocate 4.00 TiB"), "out of memory (Unable to allocate 4.00 TiB)"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile"),
+            "out of memory on the device: RESOURCE_EXHAUSTED",
+        ),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("caml.ablations.showing.shown", greedy)
+    result = caml("show", "tiny.gin")
+    assert result.exit_code == 1 and result.stderr.startswith(f"caml: {says}")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -16,7 +16,7 @@ from caml.data.store import store_folder
 ROLES = {"base": "base", "intervention": "treatment", "second": "second"}
 COLUMNS = (
     "arm", "ratio", "placement", "source", "share asked", "slots", "share of slots", "share of tokens", "tokens",
-    "documents", "epochs", "cap",
+    "documents", "in pieces", "epochs", "cap",
 )  # fmt: skip
 
 
@@ -61,12 +61,13 @@ def _rows(stagerun: StageRun, data: StageData | None) -> Iterator[tuple[str, ...
         head = (arm, f"{mixture.ratio:g}", mixture.placement, f"{ROLES[role]}: {source.name}")
         cap = f"{source.repetition:g}"
         if role not in counts:
-            yield (*head, f"{shares[role]:.4g}", f"{shares[role] * stagerun.slots:,.0f}", *[""] * 5, cap)
+            yield (*head, f"{shares[role]:.4g}", f"{shares[role] * stagerun.slots:,.0f}", *[""] * 6, cap)
             continue
         count = counts[role]
+        of_slots, of_tokens = count.slots / stagerun.slots, count.tokens / tokens
         yield (
-            *head, f"{shares[role]:.4g}", f"{count.slots:,}", f"{count.slots / stagerun.slots:.4f}",
-            f"{count.tokens / tokens:.4f}", f"{count.tokens:,}", f"{count.documents:,}", f"{count.epochs:.3g}", cap,
+            *head, f"{shares[role]:.4g}", f"{count.slots:,}", f"{of_slots:.4f}", f"{of_tokens:.4f}",
+            f"{count.tokens:,}", f"{count.documents:,}", f"{count.cut:,}", f"{count.epochs:.3g}", cap,
         )  # fmt: skip
 
 

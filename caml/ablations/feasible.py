@@ -1,6 +1,7 @@
 """Whether a run of the grid can be: its files are there, its words known, its slots filled, its doses doses."""
 
 import math
+from itertools import islice
 from typing import Any
 
 from caml.ablations.runs import Run, Stage
@@ -10,7 +11,7 @@ from caml.config.seeds import derive
 from caml.data.corpora.corpus import Corpus
 from caml.data.matching import Matched
 from caml.data.slots import plan_slots, slot_counts
-from caml.data.sources import Source
+from caml.data.sources import Source, texts
 from caml.data.tokenizer_recipes import Several, TrainedTokenizer, words_needed
 from caml.evals.fileprobes import FileProbes
 
@@ -21,6 +22,10 @@ def _read_by(stage: Stage) -> list[Source]:
     return [of for source in sources for of in (source.sources if isinstance(source, Matched) else (source,))]
 
 
+# Documents of a generated source that are looked at before it is written.
+LOOKED_AT = 64
+
+
 class Feasible:
     """Refuses runs of one grid that cannot be; knows those that it was shown before."""
 
@@ -28,6 +33,7 @@ class Feasible:
         self._loaded = loaded
         self._there: set[Any] = set()  # sources whose files are
         self._guarded: set[Corpus] = set()  # corpora that are kept apart from the probes in use
+        self._fitting: set[tuple[Source, int]] = set()  # sources whose documents fit into so many tokens
         # The ratio that took so many slots: by its field, the stage, its slots, and how many were taken.
         self._doses: dict[tuple[str, str, int, int], float] = {}
         # The tokens that so many steps were asked for with: by stage, batch, length and steps.
@@ -128,11 +134,28 @@ class Feasible:
             except UserError as error:
                 raise self._loaded.fault(str(error), (mixture, "ratio"), (mixture, "second_ratio")) from None
             sources = mixture.sources()
+            for source in sources.values():
+                self._refuse_cut(stage, source, run.seed)
             self._refuse_short(stage, sources["base"], stage.slots)
             for role, field, taken in (("intervention", "ratio", n), ("second", "second_ratio", m)):
                 self._refuse_dose(stage, field, taken)
                 if role in sources:
                     self._refuse_short(stage, sources[role], taken, field)
+
+    def _refuse_cut(self, stage: Stage, source: Source, seed: int) -> None:
+        """Raise UserError where generated documents do not fit into a sequence of `stage`: they are never cut."""
+        if not source.seeded or (source, stage.length) in self._fitting:
+            return
+        words = max(
+            sum(len(text.split()) for text in texts(d)) for d in islice(source.documents(seed), LOOKED_AT)
+        )
+        if words > stage.length:
+            message = (
+                f"{source.name!r} has documents of {words} words, and a sequence has {stage.length} tokens: generated "
+                "documents are not cut; a longer one"
+            )
+            raise self._loaded.fault(message, (stage, "length"))
+        self._fitting.add((source, stage.length))
 
     def _refuse_dose(self, stage: Stage, field: str, taken: int) -> None:
         """Raise UserError for a ratio of `stage` that takes no slot, or as many as another one does."""

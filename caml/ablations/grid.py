@@ -114,10 +114,17 @@ def _named(value: Any) -> Any:
     return value
 
 
-def write_cells(folder: Path, ablation: Ablation, grid: Sequence[Cell]) -> None:
-    """Write every cell below `folder`, an ablation's, as a gin file that runs alone."""
+def write_cells(folder: Path, ablation: Ablation, grid: Sequence[Cell]) -> list[Path]:
+    """Write every cell below `folder`, an ablation's, as a gin file that runs alone; those that were other before."""
+    altered = []
     for cell in grid:
-        write_text(folder / "cells" / cell.file, cell.text(ablation))
+        path, text = folder / "cells" / cell.file, cell.text(ablation)
+        if path.exists() and path.read_bytes() == text.encode():
+            continue
+        if path.exists():
+            altered.append(path)
+        write_text(path, text)
+    return altered
 
 
 def recipes(cells: Sequence[Cell]) -> list[str]:

@@ -5,13 +5,20 @@ the user has set stays.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from caml.ablations.populations import MEMBERS
+from caml.ablations.runs import StageRun
+from caml.config.resolve import Loaded
 
 # Products inside a device then run on its own thread: for small models threads that are handed pieces of a
 # product cost more than they bring.
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+# Bytes that a parameter takes in training: itself, its gradient, and an optimizer's two moments, in float32.
+BYTES = 16
 
 
 def prepare_devices() -> None:
@@ -23,3 +30,21 @@ def prepare_devices() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if int(os.environ["JAX_NUM_CPU_DEVICES"]) > 1 and ONE_THREAD not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {ONE_THREAD}".strip()
+
+
+def refuse_too_large(loaded: Loaded, stageruns: Sequence[StageRun], population: int) -> None:
+    """Raise UserError for a model whose members do not fit into this machine's memory as they are trained.
+
+    `population`: the most members trained together (0: the default).
+    """
+    there = psutil.virtual_memory().total
+    for model, vocabulary in dict.fromkeys((s.model, s.tokenizer.vocabulary) for s in stageruns):
+        together = min(population or MEMBERS, sum(s.model == model and not s.parent for s in stageruns))
+        parameters = sum(model.parameters(vocabulary))
+        needed = BYTES * parameters * together
+        if needed > there:
+            message = (
+                f"{together} members of {parameters:,} parameters take {needed / 2**30:,.0f} GiB in training, and "
+                f"this machine has {there / 2**30:.0f}: a smaller size, or Ablation.population"
+            )
+            raise loaded.fault(message, (model, "width"), (model, "layers"))

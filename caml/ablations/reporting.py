@@ -12,7 +12,7 @@ from caml.ablations.grid import Cell, write_cells
 from caml.ablations.progress import Progress
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
-from caml.analysis.report.methods import looks_sentence, methods, resolution, tuned_on
+from caml.analysis.report.methods import looks_sentence, machines_sentence, methods, resolution, tuned_on
 from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.report.summary import write_summary
 from caml.analysis.results import Results, analyse
@@ -87,7 +87,10 @@ def _extras(
             "versions": launches[-1]["packages"],
             "numerics": str(NUMERICS_VERSION),
         },
-        caveats=tuned_on(sorted(set(tables.cells["seed"]) & set(ablation.development))),
+        caveats=[
+            *tuned_on(sorted(set(tables.cells["seed"]) & set(ablation.development))),
+            *machines_sentence(sorted(set(tables.stageruns["machine"]))),
+        ],
         gate=statement.gate,
         frozen="../tables",
     )

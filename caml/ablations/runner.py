@@ -9,6 +9,7 @@ from pathlib import Path
 from caml.ablations.condition import Study, kept_report, move_damaged_aside, study_of, unfinished
 from caml.ablations.grid import Cell, used_stageruns, write_cells
 from caml.ablations.inflight import discard_finished
+from caml.ablations.machine import refuse_too_large
 from caml.ablations.places import named_below
 from caml.ablations.progress import Progress, Stopped
 from caml.analysis.lock import read_lock
@@ -42,6 +43,7 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     began = time.monotonic()
     study = study_of(loaded)
     wanted = study.grid if only is None else [chosen(study.grid, only)]
+    refuse_too_large(study.loaded, used_stageruns(wanted), study.ablation.population)
     study.claim()
     with named_below(study.where):
         headline, page, made = _run(study, wanted, only is not None, progress, stop)
@@ -101,15 +103,22 @@ def _reported(study: Study, anew: bool, progress: Progress) -> tuple[list[str], 
         from caml.ablations.reporting import report
 
         return report(study, progress)
-    folder = study.where.folder
-    if any(not (folder / "cells" / cell.file).exists() for cell in study.grid):
-        write_cells(folder, study.ablation, study.grid)
+    for altered in write_cells(study.where.folder, study.ablation, study.grid):
+        progress.say(f"{altered} was altered; it is written anew")
     return found
 
 
 def chosen(grid: Sequence[Cell], name: str) -> Cell:
-    """The cell called `name`. Raises UserError where there is none."""
+    """The cell called `name`, or the only one that has all the values in it. Raises UserError where there is none."""
     found = {cell.id: cell for cell in grid}
-    if name not in found:
-        raise UserError(f"{name!r}: there is no such cell{suggest(name, found)}; `caml show` lists them")
-    return found[name]
+    if name in found:
+        return found[name]
+    asked = set(name.split(","))
+    alike = [cell for cell in grid if asked <= set(cell.id.split(","))]
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
+        raise UserError(
+            f"{name!r}: {len(alike)} cells have these values, such as {alike[0].id} and {alike[1].id}; name more"
+        )
+    raise UserError(f"{name!r}: there is no such cell{suggest(name, found)}; `caml show` lists them")

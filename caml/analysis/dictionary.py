@@ -46,6 +46,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "locked": ("the contrast was locked, as it stands, before results existed", ""),
         "primary": ("the contrast belongs to the primary family", ""),
         "flagged": FLAGGED,
+        "mixed": ("seed blocks whose two members were trained on unlike machines or numerics", "seed blocks"),
     },
     "seed_effects": {
         **LABEL,
@@ -55,6 +56,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "control_margin": ("mean over items of m(control)", NATS),
         "share": ("share of items whose difference lies above 0", "share"),
         "flagged": ("a member of this pair never learned the mechanism or diverged", ""),
+        "mixed": ("the members of this pair were trained on unlike machines or numerics", ""),
     },
     "retention": {
         **LABEL,

@@ -1,4 +1,4 @@
-"""Members that never learned the mechanism, lost it, or diverged: flagged and listed, never dropped."""
+"""Members that never learned the mechanism, lost it or diverged, and unlike numerics: told, never dropped."""
 
 import pandas as pd
 
@@ -24,12 +24,31 @@ def flagged(stageruns: pd.DataFrame, gate: float) -> pd.DataFrame:
         DIVERGED: _with_children(runs, runs["diverged"].astype(bool)),
         NEVER_LEARNED: never,
         LOST: _with_children(runs, later & below & ~never),
-        UNMEASURED: _with_children(runs, first & runs["mechanism"].isna()),
     }
+    # Of probes that ask of no mechanism there is none to be learned.
+    if runs["mechanism"].notna().any():
+        reasons[UNMEASURED] = _with_children(runs, first & runs["mechanism"].isna())
     rows = [runs[struck].reset_index().assign(reason=reason)[COLUMNS] for reason, struck in reasons.items()]
     return pd.concat(rows, ignore_index=True).sort_values(
         ["reason", "size", "arm", "ratio", "seed", "stage", "stagerun"]
     )
+
+
+def numerics_classes(stageruns: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Of each StageRun the numerics version and the machine of every stage on its way, first to last.
+
+    Members of different classes have other bits, whatever else they share.
+    """
+    columns = ("stagerun", "numerics", "machine", "parent")
+    rows = list(zip(*(stageruns[column].fillna("").astype(str) for column in columns), strict=True))
+    own = {stagerun: (numerics, machine) for stagerun, numerics, machine, _ in rows}
+    parents = {stagerun: parent for stagerun, _, _, parent in rows}
+
+    def lineage(stagerun: str) -> tuple[str, ...]:
+        before = lineage(parents[stagerun]) if parents[stagerun] in own else ()
+        return before + own[stagerun]
+
+    return {stagerun: lineage(stagerun) for stagerun in own}
 
 
 def _with_children(runs: pd.DataFrame, struck: pd.Series) -> pd.Series:

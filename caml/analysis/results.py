@@ -13,7 +13,7 @@ from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.doseresponse import Point, doseresponse_table
 from caml.analysis.effects import Comparison, Scores, comparisons, differences, score_matrix
 from caml.analysis.equivalence import ALPHA, holm, tost
-from caml.analysis.gates import flagged
+from caml.analysis.gates import flagged, numerics_classes
 from caml.analysis.intervals import block_weights, bootstrap, item_weights, sign_flip, student
 from caml.analysis.othercontrols import other_controls
 from caml.analysis.retention import across_sizes, kept_effects, retention_table
@@ -85,11 +85,12 @@ def analyse(
     compared = comparisons(tables, contrasts, control)
     flags = flagged(tables.stageruns, gate)
     members = set(flags["stagerun"])
+    classes = numerics_classes(tables.stageruns)
     estimates = _estimates(scores, compared)
     kept = kept_effects(scores, compared)
     frames = {
-        "effects": _effects(scores, estimates, members, locked or {}, draws, seed),
-        "seed_effects": _seed_effects(scores, estimates, members),
+        "effects": _effects(scores, estimates, members, classes, locked or {}, draws, seed),
+        "seed_effects": _seed_effects(scores, estimates, members, classes),
         "retention": retention_table(kept),
         "sizes": across_sizes(kept),
         "washout": washout_table(kept),
@@ -134,6 +135,7 @@ def _effects(
     scores: Scores,
     estimates: Sequence[Estimate],
     members: set[str],
+    classes: Mapping[str, tuple[str, ...]],
     locked: Mapping[str, bool],
     draws: int,
     seed: int,
@@ -182,6 +184,7 @@ def _effects(
                 "locked": bool(contrast and locked.get(contrast.name, False)),
                 "primary": bool(contrast and contrast.primary),
                 "flagged": sum(flag for flag in _flags(e.comparison, members)),
+                "mixed": sum(_mixed(e.comparison, classes)),
             }
         )
     table = pd.DataFrame(rows)
@@ -201,7 +204,15 @@ def _flags(comparison: Comparison, members: set[str]) -> list[bool]:
     return [a in members or b in members for a, b in zip(comparison.treated, controls, strict=True)]
 
 
-def _seed_effects(scores: Scores, estimates: Sequence[Estimate], members: set[str]) -> pd.DataFrame:
+def _mixed(comparison: Comparison, classes: Mapping[str, tuple[str, ...]]) -> list[bool]:
+    """For each seed, whether its treated and its control member are of different numerics."""
+    controls = comparison.controls or comparison.treated
+    return [classes.get(a) != classes.get(b) for a, b in zip(comparison.treated, controls, strict=True)]
+
+
+def _seed_effects(
+    scores: Scores, estimates: Sequence[Estimate], members: set[str], classes: Mapping[str, tuple[str, ...]]
+) -> pd.DataFrame:
     frames = []
     for e in estimates:
         c = e.comparison
@@ -217,6 +228,7 @@ def _seed_effects(scores: Scores, estimates: Sequence[Estimate], members: set[st
                 "control_margin": treated - over if c.controls is not None else np.full(len(over), np.nan),
                 "share": (e.values > 0).mean(1),
                 "flagged": _flags(c, members),
+                "mixed": _mixed(c, classes),
             }
         )
     rows = [

@@ -101,6 +101,7 @@ class SourceCounts:
     padding: int
     loss_tokens: int
     epochs: float
+    cut: int  # documents of its store that are longer than a sequence, and so are read in pieces
 
 
 class StageData:
@@ -190,6 +191,7 @@ class StageData:
                 padding=len(slots) * self._length - tokens,
                 loss_tokens=loss_tokens,
                 epochs=len(slots) / len(packing),
+                cut=int(np.count_nonzero(np.diff(store.bounds) > self._length)),
             )
         return found
 

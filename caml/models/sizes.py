@@ -1,8 +1,11 @@
 """The size of a model: the shape of its layers, and how many parameters that makes."""
 
+import re
 from dataclasses import dataclass
 
 from caml.config.errors import require
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,11 @@ class Model:
     init_scale: float = 0.02
 
     def __post_init__(self) -> None:
-        require(0 < len(self.name) <= 40, "name", "a size needs a name of up to 40 letters, such as '30k'")
+        require(
+            NAME.fullmatch(self.name) is not None,
+            "name",
+            "a size is named with up to 40 letters, digits, '-', '_' and '.', beginning with a letter or a digit",
+        )
         for field in ("width", "layers", "heads", "kv_heads", "head_dim", "mlp_width"):
             value = getattr(self, field)
             require(value >= 1, field, f"{value} is not a positive number")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
-from whole_runs import TINY, assert_same, command, parameters, run, stamps, steps_in_mlflow, tables
+from whole_runs import TINY, assert_same, command, dying, parameters, run, stamps, steps_in_mlflow, tables
 
 import caml as package
 from caml.cli import app
@@ -422,3 +422,26 @@ def test_a_part_of_the_grid_is_trained_without_a_report_of_its_own(copy: Path, c
     assert "a report is of the whole grid" in done.stdout and "report:" not in done.stdout
     after = {name: stamp for name, stamp in stamps(copy / "tiny").items() if not name.startswith("cells/")}
     assert after == {name: stamp for name, stamp in before.items() if not name.startswith("cells/")}
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_a_report_that_is_told_to_stop_ends_in_one_line_and_is_drawn_later(
+    signal: str, finished: Path, tmp_path: Path, cache: Path
+) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("mlflow.db*"))
+    when = "caml.analysis.figures.drawings:save:2:after"
+    done = run(dying(when, signal, "report", str(TINY)), tmp_path, cache)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("caml: interrupted; what was finished is kept")
+    assert run(command("report", str(TINY)), tmp_path, cache).returncode == 0
+    assert tables(tmp_path / "runs").keys() == tables(finished / "runs").keys()
+
+
+def test_a_cell_that_was_altered_is_named_and_written_anew(copy: Path) -> None:
+    assert caml("run", str(TINY)).exit_code == 0
+    cell = next((copy / "tiny/cells").glob("*.gin"))
+    text = cell.read_text()
+    cell.write_text(text.replace("RATIO", "RATOI") + "# mine")
+    again = caml("run", str(TINY))
+    assert again.exit_code == 0 and f"{cell} was altered; it is written anew" in again.stderr
+    assert cell.read_text() == text and "altered" not in caml("run", str(TINY)).stderr

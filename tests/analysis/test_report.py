@@ -8,11 +8,14 @@ import pytest
 from studies import CONTRASTS, CONTROL, full, poor
 
 from caml.analysis.figures.drawings import drawings
+from caml.analysis.figures.style import count
 from caml.analysis.figures.view import look
 from caml.analysis.figures.washout import washout
+from caml.analysis.gates import flagged, numerics_classes
 from caml.analysis.report import tables as shown
-from caml.analysis.report.methods import tuned_on
+from caml.analysis.report.methods import machines_sentence, tuned_on
 from caml.analysis.report.page import Extras, headline, write_report
+from caml.analysis.report.persistence import kept, short_table
 from caml.analysis.results import analyse
 from caml.analysis.tables import verify
 
@@ -143,18 +146,18 @@ def test_a_poor_grid_gives_a_page_that_says_what_it_lacks(tmp_path):
 
 def test_headline_draws_its_numbers_and_verdicts_from_the_table():
     _, results = full()
-    lead, rest = headline(results)
+    lead, _, rest = headline(results)
     row = results.effects.query("contrast == 'care is installed'").iloc[0]
     assert f"{row['estimate']:.2f} nats" in lead and f"{row['t_low']:.2f}" in lead and "5 seeds" in lead
     assert f"is {row['verdict']}" in lead
     assert "3 primary contrasts" in rest and "2 not locked" in rest
     turned = results.effects.assign(estimate=-results.effects["estimate"], verdict="contradicted")
-    lead, rest = headline(dataclasses.replace(results, effects=turned))
+    lead, _, rest = headline(dataclasses.replace(results, effects=turned))
     assert "−" + f"{row['estimate']:.2f}" in lead and "is contradicted" in lead
     flagged = dataclasses.replace(results, effects=results.effects.assign(flagged=2))
     assert "In 2 of them a member never learned the mechanism" in headline(flagged)[0]
     assert "never learned" not in headline(results)[0]
-    (alone,) = headline(poor()[1])
+    alone, _ = headline(poor()[1])
     assert alone.endswith("not locked before these results.")
     none = dataclasses.replace(results, effects=results.effects.assign(primary=False))
     assert "No primary contrast" in headline(none)[0]
@@ -381,3 +384,68 @@ def test_long_item_tables_are_cut_and_say_so(monkeypatch):
 )
 def test_numbers_have_true_minus_signs_and_no_negative_zero(value, text):
     assert shown.number(value) == text
+
+
+def test_what_is_left_of_the_first_claim_stands_in_the_headline_and_in_short():
+    _, results = full()
+    rows = kept(results)
+    (largest,) = rows[(rows["second_ratio"] == 0)].nlargest(1, "S").to_dict("records")
+    (sentence,) = [line for line in headline(results) if line.startswith("Left of it")]
+    ratio = f"R {shown.number(largest['estimate'])} {shown.interval(largest['low'], largest['high'])}"
+    assert f"{ratio} after {count(largest['S'])} loss-bearing tokens of neutral dialogue" in sentence
+    assert set(rows["treatment"]) == {"compassion"} and set(rows["rung"]) == {"new_frame"}
+    lines = short_table(results)
+    assert len(lines) == 2 + len(rows)
+    assert any(f"| {largest['S']:,} |" in line and ratio[2:] in line for line in lines)
+
+
+def test_retention_that_is_undefined_is_said_to_be_in_the_headline():
+    _, results = full()
+    undefined = results.retention.assign(status="undefined", estimate=math.nan)
+    (sentence,) = [
+        line
+        for line in headline(dataclasses.replace(results, retention=undefined))
+        if line.startswith("Left of it")
+    ]
+    assert "R undefined, E " in sentence
+    nothing = dataclasses.replace(results, retention=results.retention.iloc[:0])
+    assert len(headline(nothing)) == len(headline(results)) - 1 and short_table(nothing) == []
+
+
+def test_pairs_of_unlike_machines_are_counted_and_told():
+    tables, _ = full()
+    contrast = CONTRASTS[:1]
+    treated = tables.stageruns[(tables.stageruns["arm"] == "compassion") & (tables.stageruns["seed"] < 2)]
+    other = tables.stageruns.assign(
+        machine=tables.stageruns["machine"].where(
+            ~tables.stageruns["stagerun"].isin(treated["stagerun"]), "another"
+        )
+    )
+    results = analyse(dataclasses.replace(tables, stageruns=other), contrast, CONTROL, gate=1.0, draws=20)
+    (row,) = results.effects[results.effects["contrast"] != ""].to_dict("records")
+    assert row["mixed"] == 2
+    assert "In 2 of them the two members were trained on unlike machines" in headline(results)[0]
+    pairs = results.seed_effects[(results.seed_effects["contrast"] != "")].set_index("seed")["mixed"]
+    assert pairs.to_dict() == {0: True, 1: True, 2: False, 3: False, 4: False}
+    assert not full()[1].effects["mixed"].any()
+    assert machines_sentence(["one"]) == []
+    assert "2 kinds of machine (a; b)" in machines_sentence(["a", "b"])[0]
+
+
+def test_a_child_is_of_the_numerics_of_its_parents_too():
+    runs = pd.DataFrame(
+        [("a", "", "x", 1), ("b", "a", "x", 1), ("c", "a", "y", 1)],
+        columns=["stagerun", "parent", "machine", "numerics"],
+    )
+    assert numerics_classes(runs) == {"a": ("1", "x"), "b": ("1", "x", "1", "x"), "c": ("1", "x", "1", "y")}
+
+
+def test_members_are_not_flagged_for_a_mechanism_that_no_probe_asks_of():
+    tables, _ = full()
+    without = tables.stageruns.assign(mechanism=math.nan)
+    assert flagged(without, 1.0)["reason"].tolist() == [
+        r for r in flagged(without, 1.0)["reason"] if r == "diverged"
+    ]
+    some = tables.stageruns.copy()
+    some.loc[some["seed"] == 0, "mechanism"] = math.nan
+    assert "mechanism not measured" in set(flagged(some, 1.0)["reason"])

@@ -42,7 +42,7 @@ def test_a_published_size_counts_as_published():
         ({"head_dim": 7}, "head_dim", "7 is odd"),
         ({"layers": 0}, "layers", "0 is not a positive number"),
         ({"init_scale": float("nan")}, "init_scale", "nan"),
-        ({"name": ""}, "name", "needs a name"),
+        ({"name": ""}, "name", "is named with"),
     ],
 )
 def test_impossible_shapes_are_named(change: dict, field: str, words: str):

@@ -141,6 +141,16 @@ def tuned_on(seeds: Sequence[int]) -> list[str]:
     ]
 
 
+def machines_sentence(machines: Sequence[str]) -> list[str]:
+    """That members of unlike machines have unlike bits; nothing where all were trained on one kind."""
+    if len(machines) < 2:
+        return []
+    return [
+        f"The StageRuns were trained on {len(machines)} kinds of machine ({'; '.join(machines)}): the same seeds have "
+        "other bits there, and pairs of unlike machines are marked."
+    ]
+
+
 def quoted(names: Iterable[str]) -> list[str]:
     """Names of contrasts as they stand in a sentence: they may hold commas."""
     return [f"“{name}”" for name in names]
@@ -279,7 +289,8 @@ def _origin(tables: Tables) -> str:
     return (
         f"The {counted(len(runs), 'StageRun')} were trained at commit{'s' if len(commits) > 1 else ''} "
         f"{_listed(commits)}{dirty}, on {_listed(sorted(set(runs['machine'])))}; "
-        f"numerics: {_listed(sorted(set(map(str, runs['numerics']))))}."
+        f"numerics: {_listed(sorted(set(map(str, runs['numerics']))))}. On another kind of processor the same seeds "
+        "give other bits, and other numbers within such intervals."
     )
 
 

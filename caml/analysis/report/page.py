@@ -20,6 +20,7 @@ from caml.analysis.figures.install import sizes_of
 from caml.analysis.figures.style import in_order, rung_label
 from caml.analysis.figures.view import View, each, look
 from caml.analysis.files import replace_file, write_digests
+from caml.analysis.report import persistence
 from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
@@ -167,7 +168,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
 
 
 def headline(results: Results) -> list[str]:
-    """One or two sentences on the primary contrasts, with their verdicts."""
+    """Sentences on the primary contrasts: the first, what is left of it, and the verdicts of all."""
     stated = results.effects[results.effects["primary"].astype(bool)]
     if stated.empty:
         told = ["No primary contrast was stated before results: everything on this page is exploratory."]
@@ -183,8 +184,13 @@ def headline(results: Results) -> list[str]:
     )
     if first.flagged:
         lead += f" In {first.flagged} of them a member never learned the mechanism or diverged."
+    if first.mixed:
+        lead += (
+            f" In {first.mixed} of them the two members were trained on unlike machines, whose bits differ."
+        )
+    left = persistence.sentence(results)
     if len(stated) == 1:
-        return [lead if first.locked else f"{lead} It was not locked before these results."]
+        return [lead if first.locked else f"{lead} It was not locked before these results.", *left]
     names: dict[str, list[str]] = {}
     for row in each(stated):
         names.setdefault(row.verdict, []).append(str(row.contrast))
@@ -193,7 +199,7 @@ def headline(results: Results) -> list[str]:
     held = (
         "all locked before these results" if not unlocked else f"{unlocked} not locked before these results"
     )
-    return [lead, f"Of {len(stated)} primary contrasts ({held}) – {by_verdict}."]
+    return [lead, *left, f"Of {len(stated)} primary contrasts ({held}) – {by_verdict}."]
 
 
 def _verdict(verdict: str) -> str:

@@ -7,6 +7,7 @@ from caml.analysis.figures.style import rung_label
 from caml.analysis.figures.view import each
 from caml.analysis.files import replace_file
 from caml.analysis.report.page import Extras, headline
+from caml.analysis.report.persistence import short_table
 from caml.analysis.report.tables import interval, number, probability
 from caml.analysis.results import Results
 
@@ -31,6 +32,9 @@ def write_summary(folder: Path, results: Results, report: Path, extras: Extras, 
             f"| {number(row.estimate)} | {interval(row.t_low, row.t_high)} | {row.seeds} | {probability(row.p_holm)} "
             f"| {row.verdict} | {'yes' if row.locked else 'no'} |"
         )
+    left = short_table(results)
+    if left:
+        lines += ["", "What fine-tuning leaves of the first of them (Fieller's 95% limits of R):", "", *left]
     lines += ["", extras.methods, ""]
     replace_file(folder / "RESULT.md", "\n".join(lines).encode())
     written = [folder / "RESULT.md"]

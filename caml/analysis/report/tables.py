@@ -205,6 +205,8 @@ def _effect(row: Any, kept: dict[Any, Any]) -> Cell:
         lines.append(f"R {known if remains.status == 'ok' else remains.status}")
     if row.flagged:
         lines.append(f"{int(row.flagged)} flagged")
+    if row.mixed:
+        lines.append(f"{int(row.mixed)} of unlike machines")
     return cell(*lines, order=row.estimate)
 
 
