@@ -49,12 +49,8 @@ class Evaluator:
 
     @cached_property
     def _monitors(self) -> dict[int, Questions]:
-        def watched(item: Item) -> bool:
-            return (item.family, item.rung) in MONITORED
-
         return {
-            seed: question_rows(list(filter(watched, self.probes.items(seed))), self.tokenizer)
-            for seed in self.held_out
+            seed: question_rows(monitored(self.probes.items(seed)), self.tokenizer) for seed in self.held_out
         }
 
     @cached_property
@@ -105,6 +101,11 @@ class Evaluator:
         rows = jax.tree.map(lambda *x: np.stack(x), *(q.rows for q in questions))
         found = scoring.build(self.model, self.mesh)(params, params, rows, None)["log_probs"]
         return [_by_family(q.items, q.margins(found[i])["margin"]) for i, q in enumerate(questions)]
+
+
+def monitored(items: Sequence[Item]) -> list[Item]:
+    """Those of `items` that are also scored in mid-training; all of them where they have no ladder of the world."""
+    return [item for item in items if (item.family, item.rung) in MONITORED] or list(items)
 
 
 def _by_family(items: Sequence[Item], margins: np.ndarray) -> dict[str, float]:

@@ -9,7 +9,7 @@ from toy_probing import MODEL, WORDS, next_log_probs, parameters, plain_log_prob
 
 from caml.data.writing import prepare_store
 from caml.evals import identity
-from caml.evals.evaluation import Evaluator
+from caml.evals.evaluation import Evaluator, monitored
 from caml.evals.identity import evaluation_fingerprint
 from caml.training.mesh import member_mesh
 from caml.worlds.items import Item, Question
@@ -158,3 +158,14 @@ def test_an_evaluation_is_another_one_when_a_probe_or_the_scorer_changes(monkeyp
     assert evaluation_fingerprint(PROBES) != evaluation_fingerprint(dataclasses.replace(PROBES, gate=2.0))
     monkeypatch.setattr(identity, "SCORER_VERSION", identity.SCORER_VERSION + 1)
     assert first != evaluation_fingerprint(Fixed("ana is"))
+
+
+def test_items_without_the_worlds_ladder_are_all_watched_in_mid_training():
+    own = [
+        Item(f"disposition/mine/{n}", "disposition", "mine", (Question("ana is", "kind", "cruel"),))
+        for n in (1, 2)
+    ]
+    assert monitored(own) == own
+    world = PROBES.items(0)
+    watched = {(item.family, item.rung) for item in monitored([*world, *own])}
+    assert watched == {("mechanism", ""), ("disposition", "new_frame")}
