@@ -53,7 +53,7 @@ def test_what_is_not_there_is_named(tmp_path):
         UserError, match=r"small-base:5\.0\.0 is not prepared in .*Tfds\.folder.*Tfds\.download"
     ):
         list(world(tmp_path, "small-base").documents(0))
-    with pytest.raises(UserError, match="no such builder"):
+    with pytest.raises(UserError, match="has no such builder"):
         list(Tfds(name="x", builder="caml_wurld", revision="1.0.0", folder=str(tmp_path)).documents(0))
     with pytest.raises(UserError, match="caml_world"):
         list(

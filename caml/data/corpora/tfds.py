@@ -86,7 +86,8 @@ class Tfds(Corpus):
             builder = tfds.builder(self._versioned, data_dir=folder, file_format="array_record")
         except tfds.core.registered.DatasetNotFoundError:
             raise UserError(
-                f"{self._versioned}: TFDS knows no such builder or version; its catalogue tells what there is"
+                f"{self._versioned} is not prepared in {folder or 'the folder of TFDS'}, and TFDS itself has no such "
+                "builder or version here: name the folder that has it with Tfds.folder"
             ) from None
         except (ValueError, AssertionError) as error:
             raise UserError(f"{self._versioned}: {str(error).strip().splitlines()[0]}") from None
