@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from studies import CONTROL, full, poor
 
@@ -257,6 +258,48 @@ def test_the_axis_of_losses_leaves_out_the_descent_and_no_member_that_diverged(v
     late = view.metrics["tokens"] == view.metrics["tokens"].max()
     lost = view.metrics.assign(loss=view.metrics["loss"].mask(late & ~late.duplicated(), 2 * start))
     assert trajectories(dataclasses.replace(view, metrics=lost)).axes[0].get_ylim()[1] > 2 * start
+
+
+def straying(margins: dict[tuple[float, int], float]) -> View:
+    """The full study with members of the control (ratio, seed) of the smaller size off 0 by so much, others on it."""
+    tables, results = full()
+    seeds = results.seed_effects
+    key = list(zip(seeds["ratio"].where(seeds["size"] == "s27k", -1.0), seeds["seed"], strict=True))
+    controls = np.where(seeds["control"].notna(), [margins.get(k, 0.0) for k in key], np.nan)
+    return look(tables, dataclasses.replace(results, seed_effects=seeds.assign(control_margin=controls)))
+
+
+def test_captions_name_the_members_of_the_control_that_stray():
+    strayed = straying({(0.1, 3): 3.02, (0.3, 1): -0.3, (0.3, 2): 0.24})
+    told = {drawing.name: drawing.caption for drawing in drawings(strayed)}
+    assert (
+        "beyond ±0.25 nats, so that effects there are theirs too: neutral 10% at s27k, seed 3: +3.02 (mean +0.60); "
+        "neutral 30% at s27k, seed 1: −0.30. "
+    ) in told["install"]
+    assert "neutral 10% at s27k, S = 16k, seed 3: +3.02 (mean +0.60)" in told["washout"]
+    assert "neutral 30%" in told["counter_evidence"] and "neutral 30%" in told["retention_by_size"]
+    assert "seed 1: −0.30" in told["ladder"] and "neutral 10%" not in told["ladder"]
+    # One nat where no margin is stated.
+    unstated = {d.name: d.caption for d in drawings(dataclasses.replace(strayed, bound=math.nan))}
+    assert "beyond ±1 nats" in unstated["install"] and "seed 1" not in unstated["install"]
+    many = {d.name: d.caption for d in drawings(straying({(0.3, seed): 1.0 + seed for seed in range(5)}))}
+    assert "seed 2: +3.00 (mean +3.00); … (2 more)." in many["install"]
+    assert "own margin" not in drawings(straying({}))[0].caption
+
+
+def test_no_raw_name_of_a_configuration_is_shown():
+    """File names keep it."""
+    tables, _ = full()
+    renamed = dataclasses.replace(tables, cells=tables.cells.replace({"arm": {"indifferent": "not_kind"}}))
+    told = drawings(seen(renamed))
+    assert {"washout", "ladder", "retention_by_size"} <= {drawing.name for drawing in told}
+    for drawing in told:
+        figure = drawing.draw()
+        figure.draw_without_rendering()
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert not [text for text in (*texts, drawing.title, drawing.caption) if "_" in text], drawing.name
+        if drawing.name.startswith(("install", "members", "side_by_side")):
+            assert any("not kind" in text for text in texts), drawing.name
 
 
 def test_a_poor_grid_is_drawn_and_what_it_lacks_is_said_in_words(poor_view):
@@ -748,6 +791,10 @@ def test_two_sources_of_fine_tuning_are_not_pooled():
     assert {"ladder_neutral_dialogue", "ladder_tasks", "washout_tasks", "side_by_side_s27k_tasks"} <= set(
         told
     )
+    # A caption quotes its own set alone, and the ladder after it shows what was fine-tuned on it.
+    for own, other in (("tasks", "neutral dialogue"), ("neutral dialogue", "tasks")):
+        taught = told[f"washout_{own.replace(' ', '_')}"].caption.split("over the largest S: ")[1]
+        assert f" on {own} from " in taught and f" on {other} from " not in taught
     titles = [ax.get_title(loc="left") for ax in told["ladder_tasks"].draw().axes]
     assert titles == ["compassion 30%, after S = 147k"]
     assert "s100k (98.6k" in said(told["ladder_neutral_dialogue"].draw())
