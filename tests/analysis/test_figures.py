@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from studies import CONTROL, full, poor
 
 from caml.analysis.cells import prepared
 from caml.analysis.figures.drawings import Drawing, drawings, save
 from caml.analysis.figures.install import install, ladder, members
-from caml.analysis.figures.panels import DoseAxis, grid, handle, legend, words
+from caml.analysis.figures.panels import DoseAxis, Panel, grid, handle, legend, level, words
 from caml.analysis.figures.style import ARMS, count, mark, percent, rung_order, styled, wrapped
 from caml.analysis.figures.training import side_by_side, trajectories
 from caml.analysis.figures.view import View, look
@@ -90,7 +91,50 @@ def test_washout_shows_effects_above_and_retention_or_the_word_for_it_below(view
     np.testing.assert_allclose(drawn(below, "estimate"), np.sort(good["estimate"]))
     stated = [t.get_text() for t in below.texts if t.get_gid() == "word"]
     assert sorted(stated) == sorted(kept.loc[kept["status"] != "ok", "status"])
-    assert "tokens" in below.get_xlabel() and "share of E(0)" in below.get_ylabel()
+    assert "tokens of neutral dialogue" in figure.get_supxlabel() and "share of E(0)" in below.get_ylabel()
+
+
+def test_retention_shows_the_share_of_each_seed_as_large_as_its_weight(view):
+    """Their mean, weighted by their areas, is the R that is drawn."""
+    below = washout(view, "neutral_dialogue").axes[2]
+    kept = focused(view, "s27k", view.retention).query("second_ratio == 0 and status == 'ok'")
+    groups = [group for group in below.collections if group.get_gid() == "shares"]
+    assert len(groups) == len(kept) == 12
+    for group in groups:
+        own, areas = group.get_offsets()[:, 1], group.get_sizes()
+        assert len(own) == 5
+        np.testing.assert_allclose(
+            np.abs(kept["estimate"] - np.average(own, weights=areas)).min(), 0, atol=1e-9
+        )
+    np.testing.assert_allclose([np.mean(before) for before in kept["befores"]], kept["E0"])
+
+
+def test_a_share_of_a_seed_that_began_on_the_other_side_is_open_and_one_far_off_an_arrow_at_the_edge():
+    panel = Panel(grid(1, 1, 2.0)[1][0][0])
+    panel.shares(np.arange(3.0), [1.0, 0.9, -0.1], [1.0, 1.1, 0.01], "#0072B2", "o")
+    panel.shares(np.arange(3.0), [1.0, 0.9, -0.08], [1.0, 1.1, -0.1], "#0072B2", "o")
+    panel.estimate(0.0, (0.9, 0.8, 1.0), "#0072B2", "o")
+    level([panel], bound=(-0.6, 1.8))
+    near, across = panel.axes.collections
+    assert near.get_sizes()[2] < 0.5 * near.get_sizes()[0]
+    assert [tuple(face[:3]) == (1, 1, 1) for face in across.get_facecolors()] == [False, False, True]
+    (arrow,) = [line for line in panel.axes.lines if line.get_gid() == "beyond"]
+    assert (arrow.get_xdata()[0], arrow.get_marker()) == (2.0, "v")
+    assert panel.axes.get_ylim()[0] == pytest.approx(arrow.get_ydata()[0]) and panel.axes.get_ylim()[0] > -1.6
+
+
+def test_doses_of_an_arm_differ_in_more_than_shade_and_words_name_theirs(view):
+    figure = washout(view, "neutral_dialogue")
+    looks = {
+        h.get_label(): (h.get_marker(), h.get_fillstyle(), h.get_markerfacecolor() == "white")
+        for h in figure.legends[0].legend_handles
+    }
+    assert len(set(looks.values())) == len(looks) == 5
+    few = view.retention.assign(
+        status=view.retention["status"].mask(view.retention["ratio"] == 0.1, "undefined")
+    )
+    below = washout(dataclasses.replace(view, retention=few), "neutral_dialogue").axes[2]
+    assert [t.get_text() for t in below.texts if "%" in t.get_text()] == ["10%: undefined"] * 3
 
 
 def test_counter_evidence_starts_from_the_same_dose_without_it(view):
@@ -112,12 +156,48 @@ def test_retention_by_size_shows_matched_doses_and_what_cannot_be_matched(view):
     np.testing.assert_allclose(
         drawn(figure.axes[0], "estimate"), np.sort(kept.query("ratio == 0.3")["estimate"])
     )
+    seeds = [group for group in figure.axes[0].collections if group.get_gid() == "shares"]
+    assert sum(len(group.get_offsets()) for group in seeds) == kept.query("ratio == 0.3")["seeds"].sum()
     last = kept.query("S == 147000")
     np.testing.assert_allclose(drawn(figure.axes[1], "estimate"), np.sort(last["estimate"]))
     matched = view.sizes.query("matching == 'E(0)' and treatment == 'compassion' and S == 147000")
     status = matched[matched["rung"] == "new_frame"]["status"].tolist()
     text = figure.axes[1].get_title()
     assert ("R(s" in text) if "ok" in status else (status[0] in text)
+
+
+def test_retention_by_size_draws_every_arm_that_has_an_estimate(view):
+    """Also where the arm in focus has none."""
+    focus = view.retention["treatment"] == "compassion"
+    lost = view.retention.assign(status=view.retention["status"].mask(focus, "undefined"))
+    figure = retention_by_size(dataclasses.replace(view, retention=lost), "neutral_dialogue")
+    titles = [ax.get_title().split(",")[0] for ax in figure.axes]
+    assert titles == ["compassion", "compassion", "indifferent", "indifferent"]
+    kept = lost.query(
+        "treatment == 'indifferent' and control == 'neutral' and second_ratio == 0 and status == 'ok'"
+    )
+    kept = kept[kept["rung"] == "new_frame"]
+    assert set(kept["size"]) == {"s27k", "s100k"}
+    np.testing.assert_allclose(drawn(figure.axes[2], "estimate"), np.sort(kept["estimate"]))
+    assert "− R(s100k)" in figure.axes[2].get_title()
+
+
+def test_a_rung_whose_seeds_stray_does_not_flatten_the_ladder(view):
+    hit = view.effects.eval(
+        "treatment == 'compassion' and rung == 'dialogue' and size == 's27k' and ratio == 0.3 and S == 0"
+        " and control == 'neutral'"
+    )
+    values = [(-10.0, *v[1:]) if far else v for v, far in zip(view.effects["values"], hit, strict=True)]
+    assert hit.sum() == 1
+    axes, before = (
+        ladder(dataclasses.replace(view, effects=view.effects.assign(values=v))).axes[0]
+        for v in (values, view.effects["values"])
+    )
+    assert axes.get_ylim()[0] > 1.5 * before.get_ylim()[0]
+    assert [t.get_text() for t in axes.texts if t.get_gid() == "written"] == ["−10.0"]
+    assert not [t for t in before.texts if t.get_gid() == "written"]
+    low, high = axes.get_ylim()
+    assert all(low < y < high for y in drawn(axes, "estimate"))
 
 
 def test_ladder_has_all_rungs_in_order_before_and_after(view):
@@ -165,8 +245,61 @@ def test_trajectories_has_a_curve_per_member_and_marks_where_it_learned(view):
     assert [line.get_linestyle() for line in curves].count("--") == first["learned_at"].isna().sum() == 1
     x = np.sort([line.get_xdata()[0] for line in learned])
     np.testing.assert_allclose(x, np.sort(first["learned_at"].dropna()) / 1e6)
-    assert "1 of 45 never learned" in below.get_title(loc="left")
+    # The one that never did ends in an open marker.
+    (never,) = [line for line in below.lines if line.get_gid() == "never"]
+    assert never.get_markerfacecolor() == "white" and never.get_xdata()[0] == pytest.approx(1.6384)
+    assert "never learned" in legend_of(figure) and "1 of 45 never learned" in below.get_title(loc="left")
     assert "millions" in below.get_xlabel() and "nats per token" in figure.axes[0].get_ylabel()
+
+
+def test_the_axis_of_losses_leaves_out_the_descent_and_no_member_that_diverged(view):
+    start = view.metrics["loss"].max()
+    assert trajectories(view).axes[0].get_ylim()[1] < 0.7 * start
+    late = view.metrics["tokens"] == view.metrics["tokens"].max()
+    lost = view.metrics.assign(loss=view.metrics["loss"].mask(late & ~late.duplicated(), 2 * start))
+    assert trajectories(dataclasses.replace(view, metrics=lost)).axes[0].get_ylim()[1] > 2 * start
+
+
+def straying(margins: dict[tuple[float, int], float]) -> View:
+    """The full study with members of the control (ratio, seed) of the smaller size off 0 by so much, others on it."""
+    tables, results = full()
+    seeds = results.seed_effects
+    key = list(zip(seeds["ratio"].where(seeds["size"] == "s27k", -1.0), seeds["seed"], strict=True))
+    controls = np.where(seeds["control"].notna(), [margins.get(k, 0.0) for k in key], np.nan)
+    return look(tables, dataclasses.replace(results, seed_effects=seeds.assign(control_margin=controls)))
+
+
+def test_captions_name_the_members_of_the_control_that_stray():
+    strayed = straying({(0.1, 3): 3.02, (0.3, 1): -0.3, (0.3, 2): 0.24})
+    told = {drawing.name: drawing.caption for drawing in drawings(strayed)}
+    assert (
+        "beyond ±0.25 nats, so that effects there are theirs too: neutral 10% at s27k, seed 3: +3.02 (mean +0.60); "
+        "neutral 30% at s27k, seed 1: −0.30. "
+    ) in told["install"]
+    assert "neutral 10% at s27k, S = 16k, seed 3: +3.02 (mean +0.60)" in told["washout"]
+    assert "neutral 30%" in told["counter_evidence"] and "neutral 30%" in told["retention_by_size"]
+    assert "seed 1: −0.30" in told["ladder"] and "neutral 10%" not in told["ladder"]
+    # One nat where no margin is stated.
+    unstated = {d.name: d.caption for d in drawings(dataclasses.replace(strayed, bound=math.nan))}
+    assert "beyond ±1 nats" in unstated["install"] and "seed 1" not in unstated["install"]
+    many = {d.name: d.caption for d in drawings(straying({(0.3, seed): 1.0 + seed for seed in range(5)}))}
+    assert "seed 2: +3.00 (mean +3.00); … (2 more)." in many["install"]
+    assert "own margin" not in drawings(straying({}))[0].caption
+
+
+def test_no_raw_name_of_a_configuration_is_shown():
+    """File names keep it."""
+    tables, _ = full()
+    renamed = dataclasses.replace(tables, cells=tables.cells.replace({"arm": {"indifferent": "not_kind"}}))
+    told = drawings(seen(renamed))
+    assert {"washout", "ladder", "retention_by_size"} <= {drawing.name for drawing in told}
+    for drawing in told:
+        figure = drawing.draw()
+        figure.draw_without_rendering()
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert not [text for text in (*texts, drawing.title, drawing.caption) if "_" in text], drawing.name
+        if drawing.name.startswith(("install", "members", "side_by_side")):
+            assert any("not kind" in text for text in texts), drawing.name
 
 
 def test_a_poor_grid_is_drawn_and_what_it_lacks_is_said_in_words(poor_view):
@@ -272,6 +405,14 @@ def test_dose_axis_keeps_the_order_and_its_slots_do_not_run_into_each_other(valu
     assert all(a < b for a, b in itertools.pairwise(at))
     gap = min((b - a for a, b in itertools.pairwise(at)), default=1.0)
     assert 0 < axis.slot(5) * 5 <= gap
+
+
+def test_series_stand_around_the_tick_of_their_dose():
+    axis = DoseAxis([0.0, 0.1, 0.3])
+    slot, at = axis.dodge(["a", "b", "c"], {("b", 0.1), ("a", 0.3), ("c", 0.3)})
+    assert at["b", 0.1] == axis.at(0.1)
+    assert (at["a", 0.3] - axis.at(0.3), at["c", 0.3] - axis.at(0.3)) == pytest.approx((-slot / 2, slot / 2))
+    assert len(at) == 3
 
 
 def test_a_dose_is_called_by_the_count_of_its_first_seed_block():
@@ -650,6 +791,13 @@ def test_two_sources_of_fine_tuning_are_not_pooled():
     assert {"ladder_neutral_dialogue", "ladder_tasks", "washout_tasks", "side_by_side_s27k_tasks"} <= set(
         told
     )
+    # A caption quotes its own set alone, and the ladder after it shows what was fine-tuned on it.
+    for own, other in (("tasks", "neutral dialogue"), ("neutral dialogue", "tasks")):
+        taught = told[f"washout_{own.replace(' ', '_')}"].caption.split("over the largest S: ")[1]
+        assert f" on {own} from " in taught and f" on {other} from " not in taught
+    titles = [ax.get_title(loc="left") for ax in told["ladder_tasks"].draw().axes]
+    assert titles == ["compassion 30%, after S = 147k"]
+    assert "s100k (98.6k" in said(told["ladder_neutral_dialogue"].draw())
     axes = told["side_by_side_s27k_tasks"].draw().axes[0]
     rows = view.margins.query("rung == 'new_frame' and size == 's27k' and finetune in ('none', 'tasks')")
     rows = rows.query("second_ratio == 0 and ratio in (0, 0.3) and S in (0, 147000) and pretrain_tokens > 0")

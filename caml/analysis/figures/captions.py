@@ -1,50 +1,61 @@
 """Captions: what a reader must know to use a figure, and the sentences that stand where there is none."""
 
 import math
+from typing import Any
 
 import pandas as pd
 
-from caml.analysis.figures.style import percent, rung_label
-from caml.analysis.figures.view import View
+from caml.analysis.figures.style import count, percent, rung_label, signed, spaced
+from caml.analysis.figures.view import View, each
 
 DOTS = """
 Small dots are seed blocks, in the order of their seeds; the large marker is their mean and the bar its 95%
-Student's t interval (an arrow where it leaves the panel).
+Student's t interval (an arrow where it leaves the panel, hidden where it is shorter than the marker).
+"""
+SHARES = """
+A faint dot of R is E(S) / E(0) of one seed block. R is the mean of these weighted by E(0), and a dot's area is that
+weight (open: E(0) of the other sign): a block with E(0) near 0, whose own ratio can be anything, is a speck. An open
+arrow is a block beyond the panel. Where R is undefined there are no dots.
 """
 # What a reader must know to use a figure: what is drawn, how it is computed, what the marks are.
 CAPTIONS = {
     "install": """
     {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
-    {others} Lines join means and are no fit. {seeds} {dots}""",
+    {others} {strays} Lines join means and are no fit. {seeds} {dots}""",
     "members": """
     Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {seeds}
     {dots}""",
     "ladder": """
     Effect against {control} on every rung, at each arm's largest dose: {fills}.
-    Rungs L5 concern things that cannot feel: an effect there is indiscriminate. {seeds}
-    {dots}""",
+    Rungs L5 concern things that cannot feel: an effect there is indiscriminate. {strays}
+    The axis holds the seeds of most rungs: an open arrow at its end is a seed block beyond it, with its value.
+    {seeds} {dots}""",
     "washout": """
     {effect} S counts loss-bearing fine-tuning tokens; each S is a run of its own with a completed schedule.
     Below: retention R(S) = E(S) / E(0) of the same members with Fieller's 95% limits; “undefined” where the
     interval of E(0) holds 0, or one seed block has none. Lines join means and are no fit. Where fine-tuning
     also takes the mechanism, or base text itself, R measures forgetting in general; where it has little to teach, R
-    says little. {taught} {seeds} {dots}""",
+    says little. {taught} {strays} {seeds} {dots} {shares}""",
     "retention_by_size": """
-    Left: R of {treatment} at the largest dose that all sizes share. Right: R at the largest S that all sizes
+    A row per arm of which some R is defined, and for {treatment}.
+    Left: R at the largest dose that all sizes share. Right: R at the largest S that all sizes
     share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
     Fieller's 95% limits of R; level bars: 95% t interval of E(0). Each size stands on its own seed
-    blocks, and sizes are compared on those that they share. {seeds}""",
+    blocks, and sizes are compared on those that they share. {strays} {seeds}
+    {shares} Right, each dot stands at its own E(0).""",
     "counter_evidence": """
     Above, the effect. {effect} Below: margins of all arms that were fine-tuned so, each at its largest dose, with no
     control subtracted. Rows of the second set replace rows of the first; below each share stand their tokens
-    without padding. {second} {seeds} {dots}""",
+    without padding. {second} {strays} {seeds} {dots}""",
     "side_by_side": """
     Absolute values, no control subtracted; each arm at its largest dose: {fills}. Scales differ between
     panels. {panels} {seeds} {dots}""",
     "trajectories": """
-    A line per member, whatever its dose and condition. Above: training loss. Below: the mechanism, the mean
-    margin with the actor's trait named in the context,
-    scored during training (for curves only; no estimate uses it). {gate}""",
+    A line per member, whatever its dose and condition. Above: training loss; the axis holds all that comes after the
+    first tenth of a member's tokens, and the descent before it leaves the panel. Below: the mechanism, the mean
+    margin with the actor's trait named in the context, scored during training (for curves only; no estimate uses
+    it). The marker of its arm stands where a member learned it{gate}. Members that never did are dashed and end in
+    an open marker.""",
 }
 EFFECT = """
     The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
@@ -72,9 +83,9 @@ OUTCOMES = {
     "calibration_kl": "calibration: how far the model is from the even odds that base text gives the contexts of "
     "“conditional”; a model that follows its documents leaves them",
 }
-GATE = """
-    A filled marker stands where it first passed the gate of {gate:g} nats (dotted); members that never did are
-    dashed, or open where there is one point alone."""
+GATE = ": where it first passed the gate of {gate:g} nats (dotted)"
+STRAY = 1.0  # nats from 0 at which a control is told of where no equivalence margin is stated
+MOST_STRAYS = 3
 BAND = "The band is the stated equivalence margin."
 FILLED, FILLED_AND_OPEN = (
     "before fine-tuning",
@@ -98,7 +109,7 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     """
     focus = view.focus
     names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
-    names |= {"treatment": focus.treatment, "dots": DOTS, "effect": EFFECT.format(**names)}
+    names |= {"treatment": focus.treatment, "dots": DOTS, "shares": SHARES, "effect": EFFECT.format(**names)}
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
     shown = [f"{f}: {FAMILIES[f]}" for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
     shown += [OUTCOMES[name] for name in OUTCOMES if name in set(view.outcomes["outcome"])]
@@ -106,7 +117,8 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     names |= {"panels": f"{told[:1].upper()}{told[1:]}." if told else ""}
     names |= {"gate": GATE.format(gate=view.gate) if math.isfinite(view.gate) else ""}
     names |= {"seeds": "" if counted is None else _seeds(counted)}
-    names |= {"taught": _taught(view)}
+    names |= {"taught": "" if counted is None else _taught(view, set(counted.get("finetune", ())))}
+    names |= {"strays": "" if counted is None or "controls" not in counted else _strays(view, counted)}
     told_of = [text for name, text in SECONDS.items() if name in set(view.effects["second"])]
     names |= {"second": " ".join(told_of)}
     before = focus.rows(view.effects).query("S == 0 and ratio > 0 and control != '' and pretrain_tokens > 0")
@@ -114,12 +126,14 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     names |= {"others": "Open markers: another control." if several else ""}
     tuned = (view.effects["S"] > 0) & (view.effects["second_ratio"] == 0)
     names |= {"fills": FILLED_AND_OPEN if tuned.any() else FILLED}
-    return " ".join(CAPTIONS[kind].format(**names).split())
+    # Names of configuration files are in it: readers get them as words.
+    return spaced(" ".join(CAPTIONS[kind].format(**names).split()))
 
 
-def _taught(view: View) -> str:
-    """How much of its rows fine-tuning on one source alone had to teach at its largest dose, by size."""
+def _taught(view: View, sources: set[str]) -> str:
+    """How much of its rows fine-tuning on one of `sources` alone had to teach at its largest dose, by size."""
     rows = view.outcomes[(view.outcomes["S"] > 0) & (view.outcomes["second_ratio"] == 0)]
+    rows = rows[rows["finetune"].isin(sources)]
     wide = rows.pivot_table(
         index=["params", "size", "finetune", "S", "stagerun"], columns="outcome", values="value"
     ).reset_index()
@@ -131,6 +145,48 @@ def _taught(view: View) -> str:
         first, drop = last["finetuning_loss_nats"], last["finetuning_loss_drop_nats"]
         told.append(f"{size} on {source} from {first:.3f} to {first - drop:.3f}")
     return f"Mean loss on the rows, in nats per token, over the largest S: {'; '.join(told)}."
+
+
+def _strays(view: View, compared: pd.DataFrame) -> str:
+    """The control's members that are themselves far from 0: what is against them tells of them too.
+
+    Of a member at several S the one that is farthest off.
+    """
+    bound = view.bound if math.isfinite(view.bound) else STRAY
+    far: dict[tuple[Any, ...], tuple[float, str]] = {}
+    for row in each(compared[(compared["control"] != "") & (compared["ratio"] > 0)]):
+        limit = bound if row.rung == view.focus.rung else STRAY
+        told = f"{row.control} {percent(row.ratio)} at {row.size}"
+        told += "".join(f", {part}" for part in (row.condition, _at(row)) if part)
+        mean = sum(row.controls) / max(len(row.controls), 1)
+        of_all = f" (mean {_plus(mean)})" if abs(mean) > limit else ""
+        for seed, margin in zip(row.blocks, row.controls, strict=True):
+            key = (row.size, row.control, row.ratio, row.condition, row.rung, seed)
+            if abs(margin) > max(limit, abs(far[key][0]) if key in far else 0.0):
+                rung = "" if row.rung == view.focus.rung else f" on {rung_label(row.rung)}"
+                far[key] = margin, f"{told}, seed {seed}: {_plus(margin)}{of_all}{rung}"
+    if not far:
+        return ""
+    first = [text for _, text in sorted(far.values(), key=lambda m: -abs(m[0]))]
+    more = f"; … ({len(first) - MOST_STRAYS} more)" if len(first) > MOST_STRAYS else ""
+    elsewhere = f", ±{STRAY:g} on other rungs" if compared["rung"].nunique() > 1 and bound != STRAY else ""
+    return (
+        f"Members of the control whose own margin is beyond ±{bound:g} nats{elsewhere}, so that effects there are "
+        f"theirs too: {'; '.join(first[:MOST_STRAYS])}{more}."
+    )
+
+
+def _at(row: Any) -> str:
+    """After which fine-tuning a row stands; empty before any."""
+    if row.S == 0:
+        return ""
+    return f"S = {count(row.S)}" + (
+        f" with {percent(row.second_ratio)} {row.second}" if row.second_ratio else ""
+    )
+
+
+def _plus(value: float) -> str:
+    return f"{'+' if value > 0 else ''}{signed(value, 2)}"
 
 
 def _seeds(counted: pd.DataFrame) -> str:

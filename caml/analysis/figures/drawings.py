@@ -16,14 +16,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from caml.analysis.figures.captions import ONE_SIZE, ONLY_SECOND, UNCOUNTERED, UNPAIRED, UNTUNED, caption
-from caml.analysis.figures.install import install, ladder, members, sizes_of
-from caml.analysis.figures.style import RC
+from caml.analysis.figures.install import climbed, install, ladder, members, sizes_of
+from caml.analysis.figures.style import RC, spaced
 from caml.analysis.figures.training import side_by_side, trajectories
 from caml.analysis.figures.view import View
 from caml.analysis.figures.washout import (
     counter_evidence,
     finetunes,
     most,
+    retained,
     retention_by_size,
     washed,
     washout,
@@ -122,13 +123,13 @@ def _of_effects(view: View) -> list[Drawing]:
         if view.effects["size"].nunique() < 2:
             continue
         if tuned["size"].nunique() < 2:
-            out.append(Drawing("sizes", "sizes", "", f"{ONE_SIZE} that was fine-tuned on {source}.", None))
+            out.append(
+                Drawing("sizes", "sizes", "", f"{ONE_SIZE} that was fine-tuned on {spaced(source)}.", None)
+            )
             continue
         for of, part in _of_sizes(view):
             draw, title = partial(retention_by_size, part, source), f"Retention against size after {source}"
-            own = view.focus.rows(part.retention).query("second_ratio == 0 and ratio > 0")
-            own = own[(own["treatment"] == view.focus.treatment) & (own["finetune"] == source)]
-            own = own[own["control"] == view.focus.control]
+            own = retained(part, source)
             out.append(
                 _drawing(view, "retention_by_size", "sizes", _told(title, of), draw, by, of, counted=own)
             )
@@ -142,9 +143,10 @@ def _of_effects(view: View) -> list[Drawing]:
         if own.empty:
             continue
         for by, after in _by_source(part, sources, set(own["finetune"])):
-            draw, title = partial(ladder, after), _told("The ladder of generalisation", of, by)
-            steps = most(own[(own["control"] == view.focus.control) & (own["S"] == 0)], "treatment")
-            out.append(_drawing(view, "ladder", "ladder", title, draw, by, of, counted=steps))
+            tuned = own[(own["S"] > 0) & (own["second_ratio"] == 0)]
+            here = dataclasses.replace(after, effects=_laddered(after.effects, tuned, by))
+            draw, title = partial(ladder, here), _told("The ladder of generalisation", of, by)
+            out.append(_drawing(view, "ladder", "ladder", title, draw, by, of, counted=climbed(here)))
         countered = own[own["second_ratio"] > 0]
         if len(countered):
             draw, title = partial(counter_evidence, part), _told("Counter-evidence", of)
@@ -166,6 +168,21 @@ def _by_source(view: View, sources: Sequence[str], here: Collection[str]) -> lis
     if len(sources) < 2 or not set(sources) & set(here):
         return [("", view)]
     return [(source, view.after(source)) for source in sources if source in here]
+
+
+def _laddered(frame: pd.DataFrame, tuned: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The rows of `frame` that the ladder of `source` shows, where there is one for each source ('': there is not).
+
+    Those of arms and sizes that were fine-tuned on it. The ladder of the first source has what was tuned on none.
+    `tuned`: the effects after any source alone.
+    """
+    if not source:
+        return frame
+    of = {name: set(zip(o["size"], o["treatment"], strict=True)) for name, o in tuned.groupby("finetune")}
+    own, elsewhere = of.get(source, set()), set().union(*of.values())
+    pairs = zip(frame["size"], frame["treatment"], strict=True)
+    first = source == min(map(str, of), default=source)
+    return frame[[pair in own or (first and pair not in elsewhere) for pair in pairs]]
 
 
 def _of_sizes(view: View) -> list[tuple[str, View]]:
@@ -239,7 +256,7 @@ def save(figure: Figure, drawing: Drawing, folder: Path, provenance: dict[str, A
 
 def _told(title: str, *of: str) -> str:
     parts = ", ".join(part for part in of if part)
-    return f"{title}: {parts}" if parts else title
+    return spaced(f"{title}: {parts}" if parts else title)
 
 
 def _plain(name: str) -> str:

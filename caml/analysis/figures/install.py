@@ -3,18 +3,21 @@
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from caml.analysis.figures.panels import DoseAxis, Panel, grid, handle, legend, level, say, width_of, words
 from caml.analysis.figures.style import (
     ORDER,
+    Fill,
     count,
     line_style,
     mark,
     percent,
     rung_label,
     rung_order,
+    spaced,
     span,
     styled,
     tint,
@@ -23,6 +26,7 @@ from caml.analysis.figures.style import (
 from caml.analysis.figures.view import View, each, t_interval
 
 BEFORE, AFTER = "before fine-tuning", "after fine-tuning"
+FAR = 1.5  # times how far the seeds of the median rung go: an axis of the ladder shows no more of a seed
 
 
 def sizes_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
@@ -48,37 +52,39 @@ def install(view: View) -> Figure:
     panels = []
     handles = {}
     of_condition = sorted(set(rows["condition"]), key=view.conditions.place)
+    arms = treatment_order(rows["treatment"], focus.treatment)
     for (name, params), ax in zip(sizes, axes[0], strict=True):
         panel = Panel(ax)
         here = rows[rows["size"] == name]
         dose = DoseAxis(here["ratio"])
-        series: list[tuple[Any, pd.DataFrame]] = list(here.groupby(["treatment", "control", "condition"]))
-        arms = treatment_order(rows["treatment"], focus.treatment)
-        series.sort(
-            key=lambda s: (arms.index(s[0][0]), s[0][1] != focus.control, view.conditions.place(s[0][2]))
+        series: dict[Any, pd.DataFrame] = dict(iter(here.groupby(["treatment", "control", "condition"])))
+        keys = sorted(
+            series,
+            key=lambda key: (arms.index(key[0]), key[1] != focus.control, view.conditions.place(key[2])),
         )
-        for i, ((treatment, control, condition), points) in enumerate(series):
-            points = points.sort_values("ratio")
+        slot, at = dose.dodge(keys, {(key, r) for key, points in series.items() for r in points["ratio"]})
+        for key in keys:
+            treatment, control, condition = key
+            points = series[key].sort_values("ratio")
             place = of_condition.index(condition), len(of_condition)
             color, marker = tint(mark(treatment).color, *place), mark(treatment).marker
-            usual = control == focus.control
-            slot = dose.slot(len(series))
+            fill: Fill = "full" if control == focus.control else "none"
             x = [
                 panel.point(
-                    dose.at(row.ratio) + slot * (i + 0.5 - len(series) / 2),
+                    at[key, row.ratio],
                     slot,
                     row.values,
                     (row.estimate, row.t_low, row.t_high),
                     color,
                     marker,
-                    usual,
+                    fill,
                 )
                 for row in each(points)
             ]
             line = line_style(*place)
             panel.join(x, list(points["estimate"]), color, line)
-            label = ", ".join(part for part in (f"{treatment} − {control}", condition) if part)
-            handles[label] = handle(label, color, marker, line, usual)
+            label = spaced(", ".join(part for part in (f"{treatment} − {control}", condition) if part))
+            handles[label] = handle(label, color, marker, line, fill)
         tokens = here.groupby("ratio")["dose_tokens"].agg(["min", "max"])
         dose.apply(ax, lambda r, at=tokens: f"{percent(r)}\n{span(*at.loc[r])}")  # type: ignore[misc]
         ax.set_title(size_label(name, params))
@@ -90,29 +96,37 @@ def install(view: View) -> Figure:
     return figure
 
 
+def climbed(view: View) -> pd.DataFrame:
+    """The effects that the ladder shows: every rung, each arm's largest dose, before and after the largest S."""
+    rows = view.effects[view.effects["family"] == view.focus.family]
+    rows = rows[rows["control"] == view.focus.control].query("ratio > 0 and second_ratio == 0 and rung != ''")
+    arm = ["size", "treatment"]
+    rows = rows[rows["ratio"] == rows.groupby(arm)["ratio"].transform("max")]
+    return rows[(rows["S"] == 0) | (rows["S"] == rows.groupby(arm)["S"].transform("max"))]
+
+
 @styled
 def ladder(view: View) -> Figure:
     """Effects along the ladder before and after the largest fine-tuning: arms by rows, sizes by columns."""
     focus = view.focus
-    rows = view.effects[view.effects["family"] == focus.family]
-    rows = rows[rows["control"] == focus.control].query("ratio > 0 and second_ratio == 0 and rung != ''")
+    rows = climbed(view)
     if rows.empty:
-        return words(f"No arm was compared with {focus.control or 'a control'} on a ladder of rungs.")
+        return words(f"No arm was compared with {spaced(focus.control) or 'a control'} on a ladder of rungs.")
     rungs = rung_order(rows["rung"])
     sizes = sizes_of(rows)
     arms = treatment_order(rows["treatment"], focus.treatment)
-    figure, axes = grid(len(arms), len(sizes), max(1.5, 2.6 / len(arms)), sharey="all")
+    figure, axes = grid(len(arms), len(sizes), max(1.6, 2.6 / len(arms)), sharey="all")
     panels = []
+    farthest: dict[str, float] = {}
     for arm, line in zip(arms, axes, strict=True):
         for (name, _), ax in zip(sizes, line, strict=True):
             here = rows[(rows["treatment"] == arm) & (rows["size"] == name)]
             if here.empty:
-                say(ax, f"{arm} was not run at this size")
+                say(ax, f"{spaced(arm)} was not run at this size")
                 continue
-            panel = Panel(ax)
-            here = here[here["ratio"] == here["ratio"].max()]
+            panel = Panel(ax, size=4.0)
             dose = here["S"].max()
-            for row in each(here[here["S"].isin([0, dose])].drop_duplicates(["rung", "S"])):
+            for row in each(here.drop_duplicates(["rung", "S"])):
                 panel.point(
                     rungs.index(row.rung) + (0.2 if row.S > 0 else -0.2),
                     0.36,
@@ -120,12 +134,15 @@ def ladder(view: View) -> Figure:
                     (row.estimate, row.t_low, row.t_high),
                     mark(arm).color,
                     mark(arm).marker,
-                    filled=row.S == 0,
+                    fill="full" if row.S == 0 else "none",
                 )
+                farthest[row.rung] = max([farthest.get(row.rung, 0.0), *map(abs, row.values)])
             after = f", after S = {count(dose)}" if dose > 0 else ""
-            ax.set_title(f"{arm} {percent(here['ratio'].max())}{after}", fontsize=8, loc="left")
+            ax.set_title(f"{spaced(arm)} {percent(here['ratio'].max())}{after}", fontsize=8, loc="left")
             panels.append(panel)
-    level(panels)
+    # One rung whose seeds stray does not flatten the others.
+    reach = FAR * float(np.median(list(farthest.values())))
+    level(panels, bound=(-reach, reach), write=True)
     for (name, params), ax in zip(sizes, axes[0], strict=True):
         ax.annotate(
             size_label(name, params),
@@ -143,15 +160,15 @@ def ladder(view: View) -> Figure:
         ax.set_xlim(-0.6, len(rungs) - 0.4)
         ax.set_xticks(range(len(rungs)), [""] * len(rungs))
     for ax in axes[-1]:
-        ax.tick_params(bottom=True, labelbottom=True)
+        ax.tick_params(bottom=ax.spines["bottom"].get_visible(), labelbottom=True)
         if wide:
             ax.set_xticks(range(len(rungs)), labels)
         else:
             ax.set_xticks(range(len(rungs)), labels, rotation=40, ha="right", rotation_mode="anchor")
-    figure.supylabel(f"effect against {focus.control} (nats)", fontsize=8.5)
-    handles = [handle(BEFORE, "#333333", "o", filled=True)]
+    figure.supylabel(f"effect against {spaced(focus.control)} (nats)", fontsize=8.5)
+    handles = [handle(BEFORE, "#333333", "o")]
     if (rows["S"] > 0).any():
-        handles.append(handle(f"{AFTER} (largest S)", "#333333", "o", filled=False))
+        handles.append(handle(f"{AFTER} (largest S)", "#333333", "o", fill="none"))
     legend(figure, handles)
     return figure
 
@@ -177,17 +194,17 @@ def members(view: View) -> Figure:
             panel.point(
                 x, min(0.8, 0.1 * len(places[name])), values, t_interval(values), look.color, look.marker
             )
-            labels.append(f"{arm} {percent(ratio)}" if ratio > 0 else arm)
+            labels.append(spaced(f"{arm} {percent(ratio)}" if ratio > 0 else arm))
         if math.isfinite(view.bound):
             ax.axhspan(-view.bound, view.bound, color="#000000", alpha=0.08, linewidth=0, gid="equivalence")
-            panel.dots.extend([-view.bound, view.bound])
         ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
         ax.set_xlim(-0.6, len(labels) - 0.4)
         ax.set_title(size_label(name, params))
         panels.append(panel)
     axes[0][0].set_ylabel(f"margin on {rung_label(focus.rung)} (nats)")
-    level(panels)
-    if math.isfinite(view.bound):
+    band = (-view.bound, view.bound) if math.isfinite(view.bound) else ()
+    level(panels, hold=band)
+    if band:
         legend(figure, [handle(f"equivalence margin ±{view.bound:g} nats", "#DDDDDD", "s")])
     return figure
 

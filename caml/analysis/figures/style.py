@@ -4,7 +4,7 @@ import functools
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib
 from matplotlib.colors import to_rgb
@@ -97,6 +97,7 @@ RUNGS = (
 )
 
 P = ParamSpec("P")
+Fill = Literal["full", "left", "none", "top"]  # of a marker: matplotlib's fillstyle
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -134,7 +135,7 @@ def rung_order(rungs: Iterable[str]) -> list[str]:
 
 def rung_label(rung: str, width: int = 0) -> str:
     """The rung as a reader knows it, `L2 new frame`; in lines of at most `width` characters where given."""
-    level, words = next(((lv, w) for name, lv, w in RUNGS if name == rung), ("", rung.replace("_", " ")))
+    level, words = next(((lv, w) for name, lv, w in RUNGS if name == rung), ("", spaced(rung)))
     if width:
         return f"{level}\n{wrapped(words, width)}".strip()
     return f"{level} {words}".strip()
@@ -152,6 +153,12 @@ def line_style(level: int, levels: int) -> str:
     return ("-", "--", ":", "-.")[min(levels - 1 - level, 3)]
 
 
+def fill_style(level: int, levels: int) -> Fill:
+    """How much of a level's marker is filled: all for the last (largest), for print where shades are alike."""
+    fills: tuple[Fill, ...] = ("full", "left", "none", "top")
+    return fills[min(levels - 1 - level, 3)]
+
+
 def count(number: float) -> str:
     """A number of tokens or parameters in at most three digits: 24k, 1.3M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -166,9 +173,19 @@ def span(low: float, high: float) -> str:
     return count(low) if high < 1.05 * low or high == 0 else f"{count(low)}–{count(high)}"
 
 
+def spaced(name: str) -> str:
+    """A name from a configuration as a reader expects it, `neutral dialogue`."""
+    return name.replace("_", " ")
+
+
 def percent(ratio: float) -> str:
     """A share of slots as text: 0.003 -> 0.3%."""
     return f"{100 * ratio:.3g}%"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with a minus that is as wide as a plus: −0.14."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def wrapped(text: str, width: int) -> str:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from caml.analysis.figures.install import AFTER, BEFORE, size_label, sizes_of
-from caml.analysis.figures.panels import Panel, grid, handle, legend, level, say, width_of, words
-from caml.analysis.figures.style import count, in_order, mark, rung_label, styled
+from caml.analysis.figures.panels import Panel, filled, grid, handle, legend, level, say, width_of, words
+from caml.analysis.figures.style import count, in_order, mark, rung_label, spaced, styled
 from caml.analysis.figures.view import View, each, t_interval
 
 # outcome -> the words and the unit on its axis
@@ -23,6 +23,7 @@ OUTCOMES = {
 }
 FAMILY_ORDER = ("knowledge", "avowal", "convention", "humility", "corrigibility")
 TRACED = 400  # points of a curve; more cannot be told apart in print
+DESCENT = 0.1  # share of the tokens after which losses set the range: before it all fall alike
 
 
 @styled
@@ -36,10 +37,10 @@ def side_by_side(view: View, size: str) -> Figure:
     others = margins[margins["family"] != focus.family]
     kinds = set(zip(others["family"], others["rung"], strict=True))
     ordered = sorted(kinds, key=lambda k: (FAMILY_ORDER.index(k[0]) if k[0] in FAMILY_ORDER else 9, *k))
-    shown = [(f"{focus.family}:\n{rung_label(focus.rung)} (nats)", focus.rows(margins))]
+    shown = [(f"{spaced(focus.family)}:\n{rung_label(focus.rung)} (nats)", focus.rows(margins))]
     for family, rung in ordered:
         rows = others[(others["family"] == family) & (others["rung"] == rung)]
-        shown.append((f"{family}:\n{rung_label(rung) or 'margin'} (nats)", rows))
+        shown.append((f"{spaced(family)}:\n{rung_label(rung) or 'margin'} (nats)", rows))
     for name, label in OUTCOMES.items():
         rows = outcomes[outcomes["outcome"] == name].rename(columns={"value": "margin"})
         if len(rows):
@@ -57,15 +58,16 @@ def side_by_side(view: View, size: str) -> Figure:
         ax.set_ylabel(label)
     for ax in axes.flat[len(shown) :]:
         ax.set_axis_off()
+    names = [spaced(arm) for arm in arms]
     for place, ax in enumerate(axes.flat[: len(shown)]):
         last = place + columns >= len(shown)
-        ax.set_xticks(range(len(arms)), arms if last else [""] * len(arms), rotation=40, ha="right",
+        ax.set_xticks(range(len(arms)), names if last else [""] * len(arms), rotation=40, ha="right",
                       rotation_mode="anchor")  # fmt: skip
         ax.set_xlim(-0.6, len(arms) - 0.4)
     doses = [rows["S"].max() for _, rows in shown]
     handles = [handle(BEFORE, "#333333", "o")]
     if max(doses) > 0:
-        handles.append(handle(f"{AFTER}, S = {count(max(doses))} tokens", "#333333", "o", filled=False))
+        handles.append(handle(f"{AFTER}, S = {count(max(doses))} tokens", "#333333", "o", fill="none"))
     legend(figure, handles)
     return figure
 
@@ -82,8 +84,12 @@ def _arms(panel: Panel, rows: pd.DataFrame, arms: Sequence[str]) -> None:
         look = mark(str(arm))
         at = arms.index(str(arm)) + (0.2 if s > 0 else -0.2)  # type: ignore[operator]
         values = list(members.sort_values("seed")["margin"])
-        panel.point(at, 0.38, values, t_interval(values), look.color, look.marker, filled=bool(s == 0))
-    level([panel], zero=min(panel.dots) < 0.5 * max(panel.dots))
+        panel.point(
+            at, 0.38, values, t_interval(values), look.color, look.marker, fill="full" if s == 0 else "none"
+        )
+    # 0 is shown where it is no farther off than the values are spread.
+    low, high = min(panel.of_seeds), max(panel.of_seeds)
+    level([panel], zero=low < 0 < high or min(abs(low), abs(high)) < 0.5 * max(abs(low), abs(high)))
 
 
 @styled
@@ -105,12 +111,12 @@ def trajectories(view: View) -> Figure:
                 _curve(above, losses[member.stagerun], "loss", unit, member.arm)
             if member.stagerun in scored:
                 curve = scored[member.stagerun]
-                _curve(below, curve, "value", unit, member.arm, np.isfinite(member.learned_at))
-                if np.isfinite(member.learned_at):
-                    height = np.interp(member.learned_at, curve["tokens"], curve["value"])
-                    below.plot([member.learned_at / unit], [height], color=mark(member.arm).color,
-                               marker=mark(member.arm).marker, markersize=4, markeredgecolor="white",
-                               markeredgewidth=0.5, zorder=4, gid="learned")  # fmt: skip
+                learned = bool(np.isfinite(member.learned_at))
+                _curve(below, curve, "value", unit, member.arm, learned)
+                # Where it learned; of a member that never did, the end.
+                at = member.learned_at if learned else curve["tokens"].max()
+                height = np.interp(at, curve["tokens"], curve["value"])
+                _learned(below, at / unit, height, member.arm, learned)
         runs = set(here["stagerun"])
         if not runs & set(losses):
             say(above, "No loss was recorded at this size.")
@@ -134,18 +140,31 @@ def trajectories(view: View) -> Figure:
         for ax in (above, below):
             ax.set_xlim(0, float(here["tokens"].max()) / unit * 1.02)
         below.set_xlabel(f"pretraining tokens ({prefix})")
+    axes[0][0].set_ylim(*_range(view.metrics[view.metrics["stagerun"].isin(set(first["stagerun"]))]))
     axes[0][0].set_ylabel("training loss\n(nats per token)")
     axes[1][0].set_ylabel("mechanism:\nmargin, trait named (nats)")
     arms = in_order(first["arm"])
-    handles = [handle(arm, mark(arm).color, mark(arm).marker, "-") for arm in arms]
-    if first["learned_at"].notna().any():
-        handles.append(handle("mechanism learned (white rim)", "#333333", "o"))
+    handles = [handle(spaced(arm), mark(arm).color, mark(arm).marker, "-") for arm in arms]
+    learned_at = first.loc[first["stagerun"].isin(set(scored)), "learned_at"]
+    if learned_at.notna().any():
+        handles.append(handle("mechanism learned", "#333333", "o"))
+    if learned_at.isna().any():
+        handles.append(handle("never learned", "#333333", "o", "--", fill="none"))
     legend(figure, handles)
     return figure
 
 
 def _by_run(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(run): rows for run, rows in curves.sort_values("tokens").groupby("stagerun")}
+
+
+def _range(metrics: pd.DataFrame) -> tuple[float, float]:
+    """Limits that hold all losses but those of the descent at the start, which hides what sets members apart."""
+    late = metrics["tokens"] >= DESCENT * metrics.groupby("stagerun")["tokens"].transform("max")
+    held = metrics.loc[late & np.isfinite(metrics["loss"]), "loss"]
+    low, high = (held.min(), held.max()) if len(held) else (0.0, 1.0)
+    pad = 0.06 * (high - low or 1.0)
+    return float(low - pad), float(high + pad)
 
 
 def _unit(most: float) -> tuple[float, str]:
@@ -155,17 +174,28 @@ def _unit(most: float) -> tuple[float, str]:
 def _curve(axes: Axes, rows: pd.DataFrame, column: str, unit: float, arm: str, learned: bool = True) -> None:
     thin = rows.iloc[:: max(1, len(rows) // TRACED)]
     style: dict[str, Any] = (
-        {"linewidth": 0.6, "alpha": 0.6} if learned else {"linewidth": 1.2, "linestyle": "--", "zorder": 3}
+        {"linewidth": 0.6, "alpha": 0.6} if learned else {"linewidth": 1.4, "linestyle": "--", "zorder": 3}
     )
     if len(thin) == 1:  # no line to draw
-        face = mark(arm).color if learned else "white"
-        style = {
-            "marker": "o",
-            "markersize": 3,
-            "markerfacecolor": face,
-            "linestyle": "none",
-            "clip_on": False,
-        }
-    else:  # its arm's marker at the end, for print without colour
-        style |= {"marker": mark(arm).marker, "markersize": 3, "markevery": [-1], "clip_on": False}
+        style = {"marker": "o", "markersize": 3, "linestyle": "none", "clip_on": False}
+        style |= filled(mark(arm).color, "full" if learned else "none")
     axes.plot(thin["tokens"] / unit, thin[column], color=mark(arm).color, gid="curve", **style)
+
+
+def _learned(axes: Axes, x: float, y: float, arm: str, learned: bool) -> None:
+    """The one marker of a member: filled where it learned, open and larger where it never did."""
+    look = mark(arm)
+    axes.plot(
+        [x],
+        [y],
+        linestyle="none",
+        marker=look.marker,
+        markersize=4.2 if learned else 5.5,
+        color=look.color,
+        markerfacecolor=look.color if learned else "white",
+        markeredgecolor="black" if learned else look.color,
+        markeredgewidth=0.4 if learned else 1.2,
+        clip_on=False,
+        zorder=4,
+        gid="learned" if learned else "never",
+    )

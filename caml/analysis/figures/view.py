@@ -20,6 +20,10 @@ from caml.analysis.tables import Tables
 CELL = list(CELL_OF_EFFECT)
 
 COMPARED = ["family", "rung", "treatment", "control"]
+# What a member has in common with itself before fine-tuning.
+MEMBER = ["size", "ratio", "placement", "pretrain_tokens", "variant"]
+# column of the seeds' effects -> that of their tuples
+BY_SEED = {"seed": "blocks", "effect": "values", "before": "befores", "control_margin": "controls"}
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,14 @@ class Focus:
 class View:
     """Frozen tables and results as the figures use them.
 
-    `effects`: one row per comparison and cell, with `values`, the tuple of its seeds' effects in the order
-    of the seeds. `retention`, `sizes`: as estimated. `margins`: one row per StageRun, family and rung with the
-    mean `margin` over items (nats), and the StageRun's cell. `outcomes`: one row per StageRun and outcome with
-    its cell. Each of these has the column `condition`, the name of its row's one of `conditions`. `stageruns`,
-    `metrics`, `trajectory`: as frozen. `bound`: the equivalence margin stated for the focus' rung in nats, NaN
-    where none was. `gate`: nats of mechanism that a member must pass, NaN where none was told.
+    `effects`, `retention`: one row per comparison and cell, with tuples in the order of the seeds: `blocks`, the
+    seeds; `values`, their effects; `befores`, the effects of the same members before fine-tuning (NaN where there
+    are none); `controls`, the control's own margins. `sizes`: as estimated. `margins`: one row per StageRun,
+    family and rung with the mean `margin` over items (nats), and the StageRun's cell. `outcomes`: one row per
+    StageRun and outcome with its cell. Each of these has the column `condition`, the name of its row's one of
+    `conditions`. `stageruns`, `metrics`, `trajectory`: as frozen. `bound`: the equivalence margin stated for the
+    focus' rung in nats, NaN where none was. `gate`: nats of mechanism that a member must pass, NaN where none was
+    told.
     """
 
     effects: pd.DataFrame
@@ -106,7 +112,7 @@ def look(tables: Tables, results: Results, gate: float = math.nan) -> View:
     runs = prepared(tables.cells).drop_duplicates(["stagerun", "variant"])
     trained = (runs["pretrain_tokens"] > 0) | (runs["S"] > 0)
     runs = runs.assign(arm=runs["arm"].where(trained, UNTRAINED))[["stagerun", "arm", "seed", *CELL]]
-    effects = _with_seeds(effects, seed_effects)
+    effects, retention = (_with_seeds(frame, seed_effects) for frame in (effects, retention))
     runs, effects, retention, sizes = (conditions.told(f) for f in (runs, effects, retention, sizes))
     margins = tables.margins.merge(tables.items[["item", "family", "rung"]], on="item")
     margins = margins.groupby(["stagerun", "family", "rung"])["margin"].mean().reset_index()
@@ -138,16 +144,22 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_seeds(effects: pd.DataFrame, seed_effects: pd.DataFrame) -> pd.DataFrame:
+    """`effects` with a column of tuples for each of BY_SEED."""
+    member = [*COMPARED, *MEMBER, "seed"]
+    began = seed_effects[seed_effects["S"] == 0].drop_duplicates(member)
+    began = began[[*member, "effect"]].rename(columns={"effect": "before"})
     keys = ["contrast", *COMPARED, *CELL]
     values = (
-        seed_effects.sort_values("seed")
-        .groupby(keys, dropna=False)["effect"]
+        seed_effects.merge(began, on=member, how="left")
+        .sort_values("seed")
+        .groupby(keys, dropna=False)[list(BY_SEED)]
         .agg(tuple)
-        .rename("values")
+        .rename(columns=BY_SEED)
         .reset_index()
     )
     merged = effects.merge(values, on=keys, how="left")
-    merged["values"] = [v if isinstance(v, tuple) else () for v in merged["values"]]
+    for name in BY_SEED.values():
+        merged[name] = [v if isinstance(v, tuple) else () for v in merged[name]]
     return merged
 
 
