@@ -1,14 +1,19 @@
 """Freezing an ablation's tables, analysing them, and writing its report."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from caml.ablations import freezing
 from caml.ablations.condition import HEADLINE, PAGE, STAMP, Study, stamp
 from caml.ablations.grid import Cell, write_cells
+from caml.ablations.places import Places
+from caml.ablations.prepare import Stores
 from caml.ablations.progress import Progress
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
@@ -19,11 +24,14 @@ from caml.analysis.results import Results, analyse
 from caml.analysis.tables import Tables
 from caml.config.files import shown
 from caml.config.fingerprint import NUMERICS_VERSION
+from caml.data.corpora.corpus import Corpus
 from caml.data.files import write_text
+from caml.data.matching import Matched
 from caml.models.sizes import Model
 from caml.tracking.provenance import provenance
 
 DOCUMENTS_SHOWN = 6
+TOKENS_SHOWN = 600
 
 
 def report(study: Study, progress: Progress, keep: tuple[Path, str] | None = None) -> tuple[list[str], Path]:
@@ -71,7 +79,9 @@ def _extras(
         title=ablation.name,
         methods=methods(tables, ablation.control, statement.gate, _facts(grid, manifests)),
         resolution=resolution(results.effects, results.retention),
-        documents=_documents(grid, dict(zip(tables.cells["cell"], tables.cells["variant"], strict=True))),
+        documents=_documents(
+            study.where, grid, dict(zip(tables.cells["cell"], tables.cells["variant"], strict=True))
+        ),
         looks=[looks_sentence(lock.looks if lock else (), locked)],
         provenance={
             "ablation": ablation.name,
@@ -149,7 +159,22 @@ def training_time(manifests: Sequence[dict[str, Any]]) -> float:
     return total / 1000
 
 
-def _documents(grid: Sequence[Cell], variants: Mapping[str, str]) -> dict[str, list[str]]:
+def _first_texts(where: Places, cell: Cell, source: Any) -> tuple[str, ...]:
+    """The first documents of an arm; of a corpus those of its store, which a matched control is in step with."""
+    if not isinstance(source, (Corpus, Matched)):
+        return tuple(map(str, islice(source.documents(cell.run.seed), DOCUMENTS_SHOWN)))
+    stores, recipe = Stores(where), cell.run.tokenizer
+    template = cell.stageruns[0].stage.mixture.template
+    store, tokenizer = stores.open(source, cell.run.seed, recipe, template), stores.tokenizer(recipe)
+    bounds = store.bounds[: DOCUMENTS_SHOWN + 1]
+    ends = [min(int(end), int(begin) + TOKENS_SHOWN) for begin, end in itertools.pairwise(bounds)]
+    return tuple(
+        tokenizer.decode(store.tokens(np.arange(begin, end)).tolist())
+        for begin, end in zip(bounds, ends, strict=False)
+    )
+
+
+def _documents(where: Places, grid: Sequence[Cell], variants: Mapping[str, str]) -> dict[str, list[str]]:
     """The first documents of every arm in the first seed block, side by side.
 
     An arm whose documents differ between `variants` (cell -> variant) has an entry for each kind of them, under
@@ -157,13 +182,15 @@ def _documents(grid: Sequence[Cell], variants: Mapping[str, str]) -> dict[str, l
     """
     seed = min(cell.run.seed for cell in grid)
     users: dict[Any, list[str]] = {}
+    of: dict[Any, Cell] = {}
     for cell in grid:
         mixture = cell.stageruns[0].stage.mixture
         if cell.run.seed == seed and mixture.ratio > 0 and mixture.intervention is not None:
             users.setdefault(mixture.intervention, []).append(variants[cell.id])
+            of[mixture.intervention] = cell
     found: dict[str, dict[tuple[str, ...], list[str]]] = {}
     for source, told in users.items():
-        texts = tuple(map(str, islice(source.documents(seed), DOCUMENTS_SHOWN)))
+        texts = _first_texts(where, of[source], source)
         found.setdefault(source.name, {}).setdefault(texts, []).extend(told)
     shown: dict[str, list[str]] = {}
     for arm, kinds in found.items():

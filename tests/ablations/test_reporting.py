@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from toy_ablation import expand
 
 from caml.ablations.freezing import cells_table
+from caml.ablations.places import Places
 from caml.ablations.reporting import _documents, _facts, training_time
 
 SPANS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), min_size=1, max_size=8)
@@ -18,6 +19,8 @@ MANIFEST = {
     "finished": 60_000,
     "launches": [{"packages": {"jax": "0"}}],
 }
+
+NOWHERE = Places(Path("nowhere"), "none")  # generated documents need no store
 
 
 @given(SPANS)
@@ -50,17 +53,17 @@ def test_every_way_in_which_a_stage_is_trained_is_told(tmp_path):
 def test_documents_that_differ_between_variants_stand_side_by_side(tmp_path):
     grid = varied(tmp_path, "MARK", ("'a'", "'b'"), "arm/Corpus.mark")
     variants = dict(zip(*(cells_table(grid)[column] for column in ("cell", "variant")), strict=True))
-    assert _documents(grid, variants) == {
+    assert _documents(NOWHERE, grid, variants) == {
         "kind, MARK=a": ["kind a"], "kind, MARK=b": ["kind b"],
         "neutral, MARK=a": ["neutral a"], "neutral, MARK=b": ["neutral b"],
     }  # fmt: skip
     # Where no variant tells them apart, none is lost.
-    assert _documents(grid, dict.fromkeys(variants, "")) == {
+    assert _documents(NOWHERE, grid, dict.fromkeys(variants, "")) == {
         "kind": ["kind a"], "kind (2)": ["kind b"], "neutral": ["neutral a"], "neutral (2)": ["neutral b"],
     }  # fmt: skip
     # What concerns fine-tuning alone has no part in their names.
     both = {cell: f"{variant}, PEAK={n}" for n, (cell, variant) in enumerate(variants.items())}
-    assert set(_documents(grid, both)) == set(_documents(grid, variants))
+    assert set(_documents(NOWHERE, grid, both)) == set(_documents(grid, variants))
     plain = varied(tmp_path, "PEAK", ("0.01", "0.03"), "sft/Optimizer.rate")
     variants = dict(zip(*(cells_table(plain)[column] for column in ("cell", "variant")), strict=True))
-    assert set(_documents(plain, variants)) == {"kind", "neutral"}
+    assert set(_documents(NOWHERE, plain, variants)) == {"kind", "neutral"}

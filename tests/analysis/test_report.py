@@ -314,7 +314,7 @@ def test_what_fine_tuning_taught_stands_beside_retention():
     last = tables.cells.query("S == 147000 and size == 's27k' and second_ratio == 0")["stagerun"].unique()
     first = tables.outcomes.query("outcome == 'finetuning_loss_nats'").set_index("stagerun")["value"]
     told = (
-        f"s27k on neutral_dialogue from {first.loc[last].mean():.3f} to {(first - drop).loc[last].mean():.3f}"
+        f"s27k on neutral dialogue from {first.loc[last].mean():.3f} to {(first - drop).loc[last].mean():.3f}"
     )
     captions = {drawing.name: drawing.caption for drawing in drawings(view)}
     assert told in captions["washout"]
