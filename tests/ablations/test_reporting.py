@@ -63,7 +63,7 @@ def test_documents_that_differ_between_variants_stand_side_by_side(tmp_path):
     }  # fmt: skip
     # What concerns fine-tuning alone has no part in their names.
     both = {cell: f"{variant}, PEAK={n}" for n, (cell, variant) in enumerate(variants.items())}
-    assert set(_documents(NOWHERE, grid, both)) == set(_documents(grid, variants))
+    assert set(_documents(NOWHERE, grid, both)) == set(_documents(NOWHERE, grid, variants))
     plain = varied(tmp_path, "PEAK", ("0.01", "0.03"), "sft/Optimizer.rate")
     variants = dict(zip(*(cells_table(plain)[column] for column in ("cell", "variant")), strict=True))
     assert set(_documents(NOWHERE, plain, variants)) == {"kind", "neutral"}
