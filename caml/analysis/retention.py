@@ -17,6 +17,11 @@ CONVENTION = "convention"
 # Items of the convention that are as new as those of a rung: a look-up is compared with a look-up.
 SEEN_RUNG, SEEN_FRAME, NEW_FRAME = "seen_item", "seen_frame", "new_frame"
 
+# What the retention of an effect shares with the effect before fine-tuning.
+SHARED = (
+    "family", "rung", "treatment", "control", "size", "ratio", "placement", "pretrain_tokens", "variant",
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:

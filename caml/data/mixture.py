@@ -136,6 +136,11 @@ class StageData:
         self._sequence = self.plan.index.copy()  # of the store that fills the slot
         for name, source in mixture.sources().items():
             code, store = CODES[name], stores[name]
+            if store.manifest.pairs:
+                raise UserError(
+                    f"{source.name} holds {store.manifest.pairs:,} preference pairs, and {stage!r} learns from "
+                    "text and conversations: name a schema that gives one answer"
+                )
             here = self.plan.source == code
             count = len(store.packing(length))
             needed = slots if code == BASE else int(np.count_nonzero(here))

@@ -17,6 +17,7 @@ from caml.data import preparing
 from caml.data.corpora.files import Files
 from caml.data.corpora.schemas import Chosen, Messages
 from caml.data.hygiene.hygiene import Cleaner, Hygiene
+from caml.data.mixture import Mixture, StageData
 from caml.data.preparing import prepare_corpus
 from caml.data.store import open_store
 from caml.data.tokenizer import BEARS, REJECTED, SECOND
@@ -141,6 +142,15 @@ def test_conversations_and_pairs(tmp_path):
         not (codes[:half] & REJECTED).any()
         and (codes & REJECTED > 0).sum() == (codes[half:] & BEARS > 0).sum()
     )
+
+
+def test_a_stage_does_not_learn_from_both_answers_of_a_pair(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "will ana come", "chosen": "yes", "rejected": "no"}')
+    corpus = source(path, schema=Chosen(), hygiene=Hygiene())
+    store, _ = prepared(tmp_path, corpus)
+    with pytest.raises(UserError, match="corpus holds 1 preference pairs"):
+        StageData(Mixture(corpus, loss="assistant"), {"base": store}, 0, "sft", 1, 64, 1)
 
 
 def test_a_row_that_is_refused_leaves_no_store(tmp_path, file):

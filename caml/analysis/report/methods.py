@@ -11,6 +11,7 @@ from caml.analysis.contrasts import FEWEST_SEEDS
 from caml.analysis.lock import Look
 from caml.analysis.power import POWER, power_table
 from caml.analysis.results import DRAWS
+from caml.analysis.retention import SHARED
 from caml.analysis.tables import Tables
 from caml.config.text import counted
 
@@ -69,17 +70,7 @@ def resolution(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
 
 def _of_retention(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
     """How far apart the limits of R lie at the largest dose, for each contrast that claims a direction."""
-    of = [
-        "family",
-        "rung",
-        "treatment",
-        "control",
-        "size",
-        "ratio",
-        "placement",
-        "pretrain_tokens",
-        "variant",
-    ]
+    of = list(SHARED)
     told = []
     for row in effects[effects["primary"].astype(bool) & (effects["claim"] != "equivalent")].to_dict(
         "records"

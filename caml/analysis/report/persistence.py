@@ -9,18 +9,7 @@ from caml.analysis.figures.style import count
 from caml.analysis.figures.view import each
 from caml.analysis.report import tables as shown
 from caml.analysis.results import Results
-
-SHARED = (
-    "treatment",
-    "control",
-    "size",
-    "ratio",
-    "placement",
-    "pretrain_tokens",
-    "variant",
-    "family",
-    "rung",
-)
+from caml.analysis.retention import SHARED
 
 
 def kept(results: Results) -> pd.DataFrame:
