@@ -52,7 +52,9 @@ class Items:
         """The items. Raises UserError naming file and line of a question that cannot be."""
         halves: dict[str, list[tuple[Question, dict[str, str]]]] = {}
         for number, question, tags, pair in self._questions():
-            halves.setdefault(pair if pair is not None else f"line_{number}", []).append((question, tags))
+            halves.setdefault(f"line_{number}" if pair is None else f"pair_{pair}", []).append(
+                (question, tags)
+            )
         return [
             Item(
                 name=f"{self.family}/{self.rung}/{self.name}/{key}",
@@ -74,7 +76,9 @@ class Items:
     def _questions(self) -> Iterator[tuple[int, Question, dict[str, str], str | None]]:
         path = Path(self.path)
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split(
+                "\n"
+            )  # not at every mark that ends a line of prose
         except UnicodeDecodeError:
             raise UserError(f"{path}: not UTF-8 text") from None
         except FileNotFoundError:
@@ -113,7 +117,7 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class FileProbes:
-    """Probes of files: `sets` of items, and `held_out`, text that no stage trains on, for bits per byte.
+    """Probes of files: `sets` of items, and `held_out_text` that no stage trains on, for bits per byte.
 
     A member whose items of the family 'mechanism', where there are such, end below `gate` (nats) is flagged.
     """

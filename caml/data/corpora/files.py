@@ -11,7 +11,7 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,7 +51,6 @@ class Files(Corpus):
     format: str = ""
     unit: str = "line"
     join: int = 0
-    units: ClassVar[tuple[str, ...]] = UNITS
 
     def __post_init__(self) -> None:
         super().__post_init__()
