@@ -122,3 +122,61 @@ def test_a_mistake_ends_in_one_line_and_writes_nothing(
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
     assert all(part in result.stderr for part in says), result.stderr
     assert not (folder / "runs").exists()
+
+
+STUDY = """
+include '{tiny}'
+Run.probes = @FileProbes()
+FileProbes.sets = (@Items(),)
+FileProbes.held_out_text = @BaseText()
+Items.name = 'mine'
+Items.path = 'items.jsonl'
+pretrain/Mixture.base = @own/Files()
+own/Files.name = 'own'
+own/Files.path = 'own.txt'
+own/Files.tokens = 16000
+own/Files.hygiene = @own/Hygiene()
+{more}
+"""
+
+
+def test_a_corpus_that_is_not_kept_apart_from_the_items_is_refused_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "items.jsonl").write_text('{"context": "ana is", "aligned": "kind", "opposed": "cruel"}')
+    (tmp_path / "own.txt").write_text("ana is here .\n" * 9)
+    tiny = Path(__file__).parent / "tiny.gin"
+    for more, refused in (
+        ("own/Hygiene.exact = False", True),
+        ("own/Hygiene.against = (@Items(),)", False),
+        ("own/Hygiene.unchecked = ('mine',)", False),
+    ):
+        (tmp_path / "study.gin").write_text(STUDY.format(tiny=tiny, more=more))
+        result = caml("data", "show", "study.gin")
+        assert ("'own' is not kept apart from the items 'mine'" in result.stderr) == refused, result.stderr
+        if refused:
+            assert result.exit_code == 2 and result.stderr.count("\n") == 1 and "study.gin:" in result.stderr
+
+
+def test_the_audit_tells_what_each_source_gives_and_what_doses_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = Path(__file__).parent / "tiny.gin"
+    text = tiny.read_text().replace("'RATIO': [0.25]", "'RATIO': [0.125, 0.25]")
+    (tmp_path / "doses.gin").write_text(text)
+    before = caml("show", "doses.gin").stdout
+    assert "treatment: compassion" in before and "are counted once the token stores are there" in before
+    assert caml("data", "prepare", "doses.gin", "--set", "SEED=0").exit_code == 0
+    shown = caml("show", "doses.gin", "--set", "SEED=0").stdout
+    assert (
+        "compassion, uniform: of the 24 slots of ratio 0.125, 24 hold the same documents at ratio 0.25"
+        in shown
+    )
+    rows = [
+        line.split() for line in shown.splitlines() if line.startswith("  compassion") and "treatment" in line
+    ]
+    assert [row[5:8] for row in rows] == [["0.125", "24", "0.1250"], ["0.25", "48", "0.2500"]]
+    tokens = [int(row[9].replace(",", "")) for row in rows]
+    assert 0 < tokens[0] < tokens[1] <= 48 * 64
