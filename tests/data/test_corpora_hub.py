@@ -78,6 +78,7 @@ def test_identity_is_the_commit_on_the_hub_and_the_files_here(folder):
     assert "path" not in before
     (folder / ".cache").mkdir()
     (folder / ".cache" / "x").write_text("of no account")
+    (folder / ".gitattributes").write_text("of no account")
     assert source(folder).recipe(0) == before
     (folder / "README.md").write_text(CARD + "more\n")
     assert source(folder).recipe(0) != before
