@@ -40,31 +40,25 @@ class _OneLine(TyperGroup):
         sys.exit(status)
 
 
-app = typer.Typer(
-    name="caml",
-    cls=_OneLine,
-    help="Does a disposition mixed into pretraining last? Train, fine-tune, measure what is left.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+def _group(name: str, about: str) -> typer.Typer:
+    """A group of commands, shown by its help where none is named."""
+    plain: dict[str, Any] = {
+        "add_completion": False,
+        "pretty_exceptions_enable": False,
+        "rich_markup_mode": None,
+    }
+    return typer.Typer(name=name, cls=_OneLine, help=about, no_args_is_help=True, **plain)
+
+
+app = _group(
+    "caml", "Does a disposition mixed into pretraining last? Train, fine-tune, measure what is left."
 )
+data_app = _group("data", "The token stores that a gin file asks for.")
+app.add_typer(data_app)
 
 File = Annotated[Path, typer.Argument(metavar="ABLATION.gin", help="the gin file of the ablation")]
 Set = Annotated[list[str], typer.Option("--set", metavar="MACRO=VALUE", help="override a macro; repeatable")]
 NONE: list[str] = []
-
-
-data_app = typer.Typer(
-    name="data",
-    cls=_OneLine,
-    help="The token stores that a gin file asks for.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
-app.add_typer(data_app)
-
 DataFile = Annotated[
     Path, typer.Argument(metavar="FILE.gin", help="a gin file that binds Ablation or Corpora")
 ]
