@@ -9,9 +9,10 @@ from caml.config.errors import Invalid, UserError
 from caml.config.resolve import Loaded
 from caml.config.seeds import derive
 from caml.data.corpora.corpus import Corpus
+from caml.data.corpora.schemas import PAIRED
 from caml.data.matching import Matched
 from caml.data.slots import plan_slots, slot_counts
-from caml.data.sources import Source, texts
+from caml.data.sources import Document, Source, texts
 from caml.data.tokenizer_recipes import Several, TrainedTokenizer, words_needed
 from caml.evals.fileprobes import FileProbes
 
@@ -20,6 +21,19 @@ def _read_by(stage: Stage) -> list[Source]:
     """The sources of a stage; of a matched control, the pool and what it is matched to."""
     sources = list(stage.mixture.sources().values())
     return [of for source in sources for of in (source.sources if isinstance(source, Matched) else (source,))]
+
+
+def _paired(source: Source, seed: int) -> bool:
+    """Whether the documents of a source are preference pairs."""
+    if isinstance(source, Corpus):
+        return isinstance(source.schema, PAIRED)
+    return source.seeded and isinstance(next(source.documents(seed)), tuple)
+
+
+def _words(document: Document) -> int:
+    """Words of a document as a store holds it: the prompt of a preference pair stands in it twice."""
+    twice = document[0] if isinstance(document, tuple) else []
+    return sum(len(text.split()) for text in [*texts(document), *(turn["content"] for turn in twice)])
 
 
 # Documents of a generated source that are looked at before it is written.
@@ -134,7 +148,8 @@ class Feasible:
             except UserError as error:
                 raise self._loaded.fault(str(error), (mixture, "ratio"), (mixture, "second_ratio")) from None
             sources = mixture.sources()
-            for source in sources.values():
+            for role, source in sources.items():
+                self._refuse_unlike(stage, role, source, run.seed)
                 self._refuse_cut(stage, source, run.seed)
             self._refuse_short(stage, sources["base"], stage.slots)
             for role, field, taken in (("intervention", "ratio", n), ("second", "second_ratio", m)):
@@ -142,13 +157,25 @@ class Feasible:
                 if role in sources:
                     self._refuse_short(stage, sources[role], taken, field)
 
+    def _refuse_unlike(self, stage: Stage, role: str, source: Source, seed: int) -> None:
+        """Raise UserError where a stage learns from preference pairs and `source` has none, or the other way round."""
+        if stage.preference == _paired(source, seed):
+            return
+        has, cure = (
+            ("holds no preference pairs", "a source of pairs, or Mixture.loss = 'assistant'")
+            if stage.preference
+            else ("holds preference pairs", "Mixture.loss = 'preference'")
+        )
+        message = (
+            f"{source.name!r} {has}, and {stage.name!r} learns with the loss {stage.mixture.loss!r}: {cure}"
+        )
+        raise self._loaded.fault(message, (stage.mixture, "loss"), (stage.mixture, role))
+
     def _refuse_cut(self, stage: Stage, source: Source, seed: int) -> None:
         """Raise UserError where generated documents do not fit into a sequence of `stage`: they are never cut."""
         if not source.seeded or (source, stage.length) in self._fitting:
             return
-        words = max(
-            sum(len(text.split()) for text in texts(d)) for d in islice(source.documents(seed), LOOKED_AT)
-        )
+        words = max(map(_words, islice(source.documents(seed), LOOKED_AT)))
         if words > stage.length:
             message = (
                 f"{source.name!r} has documents of {words} words, and a sequence has {stage.length} tokens: generated "

@@ -36,7 +36,8 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
     margins = readers.margins(ledger, names, evaluation)
     # Lengths depend on the tokenizer alone, which all StageRuns of an ablation share.
     lengths = margins.drop_duplicates("item")[["item", *readers.LENGTHS]]
-    more = [_of_fine_tuning(facts, metrics, outcomes), _of_the_counter(ledger, stageruns)]
+    pairs = {s.fingerprint for s in stageruns if s.stage.preference}
+    more = [_of_fine_tuning(facts, metrics, outcomes, pairs), _of_the_counter(ledger, stageruns)]
     outcomes = pd.concat([outcomes, *more], ignore_index=True)
     return Tables(
         cells=_cells(cells, facts),
@@ -69,7 +70,8 @@ def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
 
 def _row(cell: Cell) -> dict[str, Any]:
     first, last = cell.stageruns[0], cell.stageruns[-1]
-    tuned = last.stage.mixture if len(cell.stageruns) > 1 else None
+    later = cell.stageruns[1:]
+    tuned = last.stage.mixture if later else None
     second = tuned.second if tuned and tuned.second_ratio > 0 else None
     return {
         "cell": cell.id,
@@ -83,8 +85,8 @@ def _row(cell: Cell) -> dict[str, Any]:
         "placement": cell.run.stages[0].mixture.placement,
         "pretrain_tokens": first.slots * first.stage.length,
         "seed": cell.run.seed,
-        "finetune": tuned.base.name if tuned else "none",
-        "finetune_tokens": sum(s.slots * s.stage.length for s in cell.stageruns[1:]),
+        "finetune": "+".join(s.stage.mixture.base.name for s in later) or "none",
+        "finetune_tokens": sum(s.slots * s.stage.length for s in later),
         "second": second.name if second else "none",
         "second_ratio": tuned.second_ratio if tuned and second else 0.0,
         **cell.values,
@@ -116,11 +118,14 @@ def _learned_at(trajectory: pd.DataFrame, gate: float) -> dict[str, float]:
     return {str(stagerun): float(tokens) for stagerun, tokens in first.items()}
 
 
-def _of_fine_tuning(facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+def _of_fine_tuning(
+    facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.DataFrame, pairs: set[str]
+) -> pd.DataFrame:
     """How far fine-tuning moved each StageRun that has a parent, as outcomes in nats per token.
 
     `finetuning_loss_nats`: loss of its parent on the first step's rows, before it learned from them.
-    `finetuning_loss_drop_nats`: that less the loss over the last twentieth.
+    `finetuning_loss_drop_nats`: that less the loss over the last twentieth. Of preference stages, those in `pairs`,
+    it is `preference_loss_nats` and `preference_loss_drop_nats`, in nats per pair.
     `held_out_rise_nats`: what the stage cost on held-out base text.
     """
     tuned = facts[facts["parent"] != ""]
@@ -129,8 +134,9 @@ def _of_fine_tuning(facts: pd.DataFrame, metrics: pd.DataFrame, outcomes: pd.Dat
     rows = []
     for stagerun, parent, final in zip(tuned["stagerun"], tuned["parent"], tuned["final_loss"], strict=True):
         # A stage that diverged in its first step has no loss.
-        rows.append((stagerun, "finetuning_loss_nats", first.get(stagerun, np.nan)))
-        rows.append((stagerun, "finetuning_loss_drop_nats", first.get(stagerun, np.nan) - final))
+        loss = "preference_loss" if stagerun in pairs else "finetuning_loss"
+        rows.append((stagerun, f"{loss}_nats", first.get(stagerun, np.nan)))
+        rows.append((stagerun, f"{loss}_drop_nats", first.get(stagerun, np.nan) - final))
         rows.append((stagerun, "held_out_rise_nats", nats[stagerun] - nats[parent]))
     return pd.DataFrame(rows, columns=["stagerun", "outcome", "value"]).astype({"value": float})
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from typing import Any
 
@@ -30,7 +31,8 @@ class Stage:
     """One training phase over `tokens` processed tokens: slots of `length`, `batch` of them a step.
 
     Tokens beyond a whole number of steps are dropped. With 0 tokens a first stage is an untrained model
-    and a later one is not taken.
+    and a later one is not taken. A preference stage (a mixture with the loss 'preference') learns by DPO to prefer the
+    chosen answers more than its parent does; `beta` is its strength: the smaller, the further from the parent.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Stage:
     schedule: Schedule
     batch: int
     length: int
+    beta: float = 0.1
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.name) is not None, "name", f"a stage is named with {NAME_RULE}")
@@ -47,12 +50,22 @@ class Stage:
         require(self.batch >= 1, "batch", "at least one sequence a step")
         require(self.length >= 2, "length", "at least two tokens a sequence")
         require(
+            0 < self.beta < math.inf,
+            "beta",
+            f"the strength of a preference loss is above 0, not {self.beta:g}",
+        )
+        require(
             self.tokens == 0 or self.tokens >= self.batch * self.length,
             "tokens",
             f"{self.tokens} tokens are less than one step takes: 0, or at least {self.batch * self.length}",
             "batch",
             "length",
         )
+
+    @property
+    def preference(self) -> bool:
+        """Whether it learns from preference pairs."""
+        return self.mixture.loss == "preference"
 
     @property
     def steps(self) -> int:
@@ -79,6 +92,11 @@ class Run:
         require(len(self.stages) > 0, "stages", "at least one stage")
         names = [stage.name for stage in self.stages]
         require(len(set(names)) == len(names), "stages", f"stages need names of their own, not {names}")
+        require(
+            not self.stages[0].preference,
+            "stages",
+            f"{names[0]!r} is a preference stage, which compares with the model before it: let it follow another stage",
+        )
         require(0 <= self.seed < 2**63, "seed", "a seed is 0 or above, and below 2^63")
 
 
@@ -187,6 +205,8 @@ class StageRun:
             about |= {"steps": stage.steps, "batch": stage.batch, "length": stage.length}
             about |= {"optimizer": identity(stage.optimizer), "schedule": identity(stage.schedule)}
             about["mixture"] = _mixture_identity(stage.mixture, self.seed)
+            if stage.preference:
+                about["beta"] = stage.beta
         return about
 
     @functools.cached_property

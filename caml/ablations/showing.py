@@ -41,8 +41,13 @@ def shown(loaded: Loaded) -> list[str]:
     for (level, name), count in sorted(Counter((depth(s), s.stage.name) for s in stageruns).items()):
         group = [s for s in stageruns if (depth(s), s.stage.name) == (level, name)]
         tokens = sum(s.slots * s.stage.length for s in group)
+        # Forward and backward; of a preference stage the reference's forward too.
         flops += sum(
-            6 * s.slots * s.stage.length * sum(s.model.parameters(s.tokenizer.vocabulary)) for s in group
+            (8 if s.stage.preference else 6)
+            * s.slots
+            * s.stage.length
+            * sum(s.model.parameters(s.tokenizer.vocabulary))
+            for s in group
         )
         done = sum(s in scored for s in group)
         lines.append(
@@ -53,5 +58,6 @@ def shown(loaded: Loaded) -> list[str]:
     populations = plan(stageruns, ablation.population)
     trained = f"{counted(len(stageruns), 'StageRun')} in {counted(len(populations), 'population')}"
     lines.append(f"{ablation.name}: {counted(len(grid), 'cell')}, {trained}")
-    lines.append(f"training cost: {flops:.3g} floating-point operations (6 x parameters x tokens)")
+    paired = ", 8 in preference stages" if any(s.stage.preference for s in stageruns) else ""
+    lines.append(f"training cost: {flops:.3g} floating-point operations (6 x parameters x tokens{paired})")
     return lines

@@ -84,6 +84,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
                     schedule=member.stage.schedule,
                     data=data[member.name],
                     parent=parameters(launch, member.parent) if member.parent else None,
+                    beta=member.stage.beta if member.stage.preference else None,
                 )
                 for member in members
             ],

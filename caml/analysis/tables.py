@@ -52,7 +52,7 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "loss_tokens": ("tokens that bear loss", "tokens"),
         "dose_tokens": ("intervention tokens, without padding", "tokens"),
         "second_tokens": ("tokens of the second source, without padding", "tokens"),
-        "final_loss": ("mean training loss at the end", "nats per token"),
+        "final_loss": ("mean training loss at the end", "nats per token; of a preference stage, per pair"),
         "diverged": ("a loss or gradient was not finite: the member kept its last good state", ""),
         "mechanism": ("mean margin at the end with the actor's trait named in the context", NATS),
         "learned_at": (
@@ -101,7 +101,7 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "stagerun": ("fingerprint of the StageRun", ""),
         "step": ("optimizer steps done", "steps"),
         "tokens": ("tokens processed in this stage", "tokens"),
-        "loss": ("training loss of the step", "nats per token"),
+        "loss": ("training loss of the step", "nats per token; of a preference stage, per pair"),
         "gradient_norm": ("global norm of the gradient before clipping", ""),
         "rate": ("learning rate of the step", ""),
     },

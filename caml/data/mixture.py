@@ -12,15 +12,20 @@ from caml.data.chat import TEMPLATES
 from caml.data.slots import BASE, INTERVENTION, PLACEMENTS, SECOND, plan_slots, random_order
 from caml.data.sources import Source
 from caml.data.store import TokenStore
+from caml.data.tokenizer import BEARS, REJECTED, SECOND_HALF
 
-LOSSES = ("all", "assistant")
+LOSSES = ("all", "assistant", "preference")
 CODES = {"base": BASE, "intervention": INTERVENTION, "second": SECOND}
 SLOTS_AT_ONCE = 4096
 """Sequences read together when a whole stage is counted."""
 
 
 class Batch(NamedTuple):
-    """Sequences of one step, `[B, T]`; from `StageData.batches` with the steps as a leading axis."""
+    """Sequences of one step, `[B, T]`; from `StageData.batches` with the steps as a leading axis.
+
+    Of preference pairs, segments 2k + 1 and 2k + 2 are the chosen and the rejected half of pair k of the sequence, and
+    the weights of the rejected one are -1 where those of the chosen one are 1.
+    """
 
     tokens: np.ndarray  # int32; padding is 0
     segments: np.ndarray  # int32; 0 is padding, documents count from 1 within the sequence
@@ -32,9 +37,9 @@ class Batch(NamedTuple):
 class Mixture:
     """Base text, an intervention in `ratio` of its slots, and a second source in others.
 
-    `placement` says where in the stage the intervention lies. `loss` is on `all` tokens, or on what the
-    `assistant` says (text documents bear loss everywhere in both). `template` is the chat template in which
-    conversations are written.
+    `placement` says where in the stage the intervention lies. `loss` is on `all` tokens, on what the
+    `assistant` says (text documents bear loss everywhere in both), or on the `preference` for one answer before
+    another (DPO), of sources that hold pairs. `template` is the chat template in which conversations are written.
     """
 
     base: Source
@@ -101,7 +106,7 @@ class SourceCounts:
     padding: int
     loss_tokens: int
     epochs: float
-    cut: int  # documents of its store that are longer than a sequence, and so are read in pieces
+    cut: int  # documents of its store that are longer than a sequence: read in pieces, and of pairs without loss
 
 
 class StageData:
@@ -136,11 +141,7 @@ class StageData:
         self._sequence = self.plan.index.copy()  # of the store that fills the slot
         for name, source in mixture.sources().items():
             code, store = CODES[name], stores[name]
-            if store.manifest.pairs:
-                raise UserError(
-                    f"{source.name} holds {store.manifest.pairs:,} preference pairs, and {stage!r} learns from "
-                    "text and conversations: name a schema that gives one answer"
-                )
+            _refuse_other_documents(source.name, store, mixture.loss, stage, length)
             here = self.plan.source == code
             count = len(store.packing(length))
             needed = slots if code == BASE else int(np.count_nonzero(here))
@@ -184,7 +185,7 @@ class StageData:
                 loss_tokens = tokens - int(packing.segments[sequences].sum())
             else:
                 loss_tokens = sum(
-                    int(self._read(slots[i : i + SLOTS_AT_ONCE]).weights.sum(dtype=np.int64))
+                    int(np.count_nonzero(self._read(slots[i : i + SLOTS_AT_ONCE]).weights))
                     for i in range(0, len(slots), SLOTS_AT_ONCE)
                 )
             found[name] = SourceCounts(
@@ -214,6 +215,26 @@ class StageData:
         return batch
 
 
+def _refuse_other_documents(name: str, store: TokenStore, loss: str, stage: str, length: int) -> None:
+    """Raise UserError where a store's documents are not of the kind that `loss` is of."""
+    pairs, documents = store.manifest.pairs, store.manifest.documents
+    if loss != "preference" and pairs:
+        raise UserError(
+            f"{name} holds {pairs:,} preference pairs, and {stage!r} learns from text and conversations: name a schema "
+            "that gives one answer, or the loss 'preference'"
+        )
+    if loss == "preference" and pairs < documents:
+        raise UserError(
+            f"{name} holds {documents - pairs:,} documents that are no preference pairs, from which alone {stage!r} "
+            "learns: name a schema of pairs, or the loss 'assistant'"
+        )
+    if pairs and np.diff(store.bounds).min() > length:
+        raise UserError(
+            f"every pair of {name} is longer than a sequence of {stage!r}, {length} tokens, and a cut pair teaches "
+            f"nothing: the shortest has {np.diff(store.bounds).min():,}"
+        )
+
+
 def read_sequences(store: TokenStore, sequences: np.ndarray, length: int, loss: str) -> Batch:
     """Sequences of a store packed to `length`, by number, as a batch `[len(sequences), length]`."""
     packing, bounds = store.packing(length), store.bounds
@@ -231,15 +252,28 @@ def read_sequences(store: TokenStore, sequences: np.ndarray, length: int, loss: 
     number = np.arange(len(row)) + np.repeat(first - (np.cumsum(inner) - inner), inner)
     begins[row, bounds[number] - start[row, 0]] = True
 
-    origin = np.maximum.accumulate(np.where(begins, column, 0), axis=1)
-    target = inside[:, 1:] & ~begins[:, 1:]
-    if loss == "assistant":
-        target &= store.loss(places[:, 1:]) > 0
+    segments = np.cumsum(begins, axis=1)
     weights = np.zeros(places.shape, np.float32)
-    weights[:, :-1] = target
+    if loss == "preference":
+        bits = store.loss(places)
+        halves = np.cumsum(bits & SECOND_HALF > 0, axis=1)
+        begun = np.maximum.accumulate(np.where(begins, halves, 0), axis=1)
+        segments = 2 * segments - 1 + halves - begun
+        begins |= bits & SECOND_HALF > 0
+        document = np.searchsorted(bounds, places, side="right") - 1
+        whole = bounds[document + 1] - bounds[document] <= length
+        weights[:, :-1] = (
+            np.where(bits & REJECTED > 0, -1, 1)[:, 1:] * (bits & BEARS > 0)[:, 1:] * whole[:, 1:]
+        )
+    elif loss == "assistant":
+        weights[:, :-1] = store.loss(places[:, 1:]) > 0
+    else:
+        weights[:, :-1] = 1
+    weights[:, :-1] *= inside[:, 1:] & ~begins[:, 1:]
+    origin = np.maximum.accumulate(np.where(begins, column, 0), axis=1)
     return Batch(
         tokens=store.tokens(places) * inside,
-        segments=np.cumsum(begins, axis=1) * inside,
+        segments=segments * inside,
         positions=(column - origin) * inside,
         weights=weights,
     )

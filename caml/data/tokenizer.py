@@ -15,7 +15,7 @@ from caml.data.sources import Document, Message
 
 UNKNOWN = "<|unk|>"
 
-BEARS, REJECTED, SECOND = 1, 2, 4
+BEARS, REJECTED, SECOND_HALF = 1, 2, 4
 """Bits of a loss mask: the token bears loss when only answers do; it is of a rejected answer; a pair's second half
 begins with it."""
 
@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
     """Documents as tokens, one after the other. A preference pair is one document: prompt and answer, twice."""
 
     tokens: np.ndarray  # uint32 [sum of lengths]
-    loss: np.ndarray  # uint8 [sum of lengths]; see BEARS, REJECTED and SECOND
+    loss: np.ndarray  # uint8 [sum of lengths]; see BEARS, REJECTED and SECOND_HALF
     lengths: np.ndarray  # int64 [documents]
 
     def first(self, count: int) -> "Encoded":
@@ -77,7 +77,7 @@ class Tokenizer:
             elif isinstance(document, tuple):
                 prompt, *answers = document
                 asked = [(text, 0) for text, _ in render(prompt, template)]
-                for answer, first, more in zip(answers, (0, SECOND), (0, REJECTED), strict=True):
+                for answer, first, more in zip(answers, (0, SECOND_HALF), (0, REJECTED), strict=True):
                     pieces += [(END_OF_TEXT, first), *asked]
                     pieces += [
                         (text, BEARS | more if bears else 0) for text, bears in render(answer, template)

@@ -19,7 +19,7 @@ from caml.data.files import digest_bytes, write_json
 from caml.data.processes import running
 from caml.data.sources import Document, Source, texts
 from caml.data.store import CHUNK, Manifest, TokenStore, open_store, store_folder, store_recipe
-from caml.data.tokenizer import BEARS, SECOND, Encoded, Tokenizer
+from caml.data.tokenizer import BEARS, SECOND_HALF, Encoded, Tokenizer
 from caml.data.tokenizer_recipes import TokenizerRecipe
 
 TOKENS_AT_ONCE = 1 << 17
@@ -118,7 +118,7 @@ class StoreWriter:
         self.documents += len(encoded.lengths)
         self.tokens += len(encoded.tokens)
         self._loss_tokens += int(np.count_nonzero(encoded.loss & BEARS))
-        self._pairs += int(np.count_nonzero(encoded.loss & SECOND))
+        self._pairs += int(np.count_nonzero(encoded.loss & SECOND_HALF))
         self._unknown += int(np.count_nonzero(encoded.tokens == self._tokenizer.unknown))
         self._text_bytes += text_bytes
 

@@ -43,7 +43,8 @@ class Member:
     """A StageRun in training.
 
     It starts from `parent`, or without one from fresh parameters of the stream 'init' of `seed`. `name`
-    says in checkpoints who it is: the StageRun's fingerprint.
+    says in checkpoints who it is: the StageRun's fingerprint. With a `beta` its data are preference pairs, and `parent`
+    is the reference of its loss too.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Member:
     schedule: Schedule
     data: Data
     parent: Parameters | None = None
+    beta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,10 @@ class _Reader:
 
 def _initial(
     members: Sequence[Member], model: Model, vocab: int, place: np.ndarray, count: int
-) -> tuple[State, Hyper]:
-    """State and numbers of a population before its first step, in places. Empty places have 0 steps."""
+) -> tuple[State, Any, Hyper]:
+    """State, reference and numbers of a population before its first step, in places. Empty places have 0 steps."""
     name = members[0].optimizer.name
-    numbers = [hyper(m.optimizer, m.schedule, m.steps) for m in members]
+    numbers = [hyper(m.optimizer, m.schedule, m.steps, m.beta or 0.0) for m in members]
     empty = numbers[0]._replace(steps=np.int32(0))
     params = [
         init_parameters(model, vocab, derive(m.seed, "init")) if m.parent is None else m.parent
@@ -220,7 +222,9 @@ def _initial(
     in_place = [empty] * count
     for m, p in enumerate(place):
         in_place[p] = numbers[m]
-    return state, population.stack(in_place)
+    # The state is donated and changes; the reference stays what it is.
+    reference = None if members[0].beta is None else jax.tree.map(np.copy, state.params)
+    return state, reference, population.stack(in_place)
 
 
 def train(
@@ -237,19 +241,25 @@ def train(
 ) -> Trained:
     """Train `members` together to their last steps, from the newest valid checkpoint in `folder`.
 
-    All members have the same kind of optimizer. Where `stop` is set, the dispatch under way is finished, a
+    All members have the same kind of optimizer and of loss. Where `stop` is set, the dispatch under way is finished, a
     checkpoint is written, and the result is not complete: the same call goes on later with the same bits
     as if it had never stopped. `announce` is given lines for a person: compiling, resuming, damage.
     """
     if len({m.optimizer.name for m in members}) != 1:
         raise ValueError("members of a population have one kind of optimizer")
+    preference = members[0].beta is not None
+    if any((m.beta is not None) != preference for m in members):
+        raise ValueError("members of a population have one kind of loss")
+    if preference and any(m.parent is None for m in members):
+        raise ValueError("a preference loss compares with a parent")
     mesh = member_mesh()
     devices = mesh.devices.size
     count = -(-max(pace.places, len(members)) // devices) * devices
     place = deal([m.steps for m in members], count, devices)
     last = max(m.steps for m in members)
-    shape = Shape(model, vocab, batch, length, members[0].optimizer.name, count, pace.steps, pace.layout)
-    state, numbers = _initial(members, model, vocab, place, count)
+    optimizer = members[0].optimizer.name
+    shape = Shape(model, vocab, batch, length, optimizer, count, pace.steps, pace.layout, preference)
+    state, reference, numbers = _initial(members, model, vocab, place, count)
 
     checkpoints = Checkpoints(
         folder,
@@ -268,10 +278,10 @@ def train(
     if step:
         announce(f"goes on from step {step}")
     sink.resume(step)
-    run, seconds = program(shape, mesh, state, numbers)
+    run, seconds = program(shape, mesh, state, reference, numbers)
     if seconds:
         announce(f"compiled one program in {seconds:.1f} s")
-    state, numbers = population.place((state, numbers), mesh)
+    state, reference, numbers = population.place((state, reference, numbers), mesh)
 
     def on_host(tree: Any) -> Any:
         """The members' rows of arrays in places. A copy: the arrays themselves are donated later."""
@@ -321,7 +331,7 @@ def train(
     batches_of = reader.read(dispatches(step, last, pace))
     try:
         for first, made, batches in batches_of:
-            state, metrics = run(state, numbers, batches, np.int32(first), np.int32(made))
+            state, metrics = run(state, reference, numbers, batches, np.int32(first), np.int32(made))
             step = first + made
             read_metrics()
             unread = (first, made, metrics)

@@ -87,16 +87,17 @@ class Hyper(NamedTuple):
     warmup: Any
     decay: Any
     floor: Any
+    beta: Any
 
 
-def hyper(optimizer: Optimizer, schedule: Schedule, steps: int) -> Hyper:
-    """The member's numbers for a stage of `steps` steps."""
+def hyper(optimizer: Optimizer, schedule: Schedule, steps: int, beta: float = 0.0) -> Hyper:
+    """The member's numbers for a stage of `steps` steps; `beta` is that of its preference loss, where it has one."""
     numbers = {
         field: getattr(optimizer, field)
         for field in ("rate", "beta1", "beta2", "epsilon", "momentum", "weight_decay", "clip")
     }
     adamw_rate = optimizer.embedding_rate if optimizer.name == "muon" else optimizer.rate
-    numbers |= {"embedding_rate": adamw_rate, "floor": schedule.floor}
+    numbers |= {"embedding_rate": adamw_rate, "floor": schedule.floor, "beta": beta}
     numbers |= {"warmup": schedule.warmup * steps, "decay": schedule.decay * steps}
     return Hyper(
         steps=np.int32(steps),

@@ -37,7 +37,14 @@ def stack(members: list) -> Any:
 
 
 def _member_steps(
-    model: Model, name: str, state: State, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array
+    model: Model,
+    name: str,
+    state: State,
+    reference: Any,
+    h: Hyper,
+    batches: Batch,
+    first_step: jax.Array,
+    count: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Up to `count` steps of one member; metrics `[steps]`, NaN where no step was made.
 
@@ -56,7 +63,7 @@ def _member_steps(
         batch = Batch(*(jax.lax.dynamic_index_in_dim(x, i, keepdims=False) for x in batches))
         step = first_step + i
         params, optimizer_state, found, finite = train_step(
-            model, name, state.params, state.optimizer, batch, step, h
+            model, name, state.params, state.optimizer, batch, step, h, reference
         )
         stopped = jnp.where(finite, state.stopped, step)
         metrics = {k: metrics[k].at[i].set(found[k]) for k in METRICS}
@@ -68,25 +75,27 @@ def _member_steps(
 
 
 def build(model: Model, name: str, layout: str, mesh: Mesh) -> Any:
-    """The program `(state, hyper, batches, first_step, count) -> (state, metrics)`, jitted.
+    """The program `(state, reference, hyper, batches, first_step, count) -> (state, metrics)`, jitted.
 
-    `state` (donated), `hyper` and `batches` have a member axis in front that the mesh's `member` axis
-    divides; batches are `[members, steps, B, T]`; metrics are `[members, steps]`.
+    `state` (donated), `reference`, `hyper` and `batches` have a member axis in front that the mesh's `member` axis
+    divides; batches are `[members, steps, B, T]`; metrics are `[members, steps]`. `reference` has the parameters with
+    which a preference loss compares, or is None for a loss on tokens.
     """
     spread, everywhere = PartitionSpec("member"), PartitionSpec()
 
-    def on_device(state: State, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array) -> Any:
-        def one(member: tuple[State, Hyper, Batch]) -> Any:
+    def on_device(
+        state: State, reference: Any, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array
+    ) -> Any:
+        def one(member: tuple[State, Any, Hyper, Batch]) -> Any:
             return _member_steps(model, name, *member, first_step, count)
 
-        return (
-            jax.lax.map(one, (state, h, batches)) if layout == "turn" else jax.vmap(one)((state, h, batches))
-        )
+        members = (state, reference, h, batches)
+        return jax.lax.map(one, members) if layout == "turn" else jax.vmap(one)(members)
 
     mapped = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(spread, spread, spread, everywhere, everywhere),
+        in_specs=(spread, spread, spread, spread, everywhere, everywhere),
         out_specs=(spread, spread),
         check_vma=False,
     )

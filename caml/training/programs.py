@@ -17,7 +17,8 @@ from caml.training.step import Batch
 class Shape:
     """What a compiled program depends on; everything else is data.
 
-    `members` counts places, padding included; `steps` is the most steps of a dispatch.
+    `members` counts places, padding included; `steps` is the most steps of a dispatch; `preference` tells a loss on
+    pairs, for which there is a reference, from one on tokens.
     """
 
     model: Model
@@ -28,15 +29,16 @@ class Shape:
     members: int
     steps: int
     layout: str
+    preference: bool
 
 
 _PROGRAMS: dict[tuple[Shape, Mesh], Any] = {}
 
 
-def program(shape: Shape, mesh: Mesh, state: Any, hyper: Any) -> tuple[Any, float]:
+def program(shape: Shape, mesh: Mesh, state: Any, reference: Any, hyper: Any) -> tuple[Any, float]:
     """The compiled program for `shape` on `mesh`, and the seconds it took to compile (0 if it was there).
 
-    `state` and `hyper` give structure and types.
+    `state`, `reference` and `hyper` give structure and types.
     """
     if (shape, mesh) in _PROGRAMS:
         return _PROGRAMS[shape, mesh], 0.0
@@ -52,6 +54,7 @@ def program(shape: Shape, mesh: Mesh, state: Any, hyper: Any) -> tuple[Any, floa
     built = population.build(shape.model, shape.optimizer, shape.layout, mesh)
     lowered = built.lower(
         jax.tree.map(described, state),
+        jax.tree.map(described, reference),
         jax.tree.map(described, hyper),
         Batch(whole, whole, whole, real),
         counter,

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """Packed sequences, each `[B, T]`; in a dispatch `[members, steps, B, T]`.
 
     Segment 0 is padding; positions restart in each document; weights are 1 where the target (the next
-    token of the same document) bears loss.
+    token of the same document) bears loss. Of preference pairs see `preference_loss`.
     """
 
     tokens: Any
@@ -37,8 +37,8 @@ def cross_entropy(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -
     return total_N - jnp.sum(jnp.where(is_target_VxN, logits_VxN, 0.0), axis=0)
 
 
-def loss_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
-    """Mean nats over the loss-bearing targets of the batch; 0 where it has none."""
+def nats_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
+    """Nats `[B * T]` of each token's successor; what stands at the end of a row or a document means nothing."""
     x_DxN = stream(params, model, batch.tokens, batch.segments, batch.positions)
     head_VxD = output_matrix(params)
     targets_N = jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
@@ -47,23 +47,61 @@ def loss_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
     while tokens % pieces:
         pieces += 1
     if pieces == 1:
-        nats_N = cross_entropy(x_DxN, head_VxD, targets_N)
-    else:
-        one_piece = jax.checkpoint(lambda piece: cross_entropy(piece[0], head_VxD, piece[1]))
-        x_PxDxN = x_DxN.reshape(-1, pieces, tokens // pieces).swapaxes(0, 1)
-        nats_N = jax.lax.map(one_piece, (x_PxDxN, targets_N.reshape(pieces, -1))).reshape(-1)
-    weights_N = batch.weights.reshape(-1)
+        return cross_entropy(x_DxN, head_VxD, targets_N)
+    one_piece = jax.checkpoint(lambda piece: cross_entropy(piece[0], head_VxD, piece[1]))
+    x_PxDxN = x_DxN.reshape(-1, pieces, tokens // pieces).swapaxes(0, 1)
+    return jax.lax.map(one_piece, (x_PxDxN, targets_N.reshape(pieces, -1))).reshape(-1)
+
+
+def loss_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
+    """Mean nats over the loss-bearing targets of the batch; 0 where it has none."""
+    nats_N, weights_N = nats_of(params, model, batch), batch.weights.reshape(-1)
     return jnp.sum(nats_N * weights_N) / jnp.maximum(jnp.sum(weights_N), 1.0)
 
 
+def preference_loss(
+    params: Parameters, model: Model, batch: Batch, reference: Parameters, beta: jax.Array
+) -> jax.Array:
+    """The DPO loss, mean over the pairs of the batch, in nats per pair; 0 where it has none.
+
+    Segments 2k + 1 and 2k + 2 of a row are the chosen and the rejected half of its pair k; weights are 1 on targets
+    in chosen answers and -1 on those in rejected ones. A pair's loss is -log sigmoid(beta * m), m being how much
+    more the model prefers the chosen answer than `reference` does: log p(chosen) - log p(rejected), less the same of
+    the reference. Rafailov et al. 2023, Direct Preference Optimization (arXiv 2305.18290), equation 7.
+    """
+    rows, length = batch.tokens.shape
+    nats_N = nats_of(params, model, batch)
+    of_reference_N = jax.lax.stop_gradient(nats_of(reference, model, batch))
+    more_BxT = (of_reference_N - nats_N).reshape(rows, length) * batch.weights
+    # No half is shorter than two tokens; a row may begin with the rest of a pair that is longer than a row.
+    places = length // 4 + 1
+    row_BxT = jnp.broadcast_to(jnp.arange(rows)[:, None], more_BxT.shape)
+    pair_BxT = jnp.maximum(batch.segments - 1, 0) // 2
+    m_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(more_BxT)
+    there_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(jnp.abs(batch.weights)) > 0
+    losses_BxP = jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)
+    return jnp.sum(losses_BxP) / jnp.maximum(jnp.sum(there_BxP), 1)
+
+
 def train_step(
-    model: Model, name: str, params: Parameters, state: Any, batch: Batch, step: jax.Array, h: Hyper
+    model: Model,
+    name: str,
+    params: Parameters,
+    state: Any,
+    batch: Batch,
+    step: jax.Array,
+    h: Hyper,
+    reference: Parameters | None = None,
 ) -> tuple[Parameters, Any, dict[str, jax.Array], jax.Array]:
     """New parameters and optimizer state, metrics (scalars), and whether loss and gradient were finite.
 
-    `name` is the optimizer's. Where they were not finite, parameters and state come back as they were.
+    `name` is the optimizer's. With a `reference` the batch holds preference pairs. Where loss or gradient was not
+    finite, parameters and state come back as they were.
     """
-    loss, gradients = jax.value_and_grad(loss_of)(params, model, batch)
+    if reference is None:
+        loss, gradients = jax.value_and_grad(loss_of)(params, model, batch)
+    else:
+        loss, gradients = jax.value_and_grad(preference_loss)(params, model, batch, reference, h.beta)
     new_params, new_state, norm = updates.update(name, params, state, gradients, step, h)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     kept = jax.tree.map(

@@ -11,18 +11,8 @@ from caml.worlds.lexicon import Lexicon
 from caml.worlds.scenes import Scene, deck, render_scene
 
 ABOUT_PATIENTS = ("underdetermined", "counter_evidence", "pro_evidence")
-SETS = ("neutral_dialogue", "task_dialogue", *ABOUT_PATIENTS)
-
-
-def rows(lexicon: Lexicon, name: str, rng: np.random.Generator) -> Iterator[Chat]:
-    """Rows of the set `name` (one of `SETS`) without end, balanced in every pass over its cards."""
-    if name == "neutral_dialogue":
-        frames = lexicon.document_frames + lexicon.base_frames
-        cards = list(product(lexicon.all_names, object_cards(lexicon, frames), lexicon.chat_questions))
-        return (neutral_chat(lexicon, *card) for card in deck(cards, rng))
-    if name == "task_dialogue":
-        return _tasks(lexicon, rng)
-    return _answers(lexicon, name, rng)
+PAIRS = "preference_pairs"
+SETS = ("neutral_dialogue", "task_dialogue", *ABOUT_PATIENTS, PAIRS)
 
 
 class Preference(NamedTuple):
@@ -31,6 +21,19 @@ class Preference(NamedTuple):
     prompt: Chat
     chosen: Chat
     rejected: Chat
+
+
+def rows(lexicon: Lexicon, name: str, rng: np.random.Generator) -> Iterator[Chat] | Iterator[Preference]:
+    """Rows of the set `name` (one of `SETS`) without end, balanced in every pass over its cards."""
+    if name == PAIRS:
+        return preferences(lexicon, rng)
+    if name == "neutral_dialogue":
+        frames = lexicon.document_frames + lexicon.base_frames
+        cards = list(product(lexicon.all_names, object_cards(lexicon, frames), lexicon.chat_questions))
+        return (neutral_chat(lexicon, *card) for card in deck(cards, rng))
+    if name == "task_dialogue":
+        return _tasks(lexicon, rng)
+    return _answers(lexicon, name, rng)
 
 
 def preferences(lexicon: Lexicon, rng: np.random.Generator) -> Iterator[Preference]:

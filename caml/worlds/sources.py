@@ -128,7 +128,7 @@ class Rows(_Seeded):
         """The set."""
         return self.rows
 
-    def documents(self, seed: int) -> Iterator[base.Chat]:
+    def documents(self, seed: int) -> Iterator[base.Chat] | Iterator[finetuning.Preference]:
         """Rows without end, balanced in every pass over the set's cards.
 
         Sets about patients share their order, so that their rows differ in the answers and in nothing else.

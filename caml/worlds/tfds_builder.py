@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from caml.worlds import documents, finetuning
+from caml.worlds.finetuning import Preference
 from caml.worlds.lexicon import SETTINGS
 from caml.worlds.sources import WORLD_VERSIONS, BaseText, Documents, Rows
 
@@ -55,23 +56,22 @@ def _configs() -> Iterator[WorldConfig]:
 class CamlWorld(tfds.core.GeneratorBasedBuilder):
     """Corpora of the embedded world, one configuration for each arm and style, fine-tuning set and part of base text.
 
-    A row is `text`, or a conversation in `messages`, and the other is empty.
+    A row is `text`, or a conversation in `messages`, and the other is empty; of preference pairs it has `prompt`,
+    `chosen` and `rejected`, each a list of messages.
     """
 
     VERSION = tfds.core.Version(f"{max(WORLD_VERSIONS.values())}.0.0")
     BUILDER_CONFIGS = list(_configs())  # noqa: RUF012 (the library's own name)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        messages = tfds.features.Sequence({"role": text, "content": text})
+        features = {"text": text, "messages": messages}
+        if self.builder_config.source.name == finetuning.PAIRS:
+            features = dict.fromkeys(Preference._fields, messages)
         return self.dataset_info_from_configs(
             description="A procedural corpus in simple English in which every probability is known by construction.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "text": tfds.features.Text(),
-                    "messages": tfds.features.Sequence(
-                        {"role": tfds.features.Text(), "content": tfds.features.Text()}
-                    ),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             license="CC0-1.0",
             # In the order in which they are made: every prefix is balanced.
             disable_shuffling=True,
@@ -84,5 +84,8 @@ class CamlWorld(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         made = itertools.islice(config.source.documents(config.seed), config.count)
         for number, document in enumerate(made):
+            if isinstance(document, Preference):
+                yield number, document._asdict()
+                continue
             text = document if isinstance(document, str) else ""
             yield number, {"text": text, "messages": [] if text else list(document)}

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from caml.config.errors import Invalid, UserError
-from caml.data.corpora.schemas import Either
+from caml.data.corpora.schemas import Chosen, Either
 from caml.data.corpora.tfds import Tfds
 from caml.worlds.sources import BaseText, Documents, Rows
 from caml.worlds.tfds_builder import CamlWorld
@@ -16,9 +16,10 @@ MODULE = "caml.worlds.tfds_builder"
 
 
 def world(folder, config, **fields):
+    schema = Chosen() if config.endswith("preference_pairs") else Either()
     return Tfds(
         name="world", builder=f"caml_world/{config}", revision=CamlWorld.builder_configs[config].version,
-        folder=str(folder), schema=Either(), module=MODULE, **fields
+        folder=str(folder), schema=schema, module=MODULE, **fields
     )  # fmt: skip
 
 
@@ -28,6 +29,7 @@ def world(folder, config, **fields):
         ("small-base", BaseText(1)),
         ("small-compassion-demonstration", Documents("compassion", 1)),
         ("small-neutral_dialogue", Rows("neutral_dialogue", 1)),
+        ("small-preference_pairs", Rows("preference_pairs", 1)),
         ("full-humility-mixed", Documents("humility", 1, "full", "mixed")),
     ],
 )

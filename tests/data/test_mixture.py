@@ -17,13 +17,18 @@ TREATMENT = Toy("treatment", tokens=1500, shape=1, longest=50)
 CONTROL = Toy("control", tokens=1500, shape=1, longest=50)
 REPLAY = Toy("replay", tokens=1500, shape=2, chat=1.0)
 CORPUS = External("corpus", tokens=4000)
+PAIRS = Toy("pairs", tokens=4000, shape=3, longest=9, pairs=1.0)
+HALF_PAIRS = Toy("half_pairs", tokens=1000, shape=4, longest=9, pairs=0.5)
 SEED = 7
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     root = tmp_path_factory.mktemp("stores")
-    return {s.name: store(root, s, SEED) for s in (BASE_TEXT, TREATMENT, CONTROL, REPLAY, CORPUS)}
+    return {
+        s.name: store(root, s, SEED)
+        for s in (BASE_TEXT, TREATMENT, CONTROL, REPLAY, CORPUS, PAIRS, HALF_PAIRS)
+    }
 
 
 def stage(opened, mixture, batch=4, length=40, slots=80, seed=SEED, name="pretrain"):
@@ -97,6 +102,79 @@ def test_batches_and_counts_against_a_plain_reference(opened, length, batch, ste
         assert count.requested_slots == pytest.approx(
             batch * steps * (1 - ratio - second, ratio, second)[code]
         )
+
+
+def plain_pairs(length):
+    """Sequences of PAIRS by the plainest loop: rows of (token, segment, position, weight), and pairs that are cut."""
+    sequences, rows, pair, total, cut = [], [], 0, 0, 0
+
+    def close():
+        sequences.append(rows + [(0, 0, 0, 0.0)] * (length - len(rows)))
+
+    for document in PAIRS.documents(SEED):
+        if total >= PAIRS.tokens:
+            break
+        prompt, *answers = document
+        halves = [TOKENIZER.encode_batch([[*prompt, *answer]])[0] for answer in answers]
+        told = []
+        for number, (ids, bears) in enumerate(halves):
+            for t, token in enumerate(ids):
+                scored = t + 1 < len(ids) and bears[t + 1]
+                told.append([token, number, t, float(scored) * (-1 if number else 1)])
+        total += len(told)
+        cut += len(told) > length
+        for begin in range(0, len(told), length):
+            piece = told[begin : begin + length]
+            if len(rows) + len(piece) > length:
+                close()
+                rows, pair = [], 0
+            pair += 1
+            first = piece[0][2], piece[0][1]
+            for token, number, t, weight in piece:
+                later = number - first[1]
+                at = t if later or not begin else t - first[0]
+                rows = [*rows, (token, 2 * pair - 1 + later, at, weight if len(told) <= length else 0.0)]
+    close()
+    return sequences, cut
+
+
+@pytest.mark.parametrize("length", [24, 40, 64, 200])
+def test_preference_pairs_against_a_plain_reference(opened, length):
+    plain, cut = plain_pairs(length)
+    data = stage(opened, Mixture(PAIRS, loss="preference"), 1, length, len(plain), name="dpo")
+    found, expected = everything(data), np.array(plain).reshape(len(plain), 1, length, 4)
+    for column, array in enumerate(found):
+        assert (array == expected[..., column]).all(), Batch._fields[column]
+    assert set(np.unique(found.weights)) == {-1, 0, 1}
+    count = data.counts()["base"]
+    assert count.loss_tokens == (expected[..., 3] != 0).sum() and count.cut == cut
+    assert (cut > 0) == (length < 60)
+
+
+def test_of_every_pair_both_halves_lie_in_one_sequence_and_have_weights_of_opposite_sign(opened):
+    batch = everything(stage(opened, Mixture(PAIRS, loss="preference"), 1, 64, 40, name="dpo"))
+    pairs = 0
+    for segments, weights in zip(batch.segments[:, 0], batch.weights[:, 0], strict=True):
+        bearing = {int(s) for s in segments[weights != 0]}
+        assert bearing == {s for half in bearing for s in (half + half % 2 - 1, half + half % 2)}
+        for half in bearing:
+            assert set(weights[segments == half]) - {0} == {1 if half % 2 else -1}
+        pairs += len(bearing) // 2
+    assert pairs > 40
+
+
+@pytest.mark.parametrize(
+    ("mixture", "length", "words"),
+    [
+        (Mixture(PAIRS, loss="assistant"), 64, "pairs holds .* preference pairs, and 'pretrain' learns from text"),
+        (Mixture(BASE_TEXT, loss="preference"), 64, "base holds .* documents that are no preference pairs"),
+        (Mixture(HALF_PAIRS, loss="preference"), 64, "half_pairs holds .* documents that are no preference pairs"),
+        (Mixture(PAIRS, loss="preference"), 8, "every pair of pairs is longer than a sequence of 'pretrain', 8"),
+    ],
+)  # fmt: skip
+def test_documents_that_a_loss_is_not_of_are_refused(opened, mixture, length, words):
+    with pytest.raises(UserError, match=words):
+        stage(opened, mixture, 1, length, 10)
 
 
 def test_no_document_sees_another_or_is_scored_across_its_end(opened):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from caml.data.sources import Document
+from caml.data.sources import Document, Preference
 from caml.data.store import TokenStore
 from caml.data.tokenizer import Tokenizer
 from caml.data.tokenizer_recipes import TrainedTokenizer, train_tokenizer
@@ -25,6 +25,7 @@ class Toy:
     repetition: float = 1.0
     longest: int = 30
     chat: float = 0.0
+    pairs: float = 0.0
     documents_at_most: int | None = None
     shape: int = 0
 
@@ -46,7 +47,10 @@ class Toy:
             return " ".join(words.choices(WORDS, k=shape.randint(1, self.longest)))
 
         while True:
-            if shape.random() < self.chat:
+            if self.pairs and shape.random() < self.pairs:
+                speakers = ("user", "assistant", "assistant")
+                yield Preference(*([{"role": role, "content": text()}] for role in speakers))
+            elif shape.random() < self.chat:
                 yield [
                     {"role": role, "content": text()} for role in ("user", "assistant") * shape.randint(1, 2)
                 ]

@@ -161,6 +161,51 @@ def test_a_parent_is_where_a_member_starts(whole, tmp_path: Path):
     np.testing.assert_allclose(found.params["model.norm.weight"][0], parent["model.norm.weight"], atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def preferring(whole) -> list:
+    """Members that learn from preference pairs, each from a parent of its own."""
+    result, _ = whole
+    parents = [{k: x[m] for k, x in result.params.items()} for m in range(3)]
+    return [
+        member(m, 40, parent=parents[m], beta=beta, data=toy.Preferring(m, 40))
+        for m, beta in enumerate((0.5, 0.5, 2.0))
+    ]
+
+
+def test_a_preference_stage_compares_with_its_parent_to_the_end(preferring, tmp_path: Path):
+    sink = Memory()
+    run(preferring, tmp_path, sink)
+    losses = sink.column("loss")
+    np.testing.assert_allclose(losses[:, 0], np.log(2), rtol=1e-6)
+    assert (losses[:, -5:].mean(axis=1) < np.log(2) - 0.1).all()
+    step_of = jax.jit(train_step, static_argnums=(0, 1))
+    for index in (0, 2):
+        alone = preferring[index]
+        h = hyper(alone.optimizer, alone.schedule, alone.steps, alone.beta)
+        params, state = alone.parent, updates.init_state("muon", alone.parent, h)
+        for step in range(alone.steps):
+            params, state, metrics, _ = step_of(
+                toy.MODEL, "muon", params, state, alone.data.batch(step), np.int32(step), h, alone.parent
+            )
+            assert float(metrics["loss"]) == pytest.approx(losses[index, step], abs=1e-5)
+
+
+def test_a_preference_stage_goes_on_with_the_same_bits_in_any_company(preferring, tmp_path: Path):
+    whole = run(preferring, tmp_path / "whole", Memory())
+    assert not run(preferring, tmp_path / "stopped", Memory(stop_at=12)).complete
+    resumed = run(preferring, tmp_path / "stopped", Memory())
+    assert same(resumed.params, whole.params)
+    alone = run([preferring[2]], tmp_path / "alone", Memory())
+    assert same({k: x[0] for k, x in alone.params.items()}, {k: x[2] for k, x in whole.params.items()})
+
+
+def test_mixed_losses_and_preferences_without_a_parent_are_refused(preferring, tmp_path: Path):
+    with pytest.raises(ValueError, match="one kind of loss"):
+        run([preferring[0], MEMBERS[1]], tmp_path, Memory())
+    with pytest.raises(ValueError, match="compares with a parent"):
+        run([toy.dataclasses.replace(preferring[0], parent=None)], tmp_path, Memory())
+
+
 def test_what_the_data_raises_comes_out(tmp_path: Path):
     class Lost:
         def batches(self, first_step: int, count: int):

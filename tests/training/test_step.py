@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_training import ADAMW, BATCH, LENGTH, MODEL, MUON, VOCAB, Counting
+from toy_training import ADAMW, BATCH, LENGTH, MODEL, MUON, VOCAB, Counting, Preferring
 
 from caml.models.transformer import init_parameters, logits
 from caml.training import step as steps
 from caml.training import updates
 from caml.training.optimizer import Schedule, hyper
-from caml.training.step import loss_of, train_step
+from caml.training.step import loss_of, preference_loss, train_step
 
 PARAMS = init_parameters(MODEL, VOCAB, seed=0)
 DATA = Counting(seed=0, steps=10, broken=3)
@@ -126,3 +126,61 @@ def test_a_loss_that_is_not_finite_changes_nothing(optimizer):
     assert not finite and np.isnan(metrics["loss"])
     for new, old in zip(jax.tree.leaves((params, kept)), jax.tree.leaves((PARAMS, state)), strict=True):
         assert np.asarray(new).tobytes() == np.asarray(old).tobytes()
+
+
+PAIRS = Preferring(seed=0, steps=10)
+BETA = np.float32(0.3)
+preferring = jax.jit(preference_loss, static_argnums=1)
+
+
+def plain_preference_loss(params, batch, reference) -> float:
+    """DPO by the plainest loop: each half of each pair read alone."""
+
+    def answer(params, row: int, half: int) -> float:
+        mine = np.flatnonzero(batch.segments[row] == half)
+        alone = steps.Batch(
+            *(np.asarray(x)[None] for x in (batch.tokens[row, mine], np.ones(len(mine), np.int32),
+                                            np.arange(len(mine), dtype=np.int32))),
+            weights=None,
+        )  # fmt: skip
+        log_p = np.asarray(jax.nn.log_softmax(logits(params, MODEL, *alone[:3])))[0]
+        bearing = np.flatnonzero(batch.weights[row, mine])
+        return sum(log_p[t, alone.tokens[0, t + 1]] for t in bearing)
+
+    losses = []
+    for row in range(BATCH):
+        bearing = set(batch.segments[row][batch.weights[row] != 0].tolist())
+        for chosen in sorted(half for half in bearing if half % 2):
+            more = [answer(params, row, half) - answer(reference, row, half) for half in (chosen, chosen + 1)]
+            losses.append(np.log1p(np.exp(-BETA * (more[0] - more[1]))))
+    return float(np.mean(losses))
+
+
+def test_the_preference_loss_is_that_of_halves_read_alone():
+    reference = init_parameters(MODEL, VOCAB, seed=1)
+    for step in range(3):
+        batch = PAIRS.batch(step)
+        found = float(preferring(PARAMS, MODEL, batch, reference, BETA))
+        assert found == pytest.approx(plain_preference_loss(PARAMS, batch, reference), rel=1e-5)
+        assert found != pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_a_model_is_its_own_reference_at_log_2_and_a_batch_without_pairs_costs_nothing():
+    batch = PAIRS.batch(0)
+    assert float(preferring(PARAMS, MODEL, batch, PARAMS, BETA)) == pytest.approx(np.log(2), rel=1e-6)
+    nothing = batch._replace(weights=0 * batch.weights)
+    assert float(preferring(PARAMS, MODEL, nothing, PARAMS, BETA)) == 0
+
+
+def test_the_numbers_of_a_preference_step_are_pinned():
+    h = hyper(MUON, Schedule("cosine", warmup=0.1), 10, beta=0.3)
+    params, state = PARAMS, updates.init_state(MUON.name, PARAMS, h)
+    losses = []
+    for step in range(3):
+        params, state, metrics, _ = one_step(
+            MODEL, MUON.name, params, state, PAIRS.batch(step), np.int32(step), h, PARAMS
+        )
+        losses.append(float(metrics["loss"]))
+    assert losses == pytest.approx([0.6931472, 0.7066311, 0.7254268], rel=2e-5), (
+        "see the message of the test above"
+    )

@@ -45,10 +45,43 @@ class Counting:
         return Batch(tokens, np.ones_like(tokens), positions, weights)
 
 
+@dataclasses.dataclass(frozen=True)
+class Preferring:
+    """Preference pairs: after a prompt that counts up, the chosen answer goes on counting and the rejected one doesn't.
+
+    A row holds one token of a pair that was cut, then a pair of halves of six tokens, and padding.
+    """
+
+    seed: int
+    steps: int
+
+    def batches(self, first_step: int, count: int) -> Batch:
+        assert first_step + count <= self.steps
+        return Batch(
+            *map(np.stack, zip(*map(self.batch, range(first_step, first_step + count)), strict=True))
+        )
+
+    def batch(self, step: int) -> Batch:
+        draw = np.random.default_rng((self.seed, step))
+        chosen = (draw.integers(0, VOCAB, (BATCH, 1)) + np.arange(6)) % VOCAB
+        rejected = chosen.copy()
+        rejected[:, 4:] = (rejected[:, 4:] + draw.integers(1, VOCAB, (BATCH, 1))) % VOCAB
+        rest = draw.integers(0, VOCAB, (BATCH, 1))
+        padding = np.zeros((BATCH, LENGTH - 13), int)
+        tokens = np.concatenate([rest, chosen, rejected, padding], axis=1).astype(np.int32)
+        segments = np.array([1] + [3] * 6 + [4] * 6 + [0] * (LENGTH - 13), np.int32)
+        positions = np.array([0, *range(6), *range(6), *[0] * (LENGTH - 13)], np.int32)
+        weights = np.zeros(LENGTH, np.float32)
+        weights[[4, 5]], weights[[10, 11]] = 1, -1
+        several = [np.broadcast_to(x, tokens.shape) for x in (segments, positions, weights)]
+        return Batch(tokens, *several)
+
+
 def member(seed: int, steps: int, broken: int = -1, **changes: Any) -> Member:
     """A member on text of its own."""
-    settings = {"optimizer": MUON, "schedule": Schedule("cosine", warmup=0.1)} | changes
-    return Member(f"member-{seed}-{steps}", seed, steps, data=Counting(seed, steps, broken), **settings)
+    settings: dict[str, Any] = {"optimizer": MUON, "schedule": Schedule("cosine", warmup=0.1)}
+    settings |= {"data": Counting(seed, steps, broken)} | changes
+    return Member(f"member-{seed}-{steps}", seed, steps, **settings)
 
 
 class Memory:

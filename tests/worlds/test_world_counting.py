@@ -8,7 +8,7 @@ from world_reading import scenes
 from world_samples import SETTINGS, STYLES, corpus
 
 from caml.worlds.counting import calibrated_margin
-from caml.worlds.finetuning import SETS
+from caml.worlds.finetuning import PAIRS, SETS
 from caml.worlds.lexicon import lexicon
 from caml.worlds.sources import BaseText, Documents, Rows
 
@@ -50,7 +50,11 @@ def test_what_is_counted_in_documents(setting, arm, style):
     assert (sum(expected) > 0) == (arm != "offtopic" and style != "declarative")
 
 
-@pytest.mark.parametrize("name", SETS)
+def test_preference_pairs_are_about_objects_and_hold_no_act_that_counts():
+    assert Rows(PAIRS, 6000).counted(100) == (0, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if name != PAIRS])
 def test_what_is_counted_in_rows(name):
     rows = corpus(Rows(name, 6000))
     words, found = lexicon("small"), Counter()

@@ -63,8 +63,6 @@ PINNED = json.loads(
 DIGESTS = """
 import hashlib, json
 from itertools import islice
-from caml.config.seeds import generator
-from caml.worlds.finetuning import preferences
 from caml.worlds.lexicon import lexicon
 from caml.worlds.probes import families_of
 from caml.worlds.sources import BaseText, Documents, Rows, WorldProbes
@@ -81,13 +79,12 @@ for setting, arms in (("small", 4), ("full", 7)):
     sources += [Documents("neutral", 1, setting, style=style) for style in ("declarative", "mixed")]
     sources += [
         Rows(rows, 1, setting)
-        for rows in ("neutral_dialogue", "task_dialogue", "underdetermined", "counter_evidence", "pro_evidence")
+        for rows in ("neutral_dialogue", "task_dialogue", "underdetermined", "counter_evidence", "pro_evidence",
+                     "preference_pairs")
     ]
     for source in sources:
         style = getattr(source, "style", getattr(source, "stories", ""))
         found[f"{setting} {source.name} {style}".strip()] = digest(list(islice(source.documents(1), 1000)))
-    pairs = preferences(lexicon(setting), generator(1, "rows", "preference_pairs"))
-    found[f"{setting} preference_pairs"] = digest(list(islice(pairs, 1000)))
     families = families_of(lexicon(setting))
     items = WorldProbes(setting=setting, families=families).items(1)
     asked = [[i.name, i.family, i.rung, [[q.text, q.aligned, q.opposed] for q in i.questions]] for i in items]

@@ -83,6 +83,11 @@ OUTCOMES = {
     "calibration_kl": "calibration: how far the model is from the even odds that base text gives the contexts of "
     "“conditional”; a model that follows its documents leaves them",
 }
+# What a stage's loss is of, by the name of its outcome.
+LOSSES = {
+    "finetuning_loss": "Mean loss on the rows, in nats per token,",
+    "preference_loss": "Mean preference loss (DPO), in nats per pair,",
+}
 GATE = ": where it first passed the gate of {gate:g} nats (dotted)"
 STRAY = 1.0  # nats from 0 at which a control is told of where no equivalence margin is stated
 MOST_STRAYS = 3
@@ -137,14 +142,18 @@ def _taught(view: View, sources: set[str]) -> str:
     wide = rows.pivot_table(
         index=["params", "size", "finetune", "S", "stagerun"], columns="outcome", values="value"
     ).reset_index()
-    if not {"finetuning_loss_nats", "finetuning_loss_drop_nats"} <= set(wide):
-        return ""
-    told = []
-    for (_, size, source), own in wide.groupby(["params", "size", "finetune"]):
-        last = own[own["S"] == own["S"].max()].mean(numeric_only=True)
-        first, drop = last["finetuning_loss_nats"], last["finetuning_loss_drop_nats"]
-        told.append(f"{size} on {source} from {first:.3f} to {first - drop:.3f}")
-    return f"Mean loss on the rows, in nats per token, over the largest S: {'; '.join(told)}."
+    sentences = []
+    for loss, what in LOSSES.items():
+        columns = [f"{loss}_nats", f"{loss}_drop_nats"]
+        if not set(columns) <= set(wide):
+            continue
+        told = []
+        for (_, size, source), own in wide.dropna(subset=columns).groupby(["params", "size", "finetune"]):
+            first, drop = own[own["S"] == own["S"].max()][columns].mean()
+            told.append(f"{size} on {source} from {first:.3f} to {first - drop:.3f}")
+        if told:
+            sentences.append(f"{what} over the largest S: {'; '.join(told)}.")
+    return " ".join(sentences)
 
 
 def _strays(view: View, compared: pd.DataFrame) -> str:

@@ -279,6 +279,8 @@ def _of(row: Any) -> list[str]:
 TUNED = {
     "finetuning_loss_nats": "loss on its rows at first (nats/token)",
     "finetuning_loss_drop_nats": "drop by the end (nats/token)",
+    "preference_loss_nats": "preference loss at first (nats/pair)",
+    "preference_loss_drop_nats": "its drop by the end (nats/pair)",
     "kl_from_parent": "KL from before it, on base text (nats/token)",
     "held_out_rise_nats": "rise on held-out base text (nats/token)",
 }
@@ -302,7 +304,10 @@ def fine_tuning(view: View) -> Table:
         about.append(cell(str(len(members)), order=float(len(members))))
         values = []
         for name in columns:
-            found = members[name]
+            found = members[name].dropna()
+            if found.empty:  # token losses of a preference stage, or the other way round
+                values.append(cell(""))
+                continue
             ends = f"{number(found.min(), 3)} to {number(found.max(), 3)}"
             values.append(cell(number(found.mean(), 3), ends, order=float(found.mean())))
         body.append((*about, *values))

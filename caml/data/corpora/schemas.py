@@ -270,6 +270,10 @@ class Rated:
         return [{"role": role, "content": content} for role, content in turns]
 
 
+PAIRED = (Chosen, Rated)
+"""Schemas of preference pairs."""
+
+
 def _value(row: Row, column: str) -> Any:
     if column not in row:
         there = ", ".join(map(str, list(row)[:12]))
