@@ -29,14 +29,20 @@ def audit(stageruns: Sequence[StageRun], where: Places) -> Iterator[str]:
     for stagerun in stageruns:
         if stagerun.steps:
             stage = stagerun.stage
-            found.setdefault((stage.name, stage.steps, stage.batch, stage.length), []).append(stagerun)
+            key = (stage.name, stage.steps, stage.batch, stage.length, stage.target_tokens)
+            found.setdefault(key, []).append(stagerun)
     stores = Stores(where)
-    for (name, steps, batch, length), members in found.items():
+    for (name, steps, batch, length, target), members in found.items():
         first = min(member.seed for member in members)
         kinds = list({repr(m.stage.mixture): m for m in members if m.seed == first}.values())
         yield (
             f"mixtures of {name}, {counted(steps, 'step')} of {batch} sequences of {length} tokens, seed block {first}:"
         )
+        if target:
+            yield (
+                f"  (as if for {target:,} tokens: of each source it sees {kinds[0].stage.share:.3g} of the sequences, "
+                "and so as many epochs as that run would)"
+            )
         there = [kind for kind in kinds if _prepared(kind, where)]
         data = {kind: stores.data(kind) for kind in there}
         yield from _table([row for kind in kinds for row in _rows(kind, data.get(kind))])

@@ -199,13 +199,15 @@ class Feasible:
         """Raise UserError where `source` has too little for `slots` slots, which fields `by` of the mixture give it."""
         needed = slots * stage.length
         # How much a corpus has that is taken whole is known when its store is there.
-        if not source.tokens or needed <= source.tokens * source.repetition:
+        seen = source.tokens * stage.share
+        if not source.tokens or needed <= seen * source.repetition:
             return
-        named, enough = type(source).__name__, math.ceil(needed / source.repetition)
+        named, enough = type(source).__name__, math.ceil(needed / source.repetition / stage.share)
+        of = f" of which it sees {seen:,.0f}," if stage.target_tokens else ""
         message = (
-            f"the stage {stage.name} takes {needed} tokens of {source.name!r}, at most "
+            f"the stage {stage.name} takes {needed} tokens of {source.name!r},{of} at most "
             f"{source.repetition:g} times over; that needs {named}.tokens of {enough} or more, "
-            f"or {named}.repetition of {needed / source.tokens:.4g} or more"
+            f"or {named}.repetition of {needed / seen:.4g} or more"
         )
         beside = [(source, "repetition"), (stage, "tokens"), *((stage.mixture, field) for field in by)]
         raise self._loaded.fault(message, (source, "tokens"), *beside)

@@ -148,7 +148,9 @@ class Stores:
             name: self.open(source, seed, stagerun.tokenizer, stage.mixture.template)
             for name, source in stage.mixture.sources().items()
         }
-        return StageData(stage.mixture, stores, seed, stage.name, stage.batch, stage.length, stage.slots)
+        return StageData(
+            stage.mixture, stores, seed, stage.name, stage.batch, stage.length, stage.slots, stage.share
+        )
 
 
 def with_what_is_matched(wanted: Iterable[Wanted]) -> Iterator[Wanted]:

@@ -33,6 +33,9 @@ class Stage:
     Tokens beyond a whole number of steps are dropped. With 0 tokens a first stage is an untrained model
     and a later one is not taken. A preference stage (a mixture with the loss 'preference') learns by DPO to prefer the
     chosen answers more than its parent does; `beta` is its strength: the smaller, the further from the parent.
+
+    With `target_tokens` it is a small proxy of a stage of so many tokens (0: of none). It sees of each source only the
+    share tokens / target_tokens, and so each source as many times over as that stage would.
     """
 
     name: str
@@ -43,12 +46,19 @@ class Stage:
     batch: int
     length: int
     beta: float = 0.1
+    target_tokens: int = 0
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.name) is not None, "name", f"a stage is named with {NAME_RULE}")
         require(self.tokens < MOST_TOKENS, "tokens", f"fewer than {MOST_TOKENS:.0e} tokens")
         require(self.batch >= 1, "batch", "at least one sequence a step")
         require(self.length >= 2, "length", "at least two tokens a sequence")
+        require(
+            self.target_tokens == 0 or self.target_tokens >= max(self.tokens, 1),
+            "target_tokens",
+            f"the budget of the stage that this one of {self.tokens} tokens stands for, or 0; not {self.target_tokens}",
+            "tokens",
+        )
         require(
             0 < self.beta < math.inf,
             "beta",
@@ -61,6 +71,11 @@ class Stage:
             "batch",
             "length",
         )
+
+    @property
+    def share(self) -> float:
+        """The share of each source that it sees."""
+        return self.tokens / self.target_tokens if self.target_tokens else 1.0
 
     @property
     def preference(self) -> bool:
@@ -207,6 +222,8 @@ class StageRun:
             about["mixture"] = _mixture_identity(stage.mixture, self.seed)
             if stage.preference:
                 about["beta"] = stage.beta
+            if stage.target_tokens:
+                about["target_tokens"] = stage.target_tokens
         return about
 
     @functools.cached_property

@@ -121,12 +121,14 @@ class StageData:
         batch: int,
         length: int,
         slots: int,
+        share: float = 1.0,
     ):
         """Lay the stage out over `slots` sequences of `length` tokens, `batch` of them a step.
 
         `stores` has a store for each of `mixture.sources()`; `seed` is the seed block and `stage` the name
-        of the stage, from which its ranks and the order of external corpora are drawn. Raises UserError
-        where the slots are no whole number of steps, or a store doesn't last for its slots.
+        of the stage, from which its ranks and the order of external corpora are drawn. Of each store a `share` of its
+        sequences is read, the first in that order. Raises UserError where the slots are no whole number of steps, or
+        a store doesn't last for its slots.
         """
         if slots % batch:
             raise UserError(
@@ -139,22 +141,25 @@ class StageData:
         self._batch, self._length, self._slots = batch, length, slots
         self._stores: dict[int, TokenStore] = {}
         self._sequence = self.plan.index.copy()  # of the store that fills the slot
+        self._kept: dict[int, int] = {}  # sequences of each store that are read
         for name, source in mixture.sources().items():
             code, store = CODES[name], stores[name]
             _refuse_other_documents(source.name, store, mixture.loss, stage, length)
             here = self.plan.source == code
             count = len(store.packing(length))
+            kept = self._kept[code] = max(1, round(count * share))
             needed = slots if code == BASE else int(np.count_nonzero(here))
-            if needed > count * source.repetition:
+            if needed > kept * source.repetition:
+                of = "" if kept == count else f" of which it is to see {kept},"
                 raise UserError(
-                    f"{source.name} has {count} sequences of {length} tokens, and the stage {stage!r} needs "
+                    f"{source.name} has {count} sequences of {length} tokens,{of} and the stage {stage!r} needs "
                     f"{needed} at repetition {source.repetition:g}: raise its tokens, or its repetition to "
-                    f"{needed / count:.4g} or more"
+                    f"{needed / kept:.4g} or more"
                 )
             order = (
                 np.arange(count) if source.seeded else random_order(count, derive(seed, "order", stage, name))
             )
-            self._sequence[here] = order[self.plan.index[here] % count]
+            self._sequence[here] = order[self.plan.index[here] % kept]
             self._stores[code] = store
 
     @property
@@ -196,7 +201,7 @@ class StageData:
                 tokens=tokens,
                 padding=len(slots) * self._length - tokens,
                 loss_tokens=loss_tokens,
-                epochs=len(slots) / len(packing),
+                epochs=len(slots) / self._kept[CODES[name]],
                 cut=int(np.count_nonzero(np.diff(store.bounds) > self._length)),
             )
         return found

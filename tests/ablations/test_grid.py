@@ -95,6 +95,7 @@ def test_what_changes_nothing_is_not_in_the_fingerprint(tmp_path: Path) -> None:
         (49, "Optimizer.rate = 0.02"),
         (53, "pretrain/Mixture.ratio = %RATIO\npretrain/Mixture.placement = 'early'"),
         (44, "Stage.optimizer = @Optimizer()\nSchedule.floor = 0.1"),
+        (39, "pretrain/Stage.tokens = 1024\npretrain/Stage.target_tokens = 1100"),
     ],
 )
 def test_what_changes_the_result_changes_every_later_fingerprint(
@@ -438,6 +439,10 @@ def test_a_name_may_be_long_where_cells_run_alone(tmp_path: Path) -> None:
         (
             "Stage.batch = 100",
             "Stage.batch = 100: 1024 tokens are less than one step takes: 0, or at least 1600",
+        ),
+        (
+            "pretrain/Stage.target_tokens = 512",
+            "pretrain/Stage.target_tokens = 512: the budget of the stage that this one of 1024 tokens stands for, or 0",
         ),
     ],
 )

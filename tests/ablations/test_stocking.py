@@ -180,3 +180,23 @@ def test_the_audit_tells_what_each_source_gives_and_what_doses_share(
     assert [row[5:8] for row in rows] == [["0.125", "24", "0.1250"], ["0.25", "48", "0.2500"]]
     tokens = [int(row[9].replace(",", "")) for row in rows]
     assert 0 < tokens[0] < tokens[1] <= 48 * 64
+
+
+def test_a_proxy_shows_the_epochs_of_the_run_that_it_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = f"include '{Path(__file__).parent / 'tiny.gin'}'\nBaseText.tokens = 50000\nDocuments.repetition = 4.0\n"
+    own += "Ablation.axes = {'ARM': ['compassion'], 'TOKENS': [%d]}\nAblation.control = {}\nAblation.contrasts = ()\n"
+    (tmp_path / "target.gin").write_text(own % 49152)
+    (tmp_path / "proxy.gin").write_text(own % 12288 + "pretrain/Stage.target_tokens = 49152\n")
+    epochs = {}
+    for name in ("target", "proxy"):
+        assert caml("data", "prepare", f"{name}.gin").exit_code == 0
+        shown = caml("show", f"{name}.gin").stdout
+        assert ("as if for 49,152 tokens: of each source it sees 0.25 of the sequences" in shown) == (
+            name == "proxy"
+        )
+        rows = [line.split() for line in shown.splitlines() if line.startswith("  compassion")]
+        epochs[name] = [float(row[-2]) for row in rows]
+    assert epochs["proxy"] == pytest.approx(epochs["target"], rel=0.05) and epochs["target"][1] > 2

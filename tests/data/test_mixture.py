@@ -31,9 +31,9 @@ def opened(tmp_path_factory):
     }
 
 
-def stage(opened, mixture, batch=4, length=40, slots=80, seed=SEED, name="pretrain"):
+def stage(opened, mixture, batch=4, length=40, slots=80, seed=SEED, name="pretrain", share=1.0):
     stores = {role: opened[source.name] for role, source in mixture.sources().items()}
-    return StageData(mixture, stores, seed, name, batch, length, slots)
+    return StageData(mixture, stores, seed, name, batch, length, slots, share)
 
 
 def everything(data):
@@ -258,6 +258,50 @@ def test_repetition_wraps_round_up_to_its_cap(opened, base):
     assert twice.counts()["base"].epochs == 2.0
     with pytest.raises(UserError, match="repetition to 2"):
         stage(opened, Mixture(dataclasses.replace(base, repetition=1.5)), batch=1, slots=2 * count)
+
+
+@settings(max_examples=25)
+@given(
+    base=st.sampled_from([BASE_TEXT, CORPUS]),
+    arm=st.sampled_from([TREATMENT, CONTROL]),
+    ratio=st.sampled_from([0.0, 0.1, 0.3]),
+    times=st.integers(2, 8),
+    slots=st.integers(8, 30),
+)
+def test_a_proxy_sees_each_source_as_often_as_the_run_that_it_stands_for(
+    opened, base, arm, ratio, times, slots
+):
+    base, arm = (dataclasses.replace(source, repetition=100.0) for source in (base, arm))
+    mixture = Mixture(base, arm, ratio)
+    target = stage(opened, mixture, 1, 40, slots * times)
+    proxy = stage(opened, mixture, 1, 40, slots, share=1 / times)
+    batch = everything(proxy)
+    for role, count in proxy.counts().items():
+        of_target, whole = target.counts()[role], len(opened[count.name].packing(40))
+        kept = max(1, round(whole / times))
+        # Both take whole numbers of slots and keep whole numbers of sequences.
+        assert count.epochs == count.slots / kept
+        assert count.slots == pytest.approx(of_target.slots / times, abs=1)
+        here = (proxy.plan.source == (INTERVENTION if role == "intervention" else BASE)).reshape(-1)
+        seen = {row.tobytes() for row in batch.tokens[:, 0][here]}
+        # Slots that hold documents leave their base text out.
+        assert len(seen) <= min(count.slots, kept)
+        if role == "intervention" or ratio == 0:
+            assert len(seen) == min(count.slots, kept)
+        # What the target run reads first is what the proxy reads.
+        first = everything(stage(opened, Mixture(arm if role == "intervention" else base), 1, 40, kept))
+        names = {row.tobytes() for row in first.tokens[:, 0]}
+        assert seen <= names
+
+
+def test_a_proxy_whose_share_does_not_last_is_refused(opened):
+    count = len(opened["base"].packing(40))
+    kept = round(count / 4)
+    stage(opened, Mixture(BASE_TEXT), batch=1, slots=kept, share=0.25)
+    with pytest.raises(
+        UserError, match=rf"base has {count} sequences .* is to see {kept}, .* needs {kept + 1} at"
+    ):
+        stage(opened, Mixture(BASE_TEXT), batch=1, slots=kept + 1, share=0.25)
 
 
 def test_base_text_must_last_for_all_slots_in_every_arm(opened):
