@@ -1,0 +1,92 @@
+"""What all benchmarks share: lines of JSON, text to work on, and the memory of a process and its children."""
+
+import importlib.metadata
+import json
+import platform
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "or")]
+VERSIONS = ("caml", "numpy", "tokenizers", "datasets", "datasketch", "jax")
+
+
+def line(benchmark: str, case: str, ours: float, peer: float, unit: str, ratio: float, goal: float) -> None:
+    """Print what was measured. `ratio` is how many times better ours is, and `goal` the least that it is to be."""
+    found = {"benchmark": benchmark, "case": case, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio}
+    figures = {key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in found.items()}
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
+    versions["python"] = platform.python_version()
+    print(json.dumps({**figures, "goal": goal, "machine": machine(), "versions": versions}), flush=True)
+
+
+def machine() -> str:
+    """Processor, cores and memory."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        name = next(row.split(":")[1].strip() for row in text.splitlines() if row.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{name}, {psutil.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def documents(megabytes: float, seed: int = 0) -> Iterator[str]:
+    """Documents of about 4 kB of made-up words, as frequent as words are (Zipf), `megabytes` in all."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices(SYLLABLES, k=rng.choice((1, 2, 2, 3, 4)))) for _ in range(50_000)]
+    weights = [1 / rank for rank in range(2, len(words) + 2)]
+    # Drawing is slow: documents are cut from one long draw at chance places.
+    drawn = rng.choices(words, weights, k=2_000_000)
+    left = int(megabytes * 1e6)
+    while left > 0:
+        length = min(int(rng.lognormvariate(6.2, 0.8)) + 5, 20_000)
+        start = rng.randrange(len(drawn) - length)
+        text = f"{rng.choice(words).capitalize()} {' '.join(drawn[start : start + length])}."
+        left -= len(text)
+        yield text
+
+
+def write_jsonl(path: Path, megabytes: float, seed: int = 0) -> int:
+    """A file of such documents, a row each in the column `text`; its bytes."""
+    with open(path, "w", encoding="utf-8") as file:
+        for text in documents(megabytes, seed):
+            file.write(json.dumps({"text": text}) + "\n")
+    return path.stat().st_size
+
+
+class Memory:
+    """Watches this process and its children: `most` is the largest sum of their memory in bytes.
+
+    Proportional set size where the system tells it (pages that several share are counted once), else resident.
+    """
+
+    def __init__(self, every: float = 0.2):
+        self.most = 0
+        self._every, self._over = every, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        own = psutil.Process()
+        while not self._over.is_set():
+            total = 0
+            for process in [own, *own.children(recursive=True)]:
+                try:
+                    full = process.memory_full_info()
+                    total += getattr(full, "pss", 0) or full.rss
+                except psutil.Error:
+                    continue  # it has ended
+            self.most = max(self.most, total)
+            time.sleep(self._every)
