@@ -269,15 +269,36 @@ def ui(
 @command("caml data prepare experiments/real-text/real_text.gin --set BASE=wiki.txt", data_app, "prepare")
 def prepare_stores(file: DataFile, settings: Set = NONE) -> None:
     """Write the token stores that are missing: over all cores, in constant memory, continued where it was stopped."""
-    from caml.ablations.progress import Stopped
     from caml.ablations.stocking import prepare, stock_of
+
+    _print_prepared(prepare, stock_of(file, settings))
+
+
+@command("caml data match experiments/real-text/real_text.gin --write control.jsonl", data_app, "match")
+def match_controls(
+    file: DataFile,
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="write the controls' text there, a row for each document"),
+    ] = None,
+    settings: Set = NONE,
+) -> None:
+    """Draw the matched controls of a file, and tell how near each comes to its treatment, beside an unmatched draw."""
+    from caml.ablations.controls import draw
+    from caml.ablations.stocking import stock_of
+
+    _print_prepared(functools.partial(draw, write=write), stock_of(file, settings))
+
+
+def _print_prepared(work: Callable[..., list[str]], stock: Any) -> None:
+    """Print the lines of what writes stores and may be stopped."""
+    from caml.ablations.progress import Stopped
     from caml.console import Console
     from caml.training.stopping import stop_on_signals
 
-    stock = stock_of(file, settings)
     with stop_on_signals() as stop:
         try:
-            lines = prepare(stock, Console(), stop)
+            lines = work(stock, progress=Console(), stop=stop)
         except Stopped:
             raise Failure("stopped; what was read is kept, and the same command goes on from here") from None
     for line in lines:

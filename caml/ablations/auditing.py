@@ -8,7 +8,7 @@ import numpy as np
 from caml.ablations.places import Places
 from caml.ablations.prepare import Stores, stores_of
 from caml.ablations.runs import StageRun
-from caml.config.text import counted
+from caml.config.text import aligned, counted
 from caml.data.mixture import StageData
 from caml.data.slots import INTERVENTION
 from caml.data.store import store_folder
@@ -99,11 +99,4 @@ def _nesting(data: dict[StageRun, StageData]) -> Iterator[str]:
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     """Rows under COLUMNS, names to the left and numbers to the right."""
-    lines = [COLUMNS, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    for line in lines:
-        cells = [
-            text.ljust(width) if i in (0, 2, 3) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        yield f"  {'  '.join(cells)}".rstrip()
+    return aligned([COLUMNS, *rows], left=(0, 2, 3))

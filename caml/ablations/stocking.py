@@ -19,7 +19,7 @@ from caml.config.fingerprint import runtime
 from caml.config.resolve import load
 from caml.config.text import counted
 from caml.data.chat import TEMPLATES
-from caml.data.matching import Matched, quality
+from caml.data.matching import Matched, summary
 from caml.data.sources import Source
 from caml.data.store import TokenStore, open_store, store_folder
 from caml.data.tokenizer import Tokenizer
@@ -47,10 +47,11 @@ class Corpora:
 
 @dataclass(frozen=True)
 class Stock:
-    """The stores that a gin file asks for, and where they lie."""
+    """The stores that the gin file `file` asks for, and where they lie."""
 
     wanted: tuple[Wanted, ...]
     where: Places
+    file: Path
 
     def folder(self, wanted: Wanted) -> Path:
         """The folder of one store."""
@@ -67,9 +68,8 @@ def stock_of(path: Path, settings: Sequence[str]) -> Stock:
         study = study_of(load_ablation(path, settings))
         runs = [cell.run for cell in study.grid]
         held_out = [(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs]
-        return Stock(
-            _each_once([*stores_of(used_stageruns(study.grid)), *held_out], study.where), study.where
-        )
+        wanted = [*stores_of(used_stageruns(study.grid)), *held_out]
+        return Stock(_each_once(wanted, study.where), study.where, path)
     if "Corpora" not in bound:
         raise UserError(
             f"{path} binds neither Ablation nor Corpora: Corpora.sources names what is to be prepared"
@@ -85,7 +85,7 @@ def stock_of(path: Path, settings: Sequence[str]) -> Stock:
         except Invalid as invalid:
             raise loaded.fault(invalid.message, *((source, field) for field in invalid.fields)) from None
     wanted = [(source, 0, corpora.tokenizer, corpora.template) for source in corpora.sources]
-    return Stock(_each_once(wanted, where), where)
+    return Stock(_each_once(wanted, where), where, path)
 
 
 def _each_once(wanted: Sequence[Wanted], where: Places) -> tuple[Wanted, ...]:
@@ -112,15 +112,15 @@ def prepare(stock: Stock, progress: Progress, stop: threading.Event) -> list[str
             [f"  left out of {manifest.rows:,} rows: {told(manifest.left_out)}"] if manifest.left_out else []
         )
         if isinstance(wanted[0], Matched):
-            lines += _matched(stores, wanted)
+            lines.append(_matched(stores, wanted))
     return lines
 
 
-def _matched(stores: Stores, wanted: Wanted) -> list[str]:
+def _matched(stores: Stores, wanted: Wanted) -> str:
     source, seed, tokenizer, template = wanted
     assert isinstance(source, Matched)
     treatment = stores.open(source.treatment, seed, tokenizer, template)
-    return [f"  {line}" for line in quality(treatment, stores.open(*wanted), source)]
+    return f"  {summary(treatment, stores.open(*wanted))}"
 
 
 def shown(stock: Stock, samples: int) -> Iterator[str]:
@@ -137,7 +137,7 @@ def shown(stock: Stock, samples: int) -> Iterator[str]:
             stores.open(*wanted), stores.tokenizer(recipe), f"{recipe.kind}, template {template}", samples
         )
         if isinstance(source, Matched):
-            yield from _matched(stores, wanted)
+            yield _matched(stores, wanted)
 
 
 def _about(store: TokenStore, tokenizer: Tokenizer, of: str, samples: int) -> Iterator[str]:

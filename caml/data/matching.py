@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from caml.config.errors import UserError, require
 from caml.config.seeds import derive
+from caml.data.comparing import sample, tfidf
 from caml.data.slots import random_order
 from caml.data.sources import Document, Source
 from caml.data.store import TokenStore, store_folder, store_recipe
@@ -101,7 +101,7 @@ def match(treatment: TokenStore, pool: TokenStore, matched: Matched) -> Match:
             f"{matched.name}: {matched.pool.name} has {len(there):,} documents, and {matched.treatment.name} "
             f"{len(wanted):,}: a pool of more, or a treatment of fewer tokens"
         )
-    similar = _similarity(treatment, pool) if matched.topic else None
+    vectors = tfidf([sample(treatment), sample(pool)]) if matched.topic else []
     # By length, and among equals by chance; what is taken leaves a gap.
     chance = random_order(len(there), derive(matched.seed, "match"))
     order = chance[np.argsort(there[chance], kind="stable")]
@@ -109,10 +109,11 @@ def match(treatment: TokenStore, pool: TokenStore, matched: Matched) -> Match:
     free = np.ones(len(order), bool)
     found = np.empty(len(wanted), np.int64)
     for document in np.argsort(-wanted, kind="stable"):
-        near = _nearest(
-            lengths, free, int(wanted[document]), NEAREST if similar is not None else 1, matched.cut
-        )
-        best = near[0] if similar is None else near[int(np.argmax(similar(int(document), order[near])))]
+        near = _nearest(lengths, free, int(wanted[document]), NEAREST if matched.topic else 1, matched.cut)
+        best = near[0]
+        if vectors:
+            ours, theirs = vectors
+            best = near[int(np.argmax((theirs[order[near]] @ ours[document].T).toarray()))]
         free[best] = False
         found[document] = order[best]
     taken = np.minimum(there[found], wanted) if matched.cut else there[found]
@@ -131,32 +132,6 @@ def _nearest(lengths: np.ndarray, free: np.ndarray, wanted: int, count: int, cut
         return np.concatenate([above, below])[:count]
     both = np.concatenate([above, below])
     return both[np.argsort(np.abs(lengths[both] - wanted), kind="stable")][:count]
-
-
-def _similarity(treatment: TokenStore, pool: TokenStore) -> Any:
-    """A function of a document of the treatment and documents of the pool: cosines of their TF-IDF vectors."""
-    size = 1 + max(int(_all_tokens(store).max()) for store in (treatment, pool))
-    counts = [_counts(store, size) for store in (treatment, pool)]
-    seen = sum(np.bincount(matrix.indices, minlength=size) for matrix in counts)
-    weight = np.log((1 + sum(matrix.shape[0] for matrix in counts)) / (1 + seen)) + 1
-    rows = []
-    for matrix in counts:
-        weighted = matrix.multiply(weight[None, :]).tocsr()
-        norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).reshape(-1))
-        rows.append(sparse.diags(1 / np.maximum(norms, 1e-12)) @ weighted)
-    ours, theirs = (row.tocsr() for row in rows)
-    return lambda document, others: (theirs[others] @ ours[document].T).toarray().reshape(-1)
-
-
-def _counts(store: TokenStore, size: int) -> sparse.csr_matrix:
-    """How often each document has each of `size` tokens, sparse `[documents, size]`."""
-    tokens = _all_tokens(store)
-    document = np.repeat(np.arange(store.manifest.documents), np.diff(store.bounds))
-    return sparse.csr_matrix((np.ones(len(tokens)), (document, tokens)), (store.manifest.documents, size))
-
-
-def _all_tokens(store: TokenStore) -> np.ndarray:
-    return store.tokens(np.arange(store.manifest.tokens)).astype(np.int64)
 
 
 def prepare_matched(
@@ -180,29 +155,15 @@ def prepare_matched(
                     # A document that is cut ends as documents do.
                     tokens, loss = tokens.copy(), loss
                     tokens[-1], loss[-1] = pool.tokens(np.array([end - 1]))[0], BEARS
-                text = tokenizer.decode(tokens[~np.isin(tokens, list(tokenizer.special.values()))].tolist())
-                writer.add(Encoded(tokens, loss, np.array([length])), len(text.encode()))
+                writer.add(Encoded(tokens, loss, np.array([length])), len(tokenizer.text(tokens).encode()))
             writer.finish(matched, store_recipe(matched, 0, trained, template), rows=pool.manifest.documents)
     return opened(folder, matched, 0, trained, tokenizer, template)
 
 
-def quality(treatment: TokenStore, control: TokenStore, matched: Matched) -> list[str]:
-    """Lines that say how well a control is matched."""
+def summary(treatment: TokenStore, control: TokenStore) -> str:
+    """In a line, how well the sizes of a control match."""
     ours, theirs = np.diff(treatment.bounds), np.diff(control.bounds)
-    off = np.abs(theirs - ours)
-    spread = [" / ".join(f"{q:,.0f}" for q in np.percentile(x, [5, 50, 95])) for x in (theirs, ours)]
-    similar = _similarity(treatment, control)
-    count = len(ours)
-    pairs, others = (
-        float(np.mean([similar(d, np.array([(d + shift) % count]))[0] for d in range(count)]))
-        for shift in (0, 1)
+    return (
+        f"{len(theirs):,} documents for {len(ours):,}, {np.mean(theirs == ours):.1%} of equal length; {theirs.sum():,} "
+        f"tokens for {ours.sum():,} ({theirs.sum() / ours.sum() - 1:+.2%})"
     )
-    return [
-        f"{matched.name}, of {matched.pool.name} for {matched.treatment.name}:",
-        f"  documents: {len(theirs):,} for {count:,}",
-        f"  tokens: {theirs.sum():,} for {ours.sum():,} ({theirs.sum() / ours.sum() - 1:+.2%})",
-        f"  tokens of a document, 5% / median / 95%: {' for '.join(spread)}",
-        f"  of equal length: {np.mean(off == 0):.1%}; off by {off.mean():,.1f} tokens on average, "
-        f"{off.max():,} at most",
-        f"  similarity in words (cosine of TF-IDF): {pairs:.3f}; of documents that are no pair: {others:.3f}",
-    ]

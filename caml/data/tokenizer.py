@@ -116,6 +116,10 @@ class Tokenizer:
         """The text of token ids, special tokens by their names."""
         return self._library.decode(list(ids), skip_special_tokens=False)
 
+    def text(self, ids: np.ndarray) -> str:
+        """The text of token ids without the special tokens."""
+        return self.decode(ids[~np.isin(ids, list(self.special.values()))].tolist())
+
     def save(self, path: Path) -> None:
         """Write tokenizer.json, which `load` and other users of the `tokenizers` library open."""
         write_text(path, self._library.to_str(pretty=True))

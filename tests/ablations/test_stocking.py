@@ -2,10 +2,13 @@
 
 import json
 import random
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 from typer.testing import CliRunner, Result
 
 from caml.cli import app
@@ -66,7 +69,7 @@ def test_corpora_are_prepared_shown_and_verified(folder: Path) -> None:
     assert (
         first.stdout.count(": written, ") == 3 and "1 that overlap with probes or benchmarks" in first.stdout
     )
-    assert "documents: 29 for 29" in first.stdout and "(+0.00%)" in first.stdout
+    assert "29 documents for 29, 100.0% of equal length" in first.stdout and "(+0.00%)" in first.stdout
     assert caml("data", "prepare", "corpora.gin").stdout.count(": there already, ") == 3
     shown = caml("data", "show", "corpora.gin", "--samples", "2").stdout
     assert (
@@ -92,6 +95,132 @@ def test_a_matched_control_has_the_lengths_of_its_treatment(folder: Path) -> Non
     control = stores["matched"]
     taken = [tuple(control.tokens(np.arange(a, a + 20)).tolist()) for a in control.bounds[:-1]]
     assert set(taken) <= beginnings and len(set(taken)) == len(taken)
+
+
+def table(printed: str) -> dict[str, list[str]]:
+    """The rows of a table, by what they are of."""
+    rows = [re.split(r" {2,}", line.strip()) for line in printed.splitlines() if line.startswith("  ")]
+    return {what: cells for what, *cells in rows}
+
+
+def test_a_control_is_held_against_its_treatment_and_an_unmatched_draw(folder: Path) -> None:
+    printed = caml("data", "match", "corpora.gin", "--write", "control.jsonl").stdout
+    ours, pool = (open_store(next(folder.glob(f"runs/stores/{name}-*"))) for name in ("care", "pool"))
+    wanted, there = np.diff(ours.bounds), np.diff(pool.bounds)
+    rows = table(printed)
+    assert rows["documents"] == ["29"] * 3 and rows["tokens"][:2] == [f"{wanted.sum():,}"] * 2
+    assert rows["tokens of a document, 50%"][0] == f"{np.median(wanted):,.0f}"
+    apart = [float(cell) for cell in rows["lengths: Kolmogorov-Smirnov distance"]]
+    assert apart[0] == 0 and apart[1] > 0.1
+    written = [json.loads(line) for line in (folder / "control.jsonl").read_text().splitlines()]
+    drawn = there[[row["pool_document"] for row in written]]
+    more = drawn[drawn > wanted] - wanted[drawn > wanted]
+    assert (drawn >= wanted).all() and len(more) > 1
+    cut = f"{len(more)} of 29 documents, by {more.mean():.1f} tokens on average and {more.max()} at most"
+    assert f"cut: {cut}, in all {more.sum():,} of {drawn.sum():,}" in printed
+    assert "shorter, as pool had none as long: none" in printed
+    # The words, counted anew from the two texts.
+    texts = [json.loads(line)["text"] for line in (folder / "care.jsonl").read_text().splitlines()]
+    counts = [
+        Counter(" ".join(text).split()) for text in (texts[:7] + texts[8:], (row["text"] for row in written))
+    ]
+    words = sorted(counts[0] | counts[1])
+    bits = jensenshannon(*([count[word] for word in words] for count in counts), base=2) ** 2
+    assert rows["words: Jensen-Shannon divergence, bits"][0] == f"{bits:.3f}"
+    assert (
+        rows["words: shared of the 1,000 commonest"][0]
+        == f"{len(set(counts[0]) & set(counts[1])) / len(counts[0]):.1%}"
+    )
+
+
+def test_the_text_of_a_control_is_written_out_with_what_it_stands_for(folder: Path) -> None:
+    first = caml("data", "match", "corpora.gin")
+    assert first.exit_code == 0 and not (folder / "control.jsonl").exists()
+    again = caml("data", "match", "corpora.gin", "--write", "control.jsonl")
+    assert (
+        "there already" in again.stdout and "control.jsonl: 29 documents; licence: not stated" in again.stdout
+    )
+    rows = [json.loads(line) for line in (folder / "control.jsonl").read_text().splitlines()]
+    pool = (folder / "pool.txt").read_text().splitlines()
+    (store,) = folder.glob("runs/stores/matched-*")
+    lengths = np.diff(open_store(store).bounds).tolist()
+    # The eighth is left out by hygiene.
+    assert [row["treatment_place"] for row in rows] == [f"care.jsonl:{n}" for n in range(1, 31) if n != 8]
+    for number, row in enumerate(rows):
+        assert pool[row["pool_document"]].startswith(row["text"].strip()) and len(row["text"]) > 20
+        assert row["control"] == store.name and row["treatment_document"] == number
+        assert row["tokens"] == row["treatment_tokens"] == lengths[number]
+    assert len({row["pool_document"] for row in rows}) == 29
+
+
+def test_a_topic_is_matched_by_words_and_seen_in_the_numbers(folder: Path) -> None:
+    rng = random.Random(1)
+    topics = [["owl", "wing", "nest"], ["ship", "sail", "mast"]]
+
+    def texts(of: int, count: int) -> list[str]:
+        return [" ".join(rng.choices(WORDS, k=10) + rng.choices(topics[of], k=20)) for _ in range(count)]
+
+    (folder / "care.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts(0, 20)))
+    (folder / "pool.txt").write_text("\n".join(texts(0, 40) + texts(1, 40)))
+    owls = {}
+    for topic in (False, True):
+        (folder / "corpora.gin").write_text(f"{GIN}control/Matched.topic = {topic}\n")
+        printed = caml("data", "match", "corpora.gin", "--write", f"{topic}.jsonl").stdout
+        drawn = [json.loads(line) for line in (folder / f"{topic}.jsonl").read_text().splitlines()]
+        owls[topic] = sum(row["pool_document"] < 40 for row in drawn) / len(drawn)
+    assert owls[False] < 0.8 and owls[True] == 1
+    alike, unmatched = map(float, table(printed)["words: cosine of TF-IDF, document by document"])
+    assert "the nearest in topic of 64" in printed and alike > unmatched + 0.1
+    more, less = (float(cell) for cell in table(printed)["words: Jensen-Shannon divergence, bits"])
+    assert more < less and "oftener in matched" in printed
+
+
+@pytest.mark.parametrize(
+    "gin, write, says",
+    [
+        (GIN.replace("(@care/Files(), @control/Matched())", "(@care/Files(),)").split("control/")[0],
+         "new.jsonl", "corpora.gin asks for no matched control: bind control/Matched.name"),
+        (GIN, "care.jsonl", "--write care.jsonl: this is there already"),
+        (GIN, "nowhere/new.jsonl", "--write nowhere/new.jsonl: there is no folder nowhere"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_matched_or_written_is_one_line(folder: Path, gin: str, write: str, says: str) -> None:
+    (folder / "corpora.gin").write_text(gin)
+    before = {path: path.read_text() for path in folder.iterdir()}
+    result = caml("data", "match", "corpora.gin", "--write", write)
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1 and result.stdout == ""
+    assert says in result.stderr, result.stderr
+    assert {path: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_a_pool_that_falls_short_is_counted_and_one_of_too_few_is_refused(folder: Path) -> None:
+    pool = folder / "pool.txt"
+    texts = pool.read_text().splitlines()
+    pool.write_text("\n".join(" ".join(text.split()[:20]) for text in texts))
+    printed = caml("data", "match", "corpora.gin").stdout
+    ours, control = (open_store(next(folder.glob(f"runs/stores/{name}-*"))) for name in ("care", "matched"))
+    short = np.diff(ours.bounds) - np.diff(control.bounds)
+    lack = f"{(short > 0).sum()} of 29 documents, by {short[short > 0].mean():.1f} tokens on average"
+    assert (short > 0).sum() > 5 and f"shorter, as pool had none as long: {lack}" in printed
+    pool.write_text("\n".join(texts[:9]))
+    result = caml("data", "match", "corpora.gin", "--write", "control.jsonl")
+    assert result.exit_code == 2 and "pool has 9 documents, and care 29" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("caml: ") and not (folder / "control.jsonl").exists()
+
+
+def test_the_matched_arm_of_an_ablation_is_drawn(folder: Path) -> None:
+    tiny = Path(__file__).parent / "tiny.gin"
+    (folder / "study.gin").write_text(
+        f"include '{tiny}'\nARM = @control/Matched()\nAblation.control = {{}}\nAblation.contrasts = ()\n"
+        "Ablation.axes = {'RATIO': [0.1]}\npretrain/Mixture.intervention = %ARM\n"
+        + GIN.split("TrainedTokenizer.source")[0].split("Corpora.tokenizer = @TrainedTokenizer()\n")[1]
+        + GIN.split("TrainedTokenizer.source = @pool/Files()\n")[1]
+    )
+    result = caml("data", "match", "study.gin")
+    assert result.exit_code == 0, result.stderr
+    shown = " ".join(caml("data", "match", "--help").stdout.split())
+    assert "Example: caml data match experiments/real-text/real_text.gin" in shown
+    assert "matched-" in result.stdout and "for each document of care one of 200 of pool" in result.stdout
 
 
 def test_a_wrong_byte_is_found_and_named(folder: Path) -> None:

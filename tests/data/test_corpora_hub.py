@@ -102,10 +102,55 @@ def test_what_a_data_set_has_not_is_named(folder, fields, says):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.fixture(params=["jsonl", "jsonl.gz", "parquet"])
+def shards(request, tmp_path):
+    """A folder of three shards of 3, 4 and 5 rows; the second row of the second has no text."""
+    for shard, count in enumerate((3, 4, 5)):
+        rows = [{"text": f"text {shard} {n}", "n": n} for n in range(count)]
+        if shard == 1:
+            rows[1]["text"] = None
+        path = tmp_path / f"train-{shard}.{request.param}"
+        if request.param == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+        else:
+            text = "\n".join(map(json.dumps, rows)).encode()
+            path.write_bytes(gzip.compress(text) if request.param.endswith("gz") else text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_row_that_does_not_fit_is_named_by_its_file_and_its_number_there(
+    shards, streaming, monkeypatch, tmp_path_factory
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr("caml.data.corpora.hub.ROWS_AT_ONCE", 2)
+    paths = sorted(shards.iterdir())
+    corpus = source(shards, config="", streaming=streaming)
+    with pytest.raises(UserError, match=rf"^{paths[1]} row 2: .*; mend it"):
+        list(corpus.found())
+    places = [
+        f"{path} row {n}" for path, count in zip(paths, (3, 4, 5), strict=True) for n in range(1, 1 + count)
+    ]
+    skipping = source(shards, config="", streaming=streaming, misfits="skip")
+    assert [found.place for found in skipping.found()] == places
+    for skip in range(13):  # a store that was stopped anywhere goes on from there
+        found = list(skipping.found(skip))
+        assert [one.place for one in found] == places[skip:]
+        assert [one.place for one in found if one.left_out] == places[4:5][: max(0, 5 - skip)]
+
+
+def test_a_part_of_a_split_has_rows_and_no_files(shards, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    part = source(shards, config="", streaming=False, split="train[:4]")
+    assert [found.place for found in part.found(2)] == [f"{shards} train[:4] row {n}" for n in (3, 4)]
+
+
 def test_a_shard_that_is_cut_short_is_named_with_the_rows_before_it(folder):
     shard = folder / "sample" / "train-00001-of-00002.parquet"
     shard.write_bytes(shard.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"sample train, after 6 rows: cannot be read on: .*Parquet"):
+    with pytest.raises(
+        UserError, match=r"/sample/train-00001-of-00002.parquet, after 0 rows: cannot be read on: .*Parquet"
+    ):
         list(source(folder).documents(0))
     found = list(source(folder, misfits="skip").found())
     assert [f.left_out for f in found] == [""] * 6 + ["misfit"]

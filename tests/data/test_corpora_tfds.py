@@ -1,4 +1,4 @@
-"""Corpora of TensorFlow Datasets, by the embedded world's own builder and by one of C4's schema, without TensorFlow."""
+"""Corpora of TensorFlow Datasets, by the embedded world's own builder and without TensorFlow."""
 
 import itertools
 import sys

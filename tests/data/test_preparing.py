@@ -20,7 +20,7 @@ from caml.data.hygiene.hygiene import Cleaner, Hygiene
 from caml.data.mixture import Mixture, StageData
 from caml.data.preparing import prepare_corpus
 from caml.data.store import open_store
-from caml.data.tokenizer import BEARS, REJECTED, SECOND
+from caml.data.tokenizer import BEARS, REJECTED, SECOND_HALF
 from caml.data.tokenizer_recipes import TrainedTokenizer, prepare_tokenizer, tokenizer_folder
 
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu") for b in ("ra", "sto", "vi", "xen", "zu")]
@@ -133,7 +133,7 @@ def test_conversations_and_pairs(tmp_path):
     pairs, _ = prepared(tmp_path, source(path, schema=Chosen(prompt=""), hygiene=Hygiene()))
     assert (chats.manifest.pairs, pairs.manifest.pairs, pairs.manifest.documents) == (0, 1, 1)
     ids, codes = pairs.tokens(np.arange(pairs.manifest.tokens)), pairs.loss(np.arange(pairs.manifest.tokens))
-    half = int(np.flatnonzero(codes & SECOND)[0])
+    half = int(np.flatnonzero(codes & SECOND_HALF)[0])
     assert ids[:half].tolist() == tokenizer.encode_batch([[ask, yes]])[0][0]
     assert ids[half:].tolist() == tokenizer.encode_batch([[ask, no]])[0][0]
     assert tokenizer.decode(ids[:half][codes[:half] & BEARS > 0]) == "yes she will<|im_end|>"

@@ -1,9 +1,13 @@
 """The corpora of gin/data, each through its real loading code on local files in the schema of the real ones."""
 
 import gzip
+import itertools
 import json
+import re
+import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +15,7 @@ from typer.testing import CliRunner
 
 from caml.cli import app
 from caml.data.store import open_store
+from caml.data.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent.parent
 WORDS = "the farmer opened a gate and let every cold animal out into the warm green field"
@@ -107,11 +112,91 @@ def test_a_shipped_corpus_is_read_as_its_file_says(corpus, tmp_path, monkeypatch
     )
 
 
-def test_c4_says_where_a_prepared_copy_is_to_be_named(tmp_path, monkeypatch):
-    file = tmp_path / "own.gin"
-    file.write_text(own(f"{ROOT / 'gin/data'}/c4.gin", "@c4/Tfds()"))
-    (tmp_path / "words.txt").write_text(WORDS)
+PAGES = [
+    {
+        "text": f"{WORDS} {number}\nand a second line",
+        "url": f"https://example.org/{number}",
+        "content-type": "text/plain",
+        "content-length": "99",
+        "timestamp": "2019-04-25T12:57:54Z",
+    }
+    for number in range(9)
+]
+
+
+def write_c4(folder: Path, pages: list[dict]) -> None:
+    """Prepare C4 with these pages, in the library's own schema of it: both splits, each in two files."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.text.c4 import C4
+
+    class Pages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "c4"
+        VERSION = C4.builder_configs["en"].version
+        BUILDER_CONFIGS = [C4.builder_configs["en"]]  # noqa: RUF012 (the library's own name)
+        _info = C4._info
+
+        def _split_generators(self, dl_manager):
+            return {
+                "train": self._generate_examples(pages[3:]),
+                "validation": self._generate_examples(pages[:3]),
+            }
+
+        def _generate_examples(self, pages):
+            return ((page["url"], page) for page in pages)
+
+    builder = Pages(config="en", data_dir=folder, file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
+    assert builder.info.full_name == "c4/en/3.1.0" and set(builder.info.features) == set(PAGES[0])
+
+
+def c4(folder: Path, command: str, split: str = "train"):
+    """`caml data` on a file of one's own that takes C4 from a copy in `folder`."""
+    file = folder / "own.gin"
+    file.write_text(own(f"{ROOT / 'gin/data'}/c4.gin", "@c4/Tfds()") + f"c4/Tfds.split = '{split}'\n")
+    (folder / "words.txt").write_text(WORDS)
+    return CliRunner().invoke(app, ["data", command, str(file), "--set", f"C4_FOLDER='{folder / 'copy'}'"])
+
+
+@pytest.mark.parametrize("split, pages", [("train", PAGES[3:]), ("validation", PAGES[:3])])
+def test_c4_is_read_from_a_prepared_copy(split, pages, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["data", "prepare", str(file), "--set", f"C4_FOLDER='{tmp_path}'"])
+    write_c4(tmp_path / "copy", PAGES)
+    assert len(list(tmp_path.glob("copy/c4/en/3.1.0/c4-train.array_record-*-of-00002"))) == 2
+    result = c4(tmp_path, "prepare", split)
+    assert result.exit_code == 0, result.stderr or result.exception
+    store = open_store(next(tmp_path.glob("runs/stores/c4-*")))
+    tokenizer = Tokenizer.load(next(tmp_path.glob("runs/tokenizers/*/tokenizer.json")))
+    bounds = store.bounds.tolist()
+    texts = [tokenizer.text(store.tokens(np.arange(*ends))) for ends in itertools.pairwise(bounds)]
+    assert sorted(texts) == sorted(page["text"] for page in pages)
+    assert store.manifest.rows == len(pages) and store.manifest.licence == "ODC-By-1.0"
+    shown = c4(tmp_path, "show", split).stdout
+    assert "origin: TensorFlow Datasets, c4/en; revision: 3.1.0; licence: ODC-By-1.0" in shown
+    assert shown.count("the farmer opened a gate") == 3
+    assert "tensorflow" not in sys.modules
+
+
+def test_c4_in_files_of_another_format_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_c4(tmp_path / "copy", PAGES)
+    about = tmp_path / "copy/c4/en/3.1.0/dataset_info.json"
+    about.write_text(about.read_text().replace('"array_record"', '"tfrecord"'))
+    result = c4(tmp_path, "prepare")
+    assert result.exit_code == 2 and not list(tmp_path.glob("runs/stores/c4-*"))
+    assert "no array_record files" in result.stderr and "tfds convert_format" in result.stderr
+
+
+def test_a_page_of_c4_that_is_too_long_is_named_by_its_row(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_c4(tmp_path / "copy", [*PAGES[:-1], {**PAGES[-1], "text": "x" * (1 << 24) + "y"}])
+    result = c4(tmp_path, "prepare")
+    assert result.exit_code == 2 and re.search(
+        r"c4/en:3\.1\.0 train row [1-6]: a document of 16,777,217", result.stderr
+    )
+
+
+def test_c4_says_where_a_prepared_copy_is_to_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = c4(tmp_path, "prepare")
     assert result.exit_code == 2 and "c4/en:3.1.0 is not prepared" in result.stderr, result.exception
     assert result.stderr.splitlines()[-1].startswith("caml: ")

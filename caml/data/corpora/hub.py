@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from caml.config.fingerprint import fingerprint, runtime
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.files import digest_file
 
+ROWS_AT_ONCE = 1 << 10
+"""Rows that are counted at once where some are passed over."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIBRARIES = ("datasets", "pyarrow", "huggingface_hub", "httpx", "aiohttp", "fsspec")
 
@@ -68,36 +71,71 @@ class HuggingFace(Corpus):
         """The rows in the order of the data set, less the first `skip`."""
         name = f"{self.path}{f' {self.config}' if self.config else ''} {self.split}"
         with self._explained(name):
-            rows = self._opened()
-            there = rows.column_names
-            missing = [column for column in self.columns if there is not None and column not in there]
-            if not missing and there is not None:
-                rows = rows.select_columns(list(self.columns))
-            rows = rows.skip(skip) if self.streaming or skip < len(rows) else []
+            shards = self._shards(name)
+            there = shards[0][1].column_names
+        missing = [column for column in self.columns if there is not None and column not in there]
         problem = f"no column {missing[0]!r}; there are {', '.join(there[:12])}" if missing else ""
-        number = skip
-        try:
-            for number, row in enumerate(rows, start=skip + 1):
-                yield Placed(f"{name} row {number}", None if problem else row, problem)
-        except Exception as error:
-            # Of what its readers raise (a Parquet file cut short, bytes that are not UTF-8, a network that went) the
-            # library makes exceptions of many kinds.
-            of = type(error).__module__.split(".")[0]
-            if of not in _LIBRARIES and not isinstance(error, (OSError, ValueError, EOFError)):
-                raise
-            yield Placed(f"{name}, after {number} rows", None, f"cannot be read on: {_told(error)}")
+        for place, rows in shards:
+            number = passed = 0
+            try:
+                if not missing and there is not None:
+                    rows = rows.select_columns(list(self.columns))
+                if skip:
+                    if (count := self._count(rows, skip + 1)) <= skip:
+                        skip -= count
+                        continue
+                    number = passed = skip
+                    rows, skip = rows.skip(passed), 0
+                for number, row in enumerate(rows, start=passed + 1):
+                    yield Placed(f"{place} row {number}", None if problem else row, problem)
+            except Exception as error:
+                # Of what its readers raise (a Parquet file cut short, bytes that are not UTF-8, a network that went)
+                # the library makes exceptions of many kinds.
+                of = type(error).__module__.split(".")[0]
+                if of not in _LIBRARIES and not isinstance(error, (OSError, ValueError, EOFError)):
+                    raise
+                yield Placed(f"{place}, after {number} rows", None, f"cannot be read on: {_told(error)}")
+                return
 
-    def _opened(self) -> Any:
+    def _shards(self, name: str) -> list[tuple[str, Any]]:
+        """The files of the split by their names, and the rows of each; the whole as `name` where no files are told."""
         import datasets
 
-        return datasets.load_dataset(
+        # Else a split that is downloaded does not note how many of its rows are of which file.
+        datasets.config.SAVE_ORIGINAL_SHARD_LENGTHS = True
+        builder = datasets.load_dataset_builder(
             str(Path(self.path).absolute()) if self.local else self.path,
             self.config or None,
             data_dir=self.data_dir or None,
-            split=self.split,
             revision=None if self.local else self.revision,
-            streaming=self.streaming,
         )
+        if self.streaming:
+            rows = builder.as_streaming_dataset(self.split)
+            parts = [rows.shard(rows.num_shards, part) for part in range(rows.num_shards)]
+        else:
+            builder.download_and_prepare()
+            rows, split = builder.as_dataset(self.split), builder.info.splits.get(self.split)
+            lengths = (split and split.original_shard_lengths) or [len(rows)]
+            ends = list(accumulate(lengths, initial=0))
+            parts = [rows.select(range(*of_a_file)) for of_a_file in pairwise(ends)]
+        files = (builder.config.data_files or {}).get(self.split, [])
+        if len(files) != len(parts):
+            return [(name, rows)]
+        root = f"{Path(self.path).absolute()}/" if self.local else f"@{self.revision}/"
+        return [
+            (f"{self.path}/{file.split(root)[-1]}", part) for file, part in zip(files, parts, strict=True)
+        ]
+
+    def _count(self, rows: Any, most: int) -> int:
+        """How many rows there are, or `most` where there are more."""
+        if not self.streaming:
+            return min(len(rows), most)
+        count = 0
+        for table in rows.with_format("arrow").iter(ROWS_AT_ONCE):
+            count += len(table)
+            if count >= most:
+                return most
+        return count
 
     @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:

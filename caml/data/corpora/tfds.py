@@ -90,7 +90,13 @@ class Tfds(Corpus):
                 "builder or version here: name the folder that has it with Tfds.folder"
             ) from None
         except (ValueError, AssertionError) as error:
-            raise UserError(f"{self._versioned}: {str(error).strip().splitlines()[0]}") from None
+            told = str(error).strip().splitlines()[0]
+            if "File format" in told:
+                told = (
+                    f"its files in {folder or 'the folder of TFDS'} are no array_record files, which alone are read; "
+                    "`tfds convert_format --out_file_format=array_record` makes them, where TensorFlow is installed"
+                )
+            raise UserError(f"{self._versioned}: {told}") from None
         if not builder.is_prepared():
             if not self.download:
                 raise UserError(
