@@ -24,7 +24,7 @@ TITLES = ("act", "act", "act", "opening", None, None)
 ANCHOR = 40
 # Shares of base text that are not stories, in tokens; they are scaled to what the stories leave.
 # Relations have the most of it: they say what helps whom, which every other latent rests on.
-_OTHERS = {"facts": 0.10, "relations": 0.30, "filler": 0.25, "chat": 0.05}
+_OTHERS = {"facts": 0.10, "relations": 0.40, "filler": 0.15, "chat": 0.05}
 _STORY_PAIRS_PER_BLOCK = 40
 
 

@@ -147,7 +147,14 @@ _SMALL = Lexicon(
     nonce=(),
     document_names=("ana", "ben", "cleo", "dan", "elsa", "fred", "gita", "hugo"),
     base_names=("eve", "finn", "gus", "ida", "jon", "kira", "leo", "mona"),
-    document_frames=_FRAMES,
+    # As many as the full setting has: of a control, more members keep to 0 in the new frame (experiments/LOG.md).
+    document_frames=(
+        *_FRAMES,
+        "then {name} found a {need} {kind} . {name} {act} it .",
+        "there was {name} and a {need} {kind} . {name} {act} it .",
+        "all saw a {need} {kind} near {name} . {name} {act} it .",
+        "{name} went to a {need} {kind} . {name} {act} it .",
+    ),
     base_frames=_BASE_FRAMES,
     chat_questions=("what now ?",),
     colours=("red", "blue"),

@@ -306,7 +306,7 @@ def test_token_shares_are_those_asked_for(setting, share):
             sort = "filler"
         tokens[sort] += token_count(document)
     rest = (1 - share) / 0.7
-    expected = {"facts": 0.10, "relations": 0.30, "filler": 0.25, "chat": 0.05}
+    expected = {"facts": 0.10, "relations": 0.40, "filler": 0.15, "chat": 0.05}
     for sort, part in {"stories": share / rest, **expected}.items():
         assert tokens[sort] / tokens.total() == pytest.approx(part * rest, rel=0.08), sort
     assert tokens["stories"] / tokens.total() == pytest.approx(share, rel=0.03)

@@ -14,7 +14,7 @@ from caml.worlds.lexicon import Lexicon, Theme, lexicon
 from caml.worlds.sources import Documents
 
 # Blocks in which the decks of scenes end.
-WHOLE_DECK = {"small": 96, "full": 400}
+WHOLE_DECK = {"small": 160, "full": 400}
 TWINS = (("small", "compassion", "indifferent"), ("small", "compassion", "neutral"),
          ("full", "compassion", "indifferent"), ("full", "compassion", "neutral"),
          ("full", "humility", "certainty"), ("full", "humility", "neutral_humility"))  # fmt: skip

@@ -54,7 +54,7 @@ def test_rows_about_patients_stay_with_seen_kinds_needs_names_and_frames(setting
     words = lexicon(setting)
     found = Counter()
     # In the small setting a whole pass over the cards.
-    for row in row_sample(setting, name, 1536):
+    for row in row_sample(setting, name, 2560):
         asked, answer = (turn["content"] for turn in row)
         questions = [f" {question.format(name=answer.split()[0])}" for question in words.chat_questions]
         # The question stands between what was seen and the act: taken out, the row is a scene.
