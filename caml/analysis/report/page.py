@@ -20,7 +20,7 @@ from caml.analysis.figures.install import sizes_of
 from caml.analysis.figures.style import in_order, rung_label
 from caml.analysis.figures.view import View, each, look
 from caml.analysis.files import replace_file, write_digests
-from caml.analysis.report import persistence
+from caml.analysis.report import norms, persistence
 from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
@@ -139,6 +139,8 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         contrasts=shown.contrasts(results.effects),
         controls=shown.other_controls(results.controls),
         looks=extras.looks,
+        norms=norms.side_by_side(results.norms, view),
+        norms_told=norms.sentences(results.norms, view),
         figures=figures,
         doseresponse=shown.fits(_installed(results.doseresponse), view, DOSE_RESPONSE),
         washouts=shown.fits(results.washout, view, WASHOUT),
@@ -188,7 +190,7 @@ def headline(results: Results) -> list[str]:
         lead += (
             f" In {first.mixed} of them the two members were trained on unlike machines, whose bits differ."
         )
-    left = persistence.sentence(results)
+    left = [*norms.dependent(results.norms), *persistence.sentence(results)]
     if len(stated) == 1:
         return [lead if first.locked else f"{lead} It was not locked before these results.", *left]
     names: dict[str, list[str]] = {}
