@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 from studies import CONTRASTS, CONTROL, full, poor
 
+from caml.analysis.figures.drawings import drawings
 from caml.analysis.figures.view import look
-from caml.analysis.norms import NORMS
+from caml.analysis.norms import NORMS, lengths_table
 from caml.analysis.report import norms as told
-from caml.analysis.report.page import headline
+from caml.analysis.report import tables as shown
+from caml.analysis.report.methods import methods
+from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.results import Results, analyse
 from caml.analysis.tables import Tables
 
@@ -142,7 +145,7 @@ def test_sentences_say_of_each_primary_contrast_whether_the_norm_matters():
         "unconditional taken off; per token it is the sum and per character it is the sum ÷ 5, which adds nothing."
     )
     assert said[1].split(": ")[1].startswith("negative and supported")
-    assert said[3].startswith("In none of ")
+    assert "in none of 41 other comparisons" in said[3]
     tables = _unequal()
     results = _analysed(tables)
     said = told.sentences(results.norms, look(tables, results))
@@ -186,3 +189,66 @@ def test_norms_stand_side_by_side_and_a_rescaled_one_is_said_to_be():
     assert {row[9].lines for row in told.side_by_side(again.norms, look(flat, again)).rows} == {
         ("only rescaled",)
     }
+
+
+def test_lengths_are_counted_and_pairs_that_even_out_apart():
+    """Of 24 items 3 have the aligned one shorter, 1 the opposed one, and in 2 pairs phrases of 2 and 4 change sides."""
+    tables, _ = full()
+    rung = tables.items.loc[tables.items["rung"] == RUNG, "item"].tolist()
+    lengths = dict.fromkeys(rung[:2], (1.0, 2.0)) | {rung[2]: (1.0, 3.5), rung[3]: (2.0, 1.0)}
+    lengths |= dict.fromkeys(rung[4:7], (3.0, 3.0))
+    both = [lengths.get(item, (1.0, 1.0)) for item in tables.items["item"]]
+    items = tables.items.assign(tokens_aligned=[a for a, _ in both], tokens_opposed=[o for _, o in both])
+    by = tables.margins["item"].map(dict.fromkeys(rung[4:7], 3.0)).fillna(1.0)
+    token = tables.margins["margin"] / by + 0.01 * tables.margins["item"].isin(rung[5:7])
+    changed = dataclasses.replace(tables, items=items, margins=tables.margins.assign(margin_token=token))
+    found = lengths_table(changed).set_index(["family", "rung"])
+    assert dict(found.loc["disposition", RUNG]) == {
+        "items": 24, "unequal": 4, "most": 2.5, "aligned_shorter": 3, "opposed_shorter": 1, "evened": 2,
+    }  # fmt: skip
+    assert not found.drop(("disposition", RUNG))[["unequal", "most", "evened"]].any(axis=None)
+
+
+def test_unequal_lengths_are_told_wherever_their_rung_is_shown(tmp_path):
+    tables = _unequal()
+    results = _analysed(tables)
+    view = look(tables, results)
+    sentence = (
+        "Items with continuations of unequal length in tokens: disposition L2 new frame 24 of 24, by up to 2 (the "
+        "aligned one shorter in 24, the opposed one in 0). A margin is a sum over tokens"
+    )
+    captions = {drawing.name: drawing.caption for drawing in drawings(view)}
+    assert {name for name, text in captions.items() if sentence not in text} == {"trajectories"}
+    assert sentence in methods(tables, CONTROL, 1.0, {})
+    text = " ".join(write_report(tmp_path, tables, results, Extras(title="lengths")).read_text().split())
+    assert f"<p>{sentence}" in text
+    assert (
+        "disposition L2 new frame (24 items, 24 with continuations of unequal length in tokens, by up to 2)"
+        in text
+    )
+    tables_of_items = shown.items_tables(
+        shown.item_margins(view, tables.margins, tables.items), results.lengths, "s27k", ""
+    )
+    heads = {label: table.columns for label, _, table in tables_of_items}
+    assert (
+        heads["disposition L2 new frame"][3] == "tokens" and "tokens" not in heads["disposition L7 dialogue"]
+    )
+    (row,) = {
+        table.rows[0][3].lines for label, _, table in tables_of_items if label == "disposition L2 new frame"
+    }
+    assert row == ("1, 3",)
+
+
+def test_unequal_lengths_of_other_rungs_are_told_with_the_figures_that_show_them():
+    tables = _unequal("dialogue")
+    captions = {d.name: d.caption for d in drawings(look(tables, _analysed(tables)))}
+    assert {name for name, text in captions.items() if "L7 dialogue 24 of 24" in text} == {"ladder"}
+    convention = tables.items.assign(
+        tokens_opposed=np.where(tables.items["family"] == "convention", 2.0, 1.0)
+    )
+    tables = dataclasses.replace(full()[0], items=convention)
+    captions = {d.name: d.caption for d in drawings(look(tables, _analysed(tables)))}
+    told = {name for name, text in captions.items() if "convention 12 of 12, by up to 1" in text}
+    assert told == {"side_by_side_s27k", "side_by_side_s100k"}
+    assert not any("unequal" in drawing.caption for drawing in drawings(look(*full())))
+    assert "unequal" not in methods(full()[0], CONTROL, 1.0, {})

@@ -374,10 +374,10 @@ def test_long_item_tables_are_cut_and_say_so(monkeypatch):
     tables, results = full()
     frame = shown.item_margins(look(tables, results), tables.margins, tables.items)
     monkeypatch.setattr(shown, "ITEMS_SHOWN", 4)
-    groups = shown.items_tables(frame, "s27k", "")
+    groups = shown.items_tables(frame, results.lengths, "s27k", "")
     assert groups[0][0] == "disposition L0 seen item"
-    assert all(len(table.rows) == min(total, 4) for _, total, table in groups)
-    assert max(total for _, total, _ in groups) == 24
+    assert {len(table.rows) for _, _, table in groups} == {4}
+    assert {told for _, told, _ in groups} == {f"{n} items, the first 4 here" for n in (12, 24)}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from scipy import stats
 
 from caml.analysis.cells import prepared
 from caml.analysis.contrasts import FEWEST_SEEDS
+from caml.analysis.figures.captions import unequal
 from caml.analysis.lock import Look
+from caml.analysis.norms import lengths_table
 from caml.analysis.power import POWER, power_table
 from caml.analysis.results import DRAWS
 from caml.analysis.retention import SHARED
@@ -245,10 +247,11 @@ def _probes(tables: Tables) -> str:
         texts = [f"{' '.join(kind).strip()} {kinds.count(kind)}" for kind in sorted(set(kinds))]
         what = "mirror pairs, the same two phrases in two opposite contexts" if paired else "single contexts"
         told.append(f"{len(kinds)} {what} ({', '.join(texts)})")
+    lengths = unequal(lengths_table(tables))
     return (
         f"Probes are {' and '.join(reversed(told))}; a margin is log P(aligned) - log P(opposed) in nats, "
         "mean over a pair, each log probability the sum over its tokens. Effects were estimated per token, per "
-        "character and with the unconditional taken off too, as exploratory ones."
+        f"character and with the unconditional taken off too, as exploratory ones. {lengths}".strip()
     )
 
 

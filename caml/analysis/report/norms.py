@@ -53,8 +53,8 @@ def sentences(norms: pd.DataFrame, view: View) -> list[str]:
     differ = sum(bool(_differing(rows)) for rows in rest)
     if rest:
         told.append(
-            f"In {differ or 'none'} of {counted(len(rest), 'other comparison')} in the table of norms (exploratory) "
-            "the norm decides on which side of 0 the t interval lies, or whether it holds 0."
+            "The norm decides on which side of 0 the t interval lies, or whether it holds 0, in "
+            f"{differ or 'none'} of {counted(len(rest), 'other comparison')} in the table of norms (exploratory)."
         )
     return told
 

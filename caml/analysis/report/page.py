@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from caml.analysis.dictionary import RESULTS_DICTIONARY
+from caml.analysis.figures.captions import unequal
 from caml.analysis.figures.conditions import Conditions
 from caml.analysis.figures.drawings import UNPAIRED, drawings, save
 from caml.analysis.figures.install import sizes_of
@@ -140,7 +141,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         controls=shown.other_controls(results.controls),
         looks=extras.looks,
         norms=norms.side_by_side(results.norms, view),
-        norms_told=norms.sentences(results.norms, view),
+        norms_told=[*norms.sentences(results.norms, view), *_unequal(view)],
         figures=figures,
         doseresponse=shown.fits(_installed(results.doseresponse), view, DOSE_RESPONSE),
         washouts=shown.fits(results.washout, view, WASHOUT),
@@ -229,6 +230,15 @@ def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str
     return out
 
 
+def _unequal(view: View) -> list[str]:
+    """On which rungs of the contrasts and of the primary endpoint continuations are of unequal length."""
+    stated = view.effects[view.effects["contrast"] != ""]
+    kinds = {*zip(stated["family"], stated["rung"], strict=True), (view.focus.family, view.focus.rung)}
+    of = [kind in kinds for kind in zip(view.lengths["family"], view.lengths["rung"], strict=True)]
+    told = unequal(view.lengths[of])
+    return [told] if told else []
+
+
 def _calibration(results: Results) -> pd.DataFrame:
     """Each comparison beside the counter once, whether or not a contrast names it."""
     table = results.calibration
@@ -245,12 +255,12 @@ def _limits(frame: pd.DataFrame, of: str) -> pd.DataFrame:
     return frame.rename(columns={"low": f"{of}_low", "high": f"{of}_high"})
 
 
-def _items(view: View, items: pd.DataFrame) -> list[tuple[str, list[tuple[str, int, shown.Table]]]]:
+def _items(view: View, items: pd.DataFrame) -> list[tuple[str, list[tuple[str, str, shown.Table]]]]:
     """(size and condition, its tables of items) of every size and condition that was scored before fine-tuning."""
     out = []
     for size, _ in sizes_of(view.margins):
         for condition in view.conditions.every:
-            tables = shown.items_tables(items, size, condition.name)
+            tables = shown.items_tables(items, view.lengths, size, condition.name)
             if tables:
                 out.append((", ".join(part for part in (f"size {size}", condition.name) if part), tables))
     return out
