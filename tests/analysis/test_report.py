@@ -8,12 +8,12 @@ import pytest
 from studies import CONTRASTS, CONTROL, full, poor
 
 from caml.analysis.figures.drawings import drawings
-from caml.analysis.figures.style import count
+from caml.analysis.figures.style import count, spaced
 from caml.analysis.figures.view import look
 from caml.analysis.figures.washout import washout
 from caml.analysis.gates import flagged, numerics_classes
 from caml.analysis.report import tables as shown
-from caml.analysis.report.methods import machines_sentence, tuned_on
+from caml.analysis.report.methods import machines_sentence, resolution, tuned_on
 from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.report.persistence import kept, short_table
 from caml.analysis.results import analyse
@@ -135,6 +135,17 @@ def test_page_says_contrasts_flags_methods_and_provenance(written):
     assert "Counter-evidence" in text and "undefined" in text and "not estimable" in text
 
 
+def test_names_are_words_on_the_page_as_in_figures(written):
+    _, path, _, results = written
+    text = Page(path.read_text()).text
+    assert "neutral dialogue, S = 49k, counter evidence 1%" in text
+    words = set(re.findall(r"[\w-]+", text))  # names of items, which are in their contexts here, have hyphens
+    assert not {"neutral_dialogue", "counter_evidence", "new_frame", "unfeeling_seen"} & words
+    assert "tokens of neutral dialogue: " in " ".join(resolution(results.effects, results.retention))
+    named = "RATIO=0.3, SFT_TOKENS=0, counter_evidence"
+    assert spaced(named) == "RATIO=0.3, SFT_TOKENS=0, counter evidence"
+
+
 def test_a_poor_grid_gives_a_page_that_says_what_it_lacks(tmp_path):
     path = write_report(tmp_path, *poor(), Extras(title="smoke"))
     text = Page(path.read_text()).text
@@ -177,8 +188,8 @@ def test_arms_by_stages_holds_effect_interval_seeds_and_retention():
     tables, results = full()
     view = look(tables, results)
     table = shown.arms_by_stages(view, paired=True)
-    plain = [f"neutral_dialogue, S = {s}" for s in ("16k", "49k", "147k")]
-    counter = [f"neutral_dialogue, S = 49k, counter_evidence {share}" for share in ("0.25%", "1%")]
+    plain = [f"neutral dialogue, S = {s}" for s in ("16k", "49k", "147k")]
+    counter = [f"neutral dialogue, S = 49k, counter evidence {share}" for share in ("0.25%", "1%")]
     assert table.columns[3:] == ("before fine-tuning", *plain, *counter)
     place = {(row[0].lines[0], row[1].lines[0], row[2].lines[0][:3]): row for row in table.rows}
     row = place["compassion\u00a0−\u00a0neutral", "s27k", "30%"]
@@ -308,7 +319,7 @@ def test_what_fine_tuning_taught_stands_beside_retention():
     (row,) = [
         row
         for row in table.rows
-        if row[0].lines == ("s27k",) and row[1].lines == ("neutral", "10%", "neutral_dialogue, S = 49k")
+        if row[0].lines == ("s27k",) and row[1].lines == ("neutral", "10%", "neutral dialogue, S = 49k")
     ]
     assert row[2].lines == ("5",)
     assert float(row[4].order) == pytest.approx(drop.loc[cells["stagerun"]].mean())

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from caml.analysis.figures.style import count, percent, rung_label, signed, spaced
+from caml.analysis.figures.style import count, endpoint, percent, rung_label, signed, spaced
 from caml.analysis.figures.view import View, each
 
 DOTS = """
@@ -143,17 +143,13 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
 def unequal(lengths: pd.DataFrame) -> str:
     """Which rungs of `lengths` have items with continuations of unequal length; empty where none has."""
     told = [
-        f"{_kind(row)} {row.unequal} of {row.items}, by up to {row.most:g} (the aligned one shorter in "
-        f"{row.aligned_shorter}, the opposed one in {row.opposed_shorter})"
+        f"{endpoint(row.family, row.rung)} {row.unequal} of {row.items}, by up to {row.most:g} (the aligned one "
+        f"shorter in {row.aligned_shorter}, the opposed one in {row.opposed_shorter})"
         for row in each(lengths[lengths["unequal"] > 0])
     ]
     return (
         f"Items with continuations of unequal length in tokens: {'; '.join(told)}. {FAVOURED}" if told else ""
     )
-
-
-def _kind(row: Any) -> str:
-    return f"{row.family} {rung_label(row.rung)}".strip()
 
 
 def _rungs_of(view: View, kind: str) -> pd.DataFrame:

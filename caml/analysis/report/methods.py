@@ -9,6 +9,7 @@ from scipy import stats
 from caml.analysis.cells import prepared
 from caml.analysis.contrasts import FEWEST_SEEDS
 from caml.analysis.figures.captions import unequal
+from caml.analysis.figures.style import spaced
 from caml.analysis.lock import Look
 from caml.analysis.norms import lengths_table
 from caml.analysis.power import POWER, power_table
@@ -30,8 +31,8 @@ def methods(tables: Tables, control: Mapping[str, object], gate: float, facts: M
     """
     told = [f"{subject[:1].upper()}{subject[1:]}: {text.rstrip('.')}." for subject, text in facts.items()]
     paragraphs = (
-        [_models(tables), _arms(tables, control), _fine_tuning(tables), _variants(tables)],
-        [_probes(tables), _statistics(gate), _new_items(tables)],
+        map(spaced, [_models(tables), _arms(tables, control), _fine_tuning(tables), _variants(tables)]),
+        map(spaced, [_probes(tables), _statistics(gate), _new_items(tables)]),
         [*told, _origin(tables)],
     )
     return "\n\n".join(" ".join(part for part in parts if part) for parts in paragraphs)
@@ -81,7 +82,9 @@ def _of_retention(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
         kept = kept[(kept["second_ratio"] == 0) & (kept["S"] > row["S"])]
         for _, doses in kept.groupby("finetune"):
             last = doses.sort_values("S").to_dict("records")[-1]
-            start = f"{row['contrast']}, retention at S = {last['S']:,} tokens of {last['finetune']}: "
+            start = (
+                f"{row['contrast']}, retention at S = {last['S']:,} tokens of {spaced(last['finetune'])}: "
+            )
             if last["status"] != "ok":
                 told.append(f"{start}{last['status']}.")
                 continue

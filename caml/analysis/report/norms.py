@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from caml.analysis.figures.style import rung_label
+from caml.analysis.figures.style import endpoint
 from caml.analysis.figures.view import CELL, COMPARED, View, each
 from caml.analysis.norms import CLAIMED, NORMS, UNJUDGED
 from caml.analysis.report.methods import listed, quoted
@@ -30,7 +30,7 @@ def side_by_side(norms: pd.DataFrame, view: View) -> Table:
             (
                 cell(some.contrast or "–"),
                 cell(compared(some), stage(some)),
-                cell(" ".join(part for part in (some.family, rung_label(some.rung)) if part)),
+                cell(endpoint(some.family, some.rung)),
                 cell(some.size, dose(some), order=float(some.params)),
                 cell(str(some.seeds), order=float(some.seeds)),
                 *(_estimate(rows[norm]) for norm in NORMS),

@@ -18,7 +18,7 @@ from caml.analysis.figures.captions import unequal
 from caml.analysis.figures.conditions import Conditions
 from caml.analysis.figures.drawings import UNPAIRED, drawings, save
 from caml.analysis.figures.install import sizes_of
-from caml.analysis.figures.style import in_order, rung_label
+from caml.analysis.figures.style import in_order, rung_label, spaced
 from caml.analysis.figures.view import View, each, look
 from caml.analysis.files import replace_file, write_digests
 from caml.analysis.report import norms, persistence
@@ -149,7 +149,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION, (SEEN_RUNG,)),
         sizes=shown.fits(_limits(view.sizes, "difference"), view, SIZES),
         calibration=shown.fits(_calibration(results), view, CALIBRATION),
-        endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
+        endpoint=f"{spaced(view.focus.family)} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),
         absolute=shown.arms_by_stages(view, paired=False),
         flagged=shown.flagged_members(results.flagged, view),
@@ -262,7 +262,9 @@ def _items(view: View, items: pd.DataFrame) -> list[tuple[str, list[tuple[str, s
         for condition in view.conditions.every:
             tables = shown.items_tables(items, view.lengths, size, condition.name)
             if tables:
-                out.append((", ".join(part for part in (f"size {size}", condition.name) if part), tables))
+                out.append(
+                    (", ".join(part for part in (f"size {size}", spaced(condition.name)) if part), tables)
+                )
     return out
 
 
@@ -270,7 +272,7 @@ def _documents(documents: Mapping[str, Sequence[str]]) -> list[tuple[int, list[t
     """(number, [(arm, text), ...]) of every document, arms in their order."""
     longest = max((len(texts) for texts in documents.values()), default=0)
     return [
-        (i + 1, [(arm, documents[arm][i]) for arm in in_order(documents) if i < len(documents[arm])])
+        (i + 1, [(spaced(arm), documents[arm][i]) for arm in in_order(documents) if i < len(documents[arm])])
         for i in range(longest)
     ]
 

@@ -10,7 +10,16 @@ import pandas as pd
 
 from caml.analysis.contrasts import FEWEST_SEEDS
 from caml.analysis.figures.conditions import Conditions
-from caml.analysis.figures.style import count, in_order, percent, rung_label, rung_order, treatment_order
+from caml.analysis.figures.style import (
+    count,
+    endpoint,
+    in_order,
+    percent,
+    rung_label,
+    rung_order,
+    spaced,
+    treatment_order,
+)
 from caml.analysis.figures.view import View, each
 from caml.config.text import counted
 
@@ -74,24 +83,24 @@ def cell(*lines: str, order: float | None = None) -> Cell:
 
 def compared(row: Any) -> str:
     """`compassion − neutral`, or the treatment alone for an absolute margin."""
-    return f"{row.treatment}\u00a0{MINUS}\u00a0{row.control}" if row.control else str(row.treatment)
+    return spaced(f"{row.treatment}\u00a0{MINUS}\u00a0{row.control}" if row.control else str(row.treatment))
 
 
 def stage(row: Any) -> str:
     """What was done to a member after pretraining, in words."""
     if row.S == 0:
         return "before fine-tuning"
-    return f"{row.finetune}, S = {count(row.S)}{_beside(row)}"
+    return f"{spaced(row.finetune)}, S = {count(row.S)}{_beside(row)}"
 
 
 def _beside(row: Any) -> str:
-    return f", {row.second} {percent(row.second_ratio)}" if row.second_ratio > 0 else ""
+    return f", {spaced(row.second)} {percent(row.second_ratio)}" if row.second_ratio > 0 else ""
 
 
 def dose(row: Any) -> str:
     """The dose as share and tokens, and the condition (see `Conditions.told`)."""
     told = f"{percent(row.ratio)}, {count(row.dose_tokens)} tokens" if row.ratio > 0 else "none"
-    return ", ".join(part for part in (told, row.condition) if part)
+    return ", ".join(part for part in (told, spaced(row.condition)) if part)
 
 
 def contrasts(effects: pd.DataFrame) -> Table:
@@ -111,7 +120,7 @@ def contrasts(effects: pd.DataFrame) -> Table:
                 cell(row.contrast),
                 cell(claim),
                 cell(compared(row), stage(row)),
-                cell(" ".join(part for part in (row.family, rung_label(row.rung)) if part)),
+                cell(endpoint(row.family, row.rung)),
                 cell(row.size, dose(row), order=float(row.params)),
                 cell(number(row.estimate), interval(row.t_low, row.t_high), order=row.estimate),
                 cell(
@@ -143,7 +152,7 @@ def other_controls(controls: pd.DataFrame) -> Table:
     rows = tuple(
         (
             cell(row.contrast),
-            cell(f"{row.treatment} {MINUS} {row.control}", f"stated: {MINUS} {row.stated}"),
+            cell(compared(row), f"stated: {MINUS} {spaced(row.stated)}"),
             cell(number(row.estimate), interval(row.t_low, row.t_high), order=row.estimate),
             cell(number(row.stated_estimate), order=row.stated_estimate),
             cell(str(row.seeds), order=float(row.seeds)),
@@ -270,11 +279,11 @@ def fits(
 def _of(row: Any) -> list[str]:
     """What a fitted or matched quantity is one of, in lines: dose, condition, stage, variable, the other size."""
     parts = [percent(row.ratio)] if hasattr(row, "ratio") else []
-    parts += [row.condition] if row.condition else []
+    parts += [spaced(row.condition)] if row.condition else []
     if hasattr(row, "S"):
         parts.append(stage(row))
     else:
-        parts.append(f"{row.finetune}{_beside(row)}")
+        parts.append(f"{spaced(row.finetune)}{_beside(row)}")
     if hasattr(row, "variable"):
         parts.append(
             f"dose in {row.variable}{f', over {row.budgets} token budgets' if row.budgets > 1 else ''}"
@@ -311,7 +320,7 @@ def fine_tuning(view: View) -> Table:
     for _, members in wide.groupby(["params", "rank", *place[1:]]):
         row = next(each(members))
         about = [cell(str(row.size), order=float(row.params))]
-        about.append(cell(str(row.arm), *_of(row)))
+        about.append(cell(spaced(row.arm), *_of(row)))
         about.append(cell(str(len(members)), order=float(len(members))))
         values = []
         for name in columns:
@@ -332,11 +341,11 @@ def flagged_members(flagged: pd.DataFrame, view: View) -> Table:
         (
             cell(str(row.name)),
             cell(str(row.size)),
-            cell(str(row.arm)),
+            cell(spaced(row.arm)),
             cell(percent(row.ratio), order=row.ratio),
-            cell(under.get(row.stagerun, "")),
+            cell(spaced(under.get(row.stagerun, ""))),
             cell(str(row.seed), order=float(row.seed)),
-            cell(str(row.stage)),
+            cell(spaced(row.stage)),
             cell(str(row.reason)),
             cell(number(row.mechanism), order=row.mechanism),
         )
@@ -384,8 +393,8 @@ def items_tables(
                 aligned, opposed = row["tokens_aligned"], row["tokens_opposed"]
                 said.append(cell(f"{aligned:g}, {opposed:g}", order=aligned - opposed))
             body.append((*said, *(cell(number(row[arm]), order=row[arm]) for arm in arms)))
-        label = f"{family} {rung_label(rung)}".strip()
-        out.append((label, _counted_items(told, len(body)), Table((*heads, *arms), tuple(body))))
+        table = Table((*heads, *map(spaced, arms)), tuple(body))
+        out.append((endpoint(family, rung), _counted_items(told, len(body)), table))
     return out
 
 
