@@ -23,6 +23,14 @@ STATUS = {
     "needs": ("what would make it so; empty where it is", ""),
 }
 
+# Of the table item_margins of a report, beside a column for each arm.
+ITEM_MARGINS: dict[str, tuple[str, str]] = {
+    **{c: v for c, v in DATA_DICTIONARY["items"].items() if "mirror" not in c},
+    "size": CELL["size"],
+    "condition": ("what sets these members apart beside size, arm and dose; empty where nothing does", ""),
+    "finetune": CELL["finetune"],
+    "S": CELL["S"],
+}
 RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
     "effects": {
         **LABEL,

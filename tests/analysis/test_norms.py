@@ -12,7 +12,7 @@ from caml.analysis.figures.drawings import drawings
 from caml.analysis.figures.view import look
 from caml.analysis.norms import NORMS, lengths_table
 from caml.analysis.report import norms as told
-from caml.analysis.report import tables as shown
+from caml.analysis.report.items import item_margins, items_tables
 from caml.analysis.report.methods import methods
 from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.results import Results, analyse
@@ -226,8 +226,8 @@ def test_unequal_lengths_are_told_wherever_their_rung_is_shown(tmp_path):
         "disposition L2 new frame (24 items, 24 with continuations of unequal length in tokens, by up to 2)"
         in text
     )
-    tables_of_items = shown.items_tables(
-        shown.item_margins(view, tables.margins, tables.items), results.lengths, "s27k", ""
+    tables_of_items = items_tables(
+        item_margins(view, tables.margins, tables.items), results.lengths, "s27k", ""
     )
     heads = {label: table.columns for label, _, table in tables_of_items}
     assert (

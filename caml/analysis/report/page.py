@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from caml.analysis.dictionary import RESULTS_DICTIONARY
+from caml.analysis.dictionary import ITEM_MARGINS, NATS
 from caml.analysis.figures.captions import unequal
 from caml.analysis.figures.conditions import Conditions
 from caml.analysis.figures.drawings import UNPAIRED, drawings, save
@@ -21,6 +21,7 @@ from caml.analysis.figures.install import sizes_of
 from caml.analysis.figures.style import in_order, rung_label, spaced
 from caml.analysis.figures.view import View, each, look
 from caml.analysis.files import replace_file, write_digests
+from caml.analysis.report import items as probes
 from caml.analysis.report import norms, persistence
 from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
@@ -115,10 +116,13 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
     report in `folder` that this one does not have are removed. `digests.json` is written last.
     """
     view = look(tables, results, extras.gate)
-    items = shown.item_margins(view, tables.margins, tables.items)
-    columns = [(t, c, *text) for t, told in RESULTS_DICTIONARY.items() for c, text in told.items()]
-    dictionary = pd.DataFrame(columns, columns=["table", "column", "meaning", "unit"])
-    frames = {**results.frames, "item_margins": items, "dictionary": dictionary}
+    items = probes.item_margins(view, tables.margins, tables.items)
+    frames = results.frames
+    columns = [
+        ("item_margins", c, *ITEM_MARGINS.get(c, (f"mean margin of {c}", NATS))) for c in map(str, items)
+    ]
+    dictionary = pd.DataFrame(columns, columns=list(frames["dictionary"]))
+    frames |= {"item_margins": items, "dictionary": pd.concat([frames["dictionary"], dictionary])}
     write_frames(frames, folder / "tables")
     figures = _draw(view, folder / "figures", dict(extras.provenance))
     files = [(name, len(frame), "tables") for name, frame in frames.items()]
@@ -260,7 +264,7 @@ def _items(view: View, items: pd.DataFrame) -> list[tuple[str, list[tuple[str, s
     out = []
     for size, _ in sizes_of(view.margins):
         for condition in view.conditions.every:
-            tables = shown.items_tables(items, view.lengths, size, condition.name)
+            tables = probes.items_tables(items, view.lengths, size, condition.name)
             if tables:
                 out.append(
                     (", ".join(part for part in (f"size {size}", spaced(condition.name)) if part), tables)

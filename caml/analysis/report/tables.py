@@ -1,4 +1,4 @@
-"""Result tables as a person reads them: contrasts, arms x stages, fits, flagged members, items."""
+"""Result tables as a person reads them: contrasts, arms x stages, fits, flagged members."""
 
 import dataclasses
 import math
@@ -16,7 +16,6 @@ from caml.analysis.figures.style import (
     in_order,
     percent,
     rung_label,
-    rung_order,
     spaced,
     treatment_order,
 )
@@ -24,18 +23,6 @@ from caml.analysis.figures.view import View, each
 from caml.config.text import counted
 
 MINUS = "−"
-ITEM = (
-    "family",
-    "rung",
-    "item",
-    "template",
-    "context",
-    "aligned",
-    "opposed",
-    "tokens_aligned",
-    "tokens_opposed",
-)
-ITEMS_SHOWN = 40  # per rung; all of them are in the CSV file beside the page
 
 
 @dataclass(frozen=True)
@@ -53,6 +40,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     empty: str = "None."
+    caption: str = ""
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -353,61 +341,3 @@ def flagged_members(flagged: pd.DataFrame, view: View) -> Table:
     )
     columns = ("member", "size", "arm", "ratio", "condition", "seed", "stage", "why", "mechanism (nats)")
     return Table(columns, rows, "No member is flagged.")
-
-
-def item_margins(view: View, margins: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Mean margin of every item per arm before fine-tuning, over the seeds of the largest dose of each size.
-
-    Columns: ITEM, size, condition, then one per arm (nats).
-    """
-    parts = []
-    for condition in view.conditions.every:
-        runs = condition.rows(view.margins[view.margins["S"] == 0]).drop_duplicates("stagerun")
-        runs = runs[runs["ratio"] == runs.groupby(["size", "arm"])["ratio"].transform("max")]
-        parts.append(runs[["stagerun", "size", "arm"]].assign(condition=condition.name))
-    scored = margins.merge(pd.concat(parts), on="stagerun")
-    wide = scored.pivot_table(
-        index=["item", "size", "condition"], columns="arm", values="margin", aggfunc="mean", sort=False
-    ).reset_index()
-    return items[list(ITEM)].merge(wide, on="item").rename_axis(columns=None)
-
-
-def items_tables(
-    frame: pd.DataFrame, lengths: pd.DataFrame, size: str, condition: str
-) -> list[tuple[str, str, Table]]:
-    """(family and rung, how many items, table of the first ITEMS_SHOWN of them) of one size and condition."""
-    own = frame[(frame["size"] == size) & (frame["condition"] == condition)]
-    arms = in_order(str(c) for c in frame.columns if c not in (*ITEM, "size", "condition"))
-    arms = [arm for arm in arms if own[arm].notna().any()]
-    out = []
-    rungs = rung_order(own["rung"])
-    groups = [(str(family), str(rung), rows) for (family, rung), rows in own.groupby(["family", "rung"])]
-    groups.sort(key=lambda g: (g[0] != "disposition", g[0], rungs.index(g[1])))
-    for family, rung, rows in groups:
-        (told,) = each(lengths[(lengths["family"] == family) & (lengths["rung"] == rung)])
-        heads = ("context", "aligned", "opposed", *(("tokens",) if told.unequal else ()))
-        body = []
-        for row in rows.head(ITEMS_SHOWN).to_dict("records"):
-            said = [cell(str(row["context"])), cell(str(row["aligned"])), cell(str(row["opposed"]))]
-            if told.unequal:
-                aligned, opposed = row["tokens_aligned"], row["tokens_opposed"]
-                said.append(cell(f"{aligned:g}, {opposed:g}", order=aligned - opposed))
-            body.append((*said, *(cell(number(row[arm]), order=row[arm]) for arm in arms)))
-        table = Table((*heads, *map(spaced, arms)), tuple(body))
-        out.append((endpoint(family, rung), _counted_items(told, len(body)), table))
-    return out
-
-
-def _counted_items(lengths: Any, shown: int) -> str:
-    """How many items a rung has, how many are in the table, and how many have continuations of unequal length."""
-    told = [counted(lengths.items, "item")]
-    told += [f"the first {shown} here"] if shown < lengths.items else []
-    if lengths.unequal:
-        told.append(
-            f"{lengths.unequal} with continuations of unequal length in tokens, by up to {lengths.most:g}"
-        )
-    if lengths.evened:
-        told.append(
-            f"{lengths.evened} pairs whose halves have continuations of unequal length, which even out"
-        )
-    return ", ".join(told)
