@@ -146,6 +146,9 @@ def test_sentences_say_of_each_primary_contrast_whether_the_norm_matters():
     )
     assert said[1].split(": ")[1].startswith("negative and supported")
     assert "in none of 41 other comparisons" in said[3]
+    nothing = analyse(tables, (), CONTROL, gate=1.0, draws=5)
+    (said,) = told.sentences(nothing.norms, look(tables, nothing))
+    assert "in none of 42 comparisons" in said
     tables = _unequal()
     results = _analysed(tables)
     said = told.sentences(results.norms, look(tables, results))

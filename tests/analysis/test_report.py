@@ -406,6 +406,14 @@ def test_items_show_their_margins_after_the_largest_fine_tuning_too():
     at = table.columns.index("compassion")
     lines = tuple(shown.number(value) for value in own.sort_values("S")["compassion"])
     assert lines in [row[at].lines for row in table.rows] and lines[0] != lines[1]
+    # Members that a second source was mixed in for are not among them.
+    short = dataclasses.replace(tables, cells=tables.cells.query("S <= 49000"))
+    of_short = look(short, analyse(short, (), CONTROL, gate=1.0, draws=5))
+    frame = probes.item_margins(of_short, short.margins, short.items)
+    after = frame[(frame["item"] == item) & (frame["size"] == "s27k") & (frame["S"] == 49_000)].iloc[0]
+    cells = tables.cells.query("size == 's27k' and second_ratio == 0 and S == 49000 and arm == 'base'")
+    scored = tables.margins[tables.margins["item"] == item].merge(cells[["stagerun"]])
+    assert after["base"] == pytest.approx(scored["margin"].mean())
     # An untrained member was not fine-tuned, and a grid without fine-tuning has one line and no caption.
     assert {row[table.columns.index("untrained")].lines[1] for row in table.rows} == {"–"}
     untuned = dataclasses.replace(tables, cells=tables.cells.query("S == 0"))

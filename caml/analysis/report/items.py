@@ -27,7 +27,7 @@ SHOWN = 40  # per rung; all of them are in the CSV file beside the page
 def item_margins(view: View, margins: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Mean margin of every item per arm, over the seeds of the arm's largest dose at each size.
 
-    Before fine-tuning, and after the largest S of each fine-tuning on one source alone (NaN for an arm that was not
+    Before fine-tuning, and after the largest S of each fine-tuning without a second source (NaN for an arm that was not
     taken so far). Columns: ITEM, SCORED, then one per arm (nats).
     """
     parts = []

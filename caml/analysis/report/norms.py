@@ -52,9 +52,10 @@ def sentences(norms: pd.DataFrame, view: View) -> list[str]:
     rest = list(_comparisons(shown[~shown["primary"].astype(bool)]))
     differ = sum(bool(_differing(rows)) for rows in rest)
     if rest:
+        among = counted(len(rest), "other comparison" if told else "comparison")
         told.append(
             "The norm decides on which side of 0 the t interval lies, or whether it holds 0, in "
-            f"{differ or 'none'} of {counted(len(rest), 'other comparison')} in the table of norms (exploratory)."
+            f"{differ or 'none'} of {among} in the table of norms (exploratory)."
         )
     return told
 
