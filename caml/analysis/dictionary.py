@@ -3,6 +3,7 @@
 from caml.analysis.tables import DATA_DICTIONARY
 
 NATS = "nats"
+BY_NORM = "as unit says"
 CELL = {c: DATA_DICTIONARY["cells"][c] for c in (
     "size", "params", "ratio", "dose_tokens", "placement", "pretrain_tokens", "variant", "finetune", "S",
     "second", "second_ratio",
@@ -22,6 +23,14 @@ STATUS = {
     "needs": ("what would make it so; empty where it is", ""),
 }
 
+# Of the table item_margins of a report, beside a column for each arm.
+ITEM_MARGINS: dict[str, tuple[str, str]] = {
+    **{c: v for c, v in DATA_DICTIONARY["items"].items() if "mirror" not in c},
+    "size": CELL["size"],
+    "condition": ("what sets these members apart beside size, arm and dose; empty where nothing does", ""),
+    "finetune": CELL["finetune"],
+    "S": CELL["S"],
+}
 RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
     "effects": {
         **LABEL,
@@ -158,6 +167,42 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "t_high": ("95% limit, Student's t on seed means", NATS),
         "stated_estimate": ("effect against the stated control", NATS),
         "agrees": ("both controls say the same of the claim; empty where seeds are too few for one", ""),
+    },
+    "norms": {
+        **LABEL,
+        "norm": ("sum (what effects are, and what is claimed), token, character, or unconditional taken off", ""),
+        "unit": ("unit of the norm: that of estimate, sd, limits and margin", ""),
+        "seeds": ("seed blocks", "seed blocks"),
+        "items": ("probe items", "items"),
+        "estimate": ("mean of m(treated) - m(control), or of m alone, over items and seed blocks", BY_NORM),
+        "sd": ("standard deviation of the seed blocks' means", BY_NORM),
+        "t_low": ("95% limit, Student's t on seed means", BY_NORM),
+        "t_high": ("95% limit, Student's t on seed means", BY_NORM),
+        "p": ("two-sided p of the t test against 0", ""),
+        "p_holm": ("p of the claim after Holm over the primary family by this norm; NaN outside of it", ""),
+        "margin": ("equivalence margin, or smallest effect of interest; NaN where none is stated, or this norm has "
+                   "no number for what was stated in nats", BY_NORM),
+        "scale": ("what the sum's margins are multiplied by to give this norm's, where it is one number for every "
+                  "item and StageRun of the rung: then the norm says nothing of its own; NaN where it does", ""),
+        "claim": ("above, below or equivalent to 0, or explore", ""),
+        "verdict": ("what this norm says of the claim: supported, not supported, contradicted, not judged (its "
+                    "margin in nats has no number in this norm), too few seeds or exploratory; only the sum's is the "
+                    "claim's own", ""),
+        "primary": ("the contrast belongs to the primary family", ""),
+        "exploratory": ("nothing was claimed of this row: all but the sum of primary contrasts", ""),
+        "agrees": ("says what the sum says: of a primary contrast the same verdict with the same sign, else that the "
+                   "t interval lies on the same side of 0, or holds it; empty where that cannot be told", ""),
+    },
+    "lengths": {
+        "family": LABEL["family"],
+        "rung": LABEL["rung"],
+        "items": ("probe items", "items"),
+        "unequal": ("items with continuations of unequal length, means over the halves of a pair", "items"),
+        "most": ("largest difference of these lengths", "tokens"),
+        "aligned_shorter": ("items whose aligned continuation is the shorter one", "items"),
+        "opposed_shorter": ("items whose opposed continuation is the shorter one", "items"),
+        "evened": ("items of equal mean lengths whose halves have unequal ones: over the pair a sum favours neither",
+                   "items"),
     },
     "flagged": {
         **{c: STAGERUN[c] for c in ("stagerun", "name", "stage", "size", "arm", "ratio", "seed")},

@@ -67,14 +67,24 @@ class Comparison:
         return {"contrast": name, "treatment": self.treatment, "control": self.control, **self.cell}
 
 
-def score_matrix(tables: Tables) -> Scores:
-    """The margins of `tables` as a matrix, whatever the order of their rows."""
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The paired differences of one comparison on one rung: `values` [seeds, items] in nats."""
+
+    comparison: Comparison
+    family: str
+    rung: str
+    values: np.ndarray
+
+
+def score_matrix(tables: Tables, margin: str = "margin") -> Scores:
+    """The margins of `tables` (their column of that name) as a matrix, whatever the order of their rows."""
     items = tables.items.sort_values("item").reset_index(drop=True)
     runs = sorted(set(tables.margins["stagerun"]))
     row = {run: i for i, run in enumerate(runs)}
     values = np.full((len(runs), len(items)), np.nan)
     columns = pd.Index(items["item"]).get_indexer(tables.margins["item"])
-    values[tables.margins["stagerun"].map(row).to_numpy(), columns] = tables.margins["margin"].to_numpy()
+    values[tables.margins["stagerun"].map(row).to_numpy(), columns] = tables.margins[margin].to_numpy()
     pairs = list(zip(items["family"], items["rung"], strict=True))
     groups = {pair: np.flatnonzero([p == pair for p in pairs]) for pair in sorted(set(pairs))}
     return Scores(values, row, items, groups)
@@ -89,6 +99,18 @@ def differences(
     """
     values = _margins(scores, treated, columns)
     return values if controls is None else values - _margins(scores, controls, columns)
+
+
+def estimates(scores: Scores, compared: Sequence[Comparison]) -> list[Estimate]:
+    """A named contrast on its rung, every other comparison on all rungs. Raises as `differences` does."""
+    out = []
+    for comparison in compared:
+        contrast = comparison.contrast
+        groups = [(contrast.family, contrast.rung)] if contrast else list(scores.groups)
+        for family, rung in groups:
+            values = differences(scores, comparison.treated, comparison.controls, scores.groups[family, rung])
+            out.append(Estimate(comparison, family, rung, values))
+    return out
 
 
 def _margins(scores: Scores, runs: Sequence[str], columns: np.ndarray) -> np.ndarray:

@@ -8,13 +8,23 @@ import numpy as np
 import pandas as pd
 
 from caml.analysis.calibration import calibration_table
-from caml.analysis.contrasts import FEWEST_SEEDS, Contrast
+from caml.analysis.claims import judged
+from caml.analysis.contrasts import Contrast
 from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.doseresponse import Point, doseresponse_table
-from caml.analysis.effects import Comparison, Scores, comparisons, differences, score_matrix
-from caml.analysis.equivalence import ALPHA, holm, tost
+from caml.analysis.effects import (
+    Comparison,
+    Estimate,
+    Scores,
+    comparisons,
+    differences,
+    estimates,
+    score_matrix,
+)
+from caml.analysis.equivalence import tost
 from caml.analysis.gates import flagged, numerics_classes
 from caml.analysis.intervals import block_weights, bootstrap, item_weights, sign_flip, student
+from caml.analysis.norms import lengths_table, norms_table
 from caml.analysis.othercontrols import other_controls
 from caml.analysis.retention import across_sizes, kept_effects, retention_table
 from caml.analysis.tables import Tables
@@ -31,7 +41,8 @@ class Results:
     **Attributes**: `effects`, one row per comparison and rung (named contrasts first); `seed_effects`, the
     same per seed; `retention` and `sizes` (its differences between sizes); `washout` and `doseresponse`, fits
     or why there is none; `calibration`, effects beside those of a calibrated counter; `controls`, the named
-    contrasts against the other controls; `flagged` members.
+    contrasts against the other controls; `norms`, the effects by every norm of length; `lengths`, how unequal the
+    continuations of each rung are; `flagged` members.
     """
 
     effects: pd.DataFrame
@@ -42,6 +53,8 @@ class Results:
     doseresponse: pd.DataFrame
     calibration: pd.DataFrame
     controls: pd.DataFrame
+    norms: pd.DataFrame
+    lengths: pd.DataFrame
     flagged: pd.DataFrame
 
     @property
@@ -50,16 +63,6 @@ class Results:
         rows = [(t, c, *text) for t, columns in RESULTS_DICTIONARY.items() for c, text in columns.items()]
         dictionary = pd.DataFrame(rows, columns=["table", "column", "meaning", "unit"])
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"dictionary": dictionary}
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """The paired differences of one comparison on one rung: `values` [seeds, items] in nats."""
-
-    comparison: Comparison
-    family: str
-    rung: str
-    values: np.ndarray
 
 
 def analyse(
@@ -86,49 +89,25 @@ def analyse(
     flags = flagged(tables.stageruns, gate)
     members = set(flags["stagerun"])
     classes = numerics_classes(tables.stageruns)
-    estimates = _estimates(scores, compared)
+    found = estimates(scores, compared)
     kept = kept_effects(scores, compared)
     frames = {
-        "effects": _effects(scores, estimates, members, classes, locked or {}, draws, seed),
-        "seed_effects": _seed_effects(scores, estimates, members, classes),
+        "effects": _effects(scores, found, members, classes, locked or {}, draws, seed),
+        "seed_effects": _seed_effects(scores, found, members, classes),
         "retention": retention_table(kept),
         "sizes": across_sizes(kept),
         "washout": washout_table(kept),
-        "doseresponse": doseresponse_table(_points(estimates)),
+        "doseresponse": doseresponse_table(_points(found)),
         "calibration": calibration_table(tables, scores, compared),
         "controls": other_controls(tables, scores, compared),
+        "norms": norms_table(tables, compared),
+        "lengths": lengths_table(tables),
         "flagged": flags,
     }
     # A table without rows has its columns all the same.
     return Results(
         **{name: frame.reindex(columns=list(RESULTS_DICTIONARY[name])) for name, frame in frames.items()}
     )
-
-
-def verdict(contrast: Contrast | None, seeds: int, mean: float, low: float, high: float, p: float) -> str:
-    """What a contrast's data say of its claim; p after Holm. Only primary contrasts claim anything."""
-    if seeds < FEWEST_SEEDS:
-        return "too few seeds"
-    if contrast is None or not contrast.primary:
-        return "exploratory"
-    if contrast.claim == "equivalent":
-        outside = low > contrast.margin or high < -contrast.margin
-        return "supported" if p < ALPHA else "contradicted" if outside else "not supported"
-    sign = 1 if contrast.claim == "above" else -1
-    if sign * mean > 0:
-        return "supported" if p < ALPHA else "not supported"
-    return "contradicted" if low > 0 or high < 0 else "not supported"
-
-
-def _estimates(scores: Scores, compared: Sequence[Comparison]) -> list[Estimate]:
-    out = []
-    for comparison in compared:
-        contrast = comparison.contrast
-        groups = [(contrast.family, contrast.rung)] if contrast else list(scores.groups)
-        for family, rung in groups:
-            values = differences(scores, comparison.treated, comparison.controls, scores.groups[family, rung])
-            out.append(Estimate(comparison, family, rung, values))
-    return out
 
 
 def _effects(
@@ -188,14 +167,7 @@ def _effects(
             }
         )
     table = pd.DataFrame(rows)
-    claims = table["primary"] & (table["seeds"] >= FEWEST_SEEDS)
-    tested = table["p"].where(table["claim"] != "equivalent", table["tost_p"])
-    table["p_holm"] = holm(tested.where(claims).to_numpy())
-    table["verdict"] = [
-        verdict(e.comparison.contrast, row.seeds, row.estimate, row.t_low, row.t_high, row.p_holm)  # type: ignore[arg-type]
-        for e, row in zip(estimates, table.itertuples(), strict=True)
-    ]
-    return table
+    return judged(table, [e.comparison.contrast for e in estimates])
 
 
 def _flags(comparison: Comparison, members: set[str]) -> list[bool]:

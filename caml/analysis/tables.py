@@ -78,8 +78,8 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "context_mirror": ("context of the second half", ""),
         "aligned_mirror": ("continuation that is right in the second half", ""),
         "opposed_mirror": ("continuation that is wrong in the second half", ""),
-        "tokens_aligned": ("length of the aligned continuation", "tokens"),
-        "tokens_opposed": ("length of the opposed continuation", "tokens"),
+        "tokens_aligned": ("length of the aligned continuation, mean over the halves of a pair", "tokens"),
+        "tokens_opposed": ("length of the opposed continuation, mean over the halves of a pair", "tokens"),
     },
     "margins": {
         "stagerun": ("fingerprint of the scored StageRun", ""),

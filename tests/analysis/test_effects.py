@@ -352,10 +352,12 @@ def _tiny(rows) -> Tables:
         {**dict.fromkeys(DATA_DICTIONARY["stageruns"], 0), "stagerun": name, "parent": "", "diverged": False}
     )
     items = pd.DataFrame({**dict.fromkeys(DATA_DICTIONARY["items"], ""), "item": ["i", "j"]})
-    items = items.assign(family="disposition", rung="new_frame")
+    items = items.assign(family="disposition", rung="new_frame", tokens_aligned=1, tokens_opposed=1)
     margins = pd.concat(
         pd.DataFrame({"stagerun": name, "item": item, "margin": frame["margin"] + shift}).assign(
-            margin_token=0.0, margin_character=0.0, margin_unconditional=0.0
+            **dict.fromkeys(
+                ("margin_token", "margin_character", "margin_unconditional"), frame["margin"] + shift
+            )
         )
         for item, shift in (("i", 0.5), ("j", -0.5))
     )

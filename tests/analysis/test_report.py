@@ -8,12 +8,13 @@ import pytest
 from studies import CONTRASTS, CONTROL, full, poor
 
 from caml.analysis.figures.drawings import drawings
-from caml.analysis.figures.style import count
+from caml.analysis.figures.style import count, spaced
 from caml.analysis.figures.view import look
 from caml.analysis.figures.washout import washout
 from caml.analysis.gates import flagged, numerics_classes
+from caml.analysis.report import items as probes
 from caml.analysis.report import tables as shown
-from caml.analysis.report.methods import machines_sentence, tuned_on
+from caml.analysis.report.methods import machines_sentence, resolution, tuned_on
 from caml.analysis.report.page import Extras, headline, write_report
 from caml.analysis.report.persistence import kept, short_table
 from caml.analysis.results import analyse
@@ -119,9 +120,14 @@ def test_links_lead_to_files_and_stale_figures_are_gone(written):
 def test_result_tables_beside_the_page_are_the_results(written):
     folder, _, _, results = written
     verify(folder / "tables")
-    for name, frame in results.frames.items():
+    frames = results.frames
+    words = pd.read_parquet(folder / "tables" / "dictionary.parquet")
+    pd.testing.assert_frame_equal(words[: len(frames["dictionary"])], frames.pop("dictionary"))
+    for name, frame in frames.items():
         kept = pd.read_parquet(folder / "tables" / f"{name}.parquet")
         pd.testing.assert_frame_equal(kept, frame.reset_index(drop=True), check_dtype=False)
+    items = pd.read_parquet(folder / "tables" / "item_margins.parquet")
+    assert list(words.loc[words["table"] == "item_margins", "column"]) == list(items)
 
 
 def test_page_says_contrasts_flags_methods_and_provenance(written):
@@ -133,6 +139,17 @@ def test_page_says_contrasts_flags_methods_and_provenance(written):
     assert "First paragraph." in text and "This resolves 0.2 nats." in text and "c0ffee" in text
     assert "9 entries" in text
     assert "Counter-evidence" in text and "undefined" in text and "not estimable" in text
+
+
+def test_names_are_words_on_the_page_as_in_figures(written):
+    _, path, _, results = written
+    text = Page(path.read_text()).text
+    assert "neutral dialogue, S = 49k, counter evidence 1%" in text
+    words = set(re.findall(r"[\w-]+", text))  # names of items, which are in their contexts here, have hyphens
+    assert not {"neutral_dialogue", "counter_evidence", "new_frame", "unfeeling_seen"} & words
+    assert "tokens of neutral dialogue: " in " ".join(resolution(results.effects, results.retention))
+    named = "RATIO=0.3, SFT_TOKENS=0, counter_evidence"
+    assert spaced(named) == "RATIO=0.3, SFT_TOKENS=0, counter evidence"
 
 
 def test_a_poor_grid_gives_a_page_that_says_what_it_lacks(tmp_path):
@@ -177,8 +194,8 @@ def test_arms_by_stages_holds_effect_interval_seeds_and_retention():
     tables, results = full()
     view = look(tables, results)
     table = shown.arms_by_stages(view, paired=True)
-    plain = [f"neutral_dialogue, S = {s}" for s in ("16k", "49k", "147k")]
-    counter = [f"neutral_dialogue, S = 49k, counter_evidence {share}" for share in ("0.25%", "1%")]
+    plain = [f"neutral dialogue, S = {s}" for s in ("16k", "49k", "147k")]
+    counter = [f"neutral dialogue, S = 49k, counter evidence {share}" for share in ("0.25%", "1%")]
     assert table.columns[3:] == ("before fine-tuning", *plain, *counter)
     place = {(row[0].lines[0], row[1].lines[0], row[2].lines[0][:3]): row for row in table.rows}
     row = place["compassion\u00a0−\u00a0neutral", "s27k", "30%"]
@@ -227,7 +244,7 @@ def test_what_the_grid_varies_beside_its_columns_is_told_apart_everywhere():
     assert {text.rsplit(", ", 1)[1] for text in legend} == {"PEAK=0.1", "PEAK=0.2"}
     assert {name for name in drawn if name.startswith("ladder")} == {"ladder_PEAK_0.1", "ladder_PEAK_0.2"}
     assert drawn["ladder_PEAK_0.2"].title.endswith(": PEAK=0.2")
-    items = shown.item_margins(view, two.margins, two.items).query("size == 's27k'")
+    items = probes.item_margins(view, two.margins, two.items).query("size == 's27k'")
     by = items.groupby("condition")["compassion"].mean()
     assert by["PEAK=0.2"] - by["PEAK=0.1"] == pytest.approx(1.0)
     fitted = shown.fits(view.retention, view, {"estimate": ("R(S)", 2)})
@@ -300,14 +317,15 @@ def test_what_fine_tuning_taught_stands_beside_retention():
     tables, results = full()
     view = look(tables, results)
     table = shown.fine_tuning(view)
-    assert table.columns[3:] == tuple(shown.TUNED.values())
+    in_tokens = [heading for name, heading in shown.TUNED.items() if not name.startswith("preference")]
+    assert table.columns[3:] == tuple(in_tokens)
     cells = tables.cells.query("size == 's27k' and arm == 'neutral' and ratio == 0.1 and S == 49000")
     cells = cells.query("second_ratio == 0")
     drop = tables.outcomes.query("outcome == 'finetuning_loss_drop_nats'").set_index("stagerun")["value"]
     (row,) = [
         row
         for row in table.rows
-        if row[0].lines == ("s27k",) and row[1].lines == ("neutral", "10%", "neutral_dialogue, S = 49k")
+        if row[0].lines == ("s27k",) and row[1].lines == ("neutral", "10%", "neutral dialogue, S = 49k")
     ]
     assert row[2].lines == ("5",)
     assert float(row[4].order) == pytest.approx(drop.loc[cells["stagerun"]].mean())
@@ -357,7 +375,7 @@ def test_the_contrasts_have_their_bootstrap_beside_them():
 
 def test_item_margins_are_means_over_the_seeds_of_the_largest_dose():
     tables, results = full()
-    frame = shown.item_margins(look(tables, results), tables.margins, tables.items)
+    frame = probes.item_margins(look(tables, results), tables.margins, tables.items)
     item = "disposition-new_frame-2"
     runs = tables.cells.query("arm == 'compassion' and ratio == 0.3 and S == 0 and size == 's27k'")[
         "stagerun"
@@ -369,14 +387,50 @@ def test_item_margins_are_means_over_the_seeds_of_the_largest_dose():
     assert not frame.query("size == 's100k'")["neutral"].isna().any()
 
 
+def test_items_show_their_margins_after_the_largest_fine_tuning_too():
+    tables, results = full()
+    view = look(tables, results)
+    frame = probes.item_margins(view, tables.margins, tables.items)
+    item = "disposition-new_frame-2"
+    own = frame[(frame["item"] == item) & (frame["size"] == "s27k")]
+    assert set(zip(own["finetune"], own["S"], strict=True)) == {("none", 0), ("neutral_dialogue", 147_000)}
+    cells = tables.cells.query("size == 's27k' and second_ratio == 0 and S == 147000")
+    cells = cells.query("(arm == 'compassion' and ratio == 0.3) or arm == 'base'")
+    scored = tables.margins[tables.margins["item"] == item].merge(cells[["stagerun", "arm"]])
+    after = own[own["S"] > 0].iloc[0]
+    for arm, margins in scored.groupby("arm")["margin"]:
+        assert len(margins) == 5 and after[arm] == pytest.approx(margins.mean())
+    groups = {label: table for label, _, table in probes.items_tables(frame, results.lengths, "s27k", "")}
+    table = groups["disposition L2 new frame"]
+    assert table.caption == "Margins, line by line: before fine-tuning; after neutral dialogue, S = 147k."
+    at = table.columns.index("compassion")
+    lines = tuple(shown.number(value) for value in own.sort_values("S")["compassion"])
+    assert lines in [row[at].lines for row in table.rows] and lines[0] != lines[1]
+    # Members that a second source was mixed in for are not among them.
+    short = dataclasses.replace(tables, cells=tables.cells.query("S <= 49000"))
+    of_short = look(short, analyse(short, (), CONTROL, gate=1.0, draws=5))
+    frame = probes.item_margins(of_short, short.margins, short.items)
+    after = frame[(frame["item"] == item) & (frame["size"] == "s27k") & (frame["S"] == 49_000)].iloc[0]
+    cells = tables.cells.query("size == 's27k' and second_ratio == 0 and S == 49000 and arm == 'base'")
+    scored = tables.margins[tables.margins["item"] == item].merge(cells[["stagerun"]])
+    assert after["base"] == pytest.approx(scored["margin"].mean())
+    # An untrained member was not fine-tuned, and a grid without fine-tuning has one line and no caption.
+    assert {row[table.columns.index("untrained")].lines[1] for row in table.rows} == {"–"}
+    untuned = dataclasses.replace(tables, cells=tables.cells.query("S == 0"))
+    view = look(untuned, analyse(untuned, (), CONTROL, gate=1.0, draws=5))
+    frame = probes.item_margins(view, untuned.margins, untuned.items)
+    (table, *_) = [table for _, _, table in probes.items_tables(frame, results.lengths, "s27k", "")]
+    assert table.caption == "" and {len(cell.lines) for row in table.rows for cell in row} == {1}
+
+
 def test_long_item_tables_are_cut_and_say_so(monkeypatch):
     tables, results = full()
-    frame = shown.item_margins(look(tables, results), tables.margins, tables.items)
-    monkeypatch.setattr(shown, "ITEMS_SHOWN", 4)
-    groups = shown.items_tables(frame, "s27k", "")
+    frame = probes.item_margins(look(tables, results), tables.margins, tables.items)
+    monkeypatch.setattr(probes, "SHOWN", 4)
+    groups = probes.items_tables(frame, results.lengths, "s27k", "")
     assert groups[0][0] == "disposition L0 seen item"
-    assert all(len(table.rows) == min(total, 4) for _, total, table in groups)
-    assert max(total for _, total, _ in groups) == 24
+    assert {len(table.rows) for _, _, table in groups} == {4}
+    assert {told for _, told, _ in groups} == {f"{n} items, the first 4 here" for n in (12, 24)}
 
 
 @pytest.mark.parametrize(

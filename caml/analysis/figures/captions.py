@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from caml.analysis.figures.style import count, percent, rung_label, signed, spaced
+from caml.analysis.figures.style import count, endpoint, percent, rung_label, signed, spaced
 from caml.analysis.figures.view import View, each
 
 DOTS = """
@@ -23,11 +23,11 @@ CAPTIONS = {
     {effect} Before fine-tuning. Below each share stands the dose in intervention tokens without padding.
     {others} {strays} Lines join means and are no fit. {seeds} {dots}""",
     "members": """
-    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {band} {seeds}
+    Absolute margin ({family}, {rung}) before fine-tuning, in nats; 0 is no preference. {lengths} {band} {seeds}
     {dots}""",
     "ladder": """
     Effect against {control} on every rung, at each arm's largest dose: {fills}.
-    Rungs L5 concern things that cannot feel: an effect there is indiscriminate. {strays}
+    Rungs L5 concern things that cannot feel: an effect there is indiscriminate. {lengths} {strays}
     The axis holds the seeds of most rungs: an open arrow at its end is a seed block beyond it, with its value.
     {seeds} {dots}""",
     "washout": """
@@ -39,7 +39,7 @@ CAPTIONS = {
     "retention_by_size": """
     A row per arm of which some R is defined, and for {treatment}.
     Left: R at the largest dose that all sizes share. Right: R at the largest S that all sizes
-    share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. Upright bars:
+    share against E(0), one marker per dose; sizes with equal E(0) stand on one vertical line. {lengths} Upright bars:
     Fieller's 95% limits of R; level bars: 95% t interval of E(0). Each size stands on its own seed
     blocks, and sizes are compared on those that they share. {strays} {seeds}
     {shares} Right, each dot stands at its own E(0).""",
@@ -49,7 +49,7 @@ CAPTIONS = {
     without padding. {second} {strays} {seeds} {dots}""",
     "side_by_side": """
     Absolute values, no control subtracted; each arm at its largest dose: {fills}. Scales differ between
-    panels. {panels} {seeds} {dots}""",
+    panels. {panels} {lengths} {seeds} {dots}""",
     "trajectories": """
     A line per member, whatever its dose and condition. Above: training loss; the axis holds all that comes after the
     first tenth of a member's tokens, and the descent before it leaves the panel. Below: the mechanism, the mean
@@ -59,7 +59,7 @@ CAPTIONS = {
 }
 EFFECT = """
     The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
-    same seed block, size, dose and fine-tuning rows, mean over items, in nats."""
+    same seed block, size, dose and fine-tuning rows, mean over items, in nats. {lengths}"""
 # The families of probes, in words.
 FAMILIES = {
     "mechanism": "the same acts with the actor's trait named",
@@ -96,6 +96,10 @@ FILLED, FILLED_AND_OPEN = (
     "before fine-tuning",
     "filled before, open after the largest dose of plain fine-tuning",
 )
+FAVOURED = (
+    "A margin is a sum over tokens and favours the shorter one; in an effect that cancels as far as both arms find "
+    "any text equally likely."
+)
 # Sentences for what a grid lacks.
 UNPAIRED = (
     "No effect is estimable: nothing in this grid is compared with a control. Ablation.control names one, such "
@@ -114,6 +118,7 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     """
     focus = view.focus
     names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
+    names |= {"lengths": unequal(_rungs_of(view, kind))}
     names |= {"treatment": focus.treatment, "dots": DOTS, "shares": SHARES, "effect": EFFECT.format(**names)}
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
     shown = [f"{f}: {FAMILIES[f]}" for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
@@ -133,6 +138,27 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     names |= {"fills": FILLED_AND_OPEN if tuned.any() else FILLED}
     # Names of configuration files are in it: readers get them as words.
     return spaced(" ".join(CAPTIONS[kind].format(**names).split()))
+
+
+def unequal(lengths: pd.DataFrame) -> str:
+    """Which rungs of `lengths` have items with continuations of unequal length; empty where none has."""
+    told = [
+        f"{endpoint(row.family, row.rung)} {row.unequal} of {row.items}, by up to {row.most:g} (the aligned one "
+        f"shorter in {row.aligned_shorter}, the opposed one in {row.opposed_shorter})"
+        for row in each(lengths[lengths["unequal"] > 0])
+    ]
+    return (
+        f"Items with continuations of unequal length in tokens: {'; '.join(told)}. {FAVOURED}" if told else ""
+    )
+
+
+def _rungs_of(view: View, kind: str) -> pd.DataFrame:
+    """The rows of `lengths` of what a figure of this kind shows."""
+    of_family = view.lengths["family"] == view.focus.family
+    if kind == "ladder":
+        return view.lengths[of_family]
+    shown = of_family & (view.lengths["rung"] == view.focus.rung)
+    return view.lengths[shown | (~of_family if kind == "side_by_side" else False)]
 
 
 def _taught(view: View, sources: set[str]) -> str:

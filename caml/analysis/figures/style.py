@@ -1,6 +1,7 @@
 """How every figure looks: print sizes, type, one colour and marker per arm, names of rungs and numbers."""
 
 import functools
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -141,6 +142,11 @@ def rung_label(rung: str, width: int = 0) -> str:
     return f"{level} {words}".strip()
 
 
+def endpoint(family: str, rung: str) -> str:
+    """What items ask, as a reader knows it, `disposition L2 new frame`; some families have no rungs."""
+    return f"{spaced(family)} {rung_label(rung)}".strip()
+
+
 def tint(color: str, level: int, levels: int) -> tuple[float, float, float]:
     """`color` mixed with white: level 0 of `levels` is the lightest, the last is `color` itself."""
     white = 0.0 if levels < 2 else 0.35 * (1 - level / (levels - 1))
@@ -174,8 +180,8 @@ def span(low: float, high: float) -> str:
 
 
 def spaced(name: str) -> str:
-    """A name from a configuration as a reader expects it, `neutral dialogue`."""
-    return name.replace("_", " ")
+    """Names from a configuration as a reader expects them, `neutral dialogue`; macros stay, `SFT_TOKENS=0`."""
+    return re.sub(r"(?<![A-Z0-9])_|_(?![A-Z0-9])", " ", name)
 
 
 def percent(ratio: float) -> str:

@@ -53,9 +53,9 @@ class View:
     are none); `controls`, the control's own margins. `sizes`: as estimated. `margins`: one row per StageRun,
     family and rung with the mean `margin` over items (nats), and the StageRun's cell. `outcomes`: one row per
     StageRun and outcome with its cell. Each of these has the column `condition`, the name of its row's one of
-    `conditions`. `stageruns`, `metrics`, `trajectory`: as frozen. `bound`: the equivalence margin stated for the
-    focus' rung in nats, NaN where none was. `gate`: nats of mechanism that a member must pass, NaN where none was
-    told.
+    `conditions`. `lengths`: how unequal the continuations of each rung are. `stageruns`, `metrics`, `trajectory`: as
+    frozen. `bound`: the equivalence margin stated for the focus' rung in nats, NaN where none was. `gate`: nats of
+    mechanism that a member must pass, NaN where none was told.
     """
 
     effects: pd.DataFrame
@@ -63,6 +63,7 @@ class View:
     sizes: pd.DataFrame
     margins: pd.DataFrame
     outcomes: pd.DataFrame
+    lengths: pd.DataFrame
     stageruns: pd.DataFrame
     metrics: pd.DataFrame
     trajectory: pd.DataFrame
@@ -123,6 +124,7 @@ def look(tables: Tables, results: Results, gate: float = math.nan) -> View:
         sizes=sizes,
         margins=margins.merge(runs, on="stagerun"),
         outcomes=tables.outcomes.merge(runs, on="stagerun"),
+        lengths=results.lengths,
         stageruns=tables.stageruns,
         metrics=tables.metrics,
         trajectory=tables.trajectory,

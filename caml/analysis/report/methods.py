@@ -8,7 +8,10 @@ from scipy import stats
 
 from caml.analysis.cells import prepared
 from caml.analysis.contrasts import FEWEST_SEEDS
+from caml.analysis.figures.captions import unequal
+from caml.analysis.figures.style import spaced
 from caml.analysis.lock import Look
+from caml.analysis.norms import lengths_table
 from caml.analysis.power import POWER, power_table
 from caml.analysis.results import DRAWS
 from caml.analysis.retention import SHARED
@@ -28,8 +31,8 @@ def methods(tables: Tables, control: Mapping[str, object], gate: float, facts: M
     """
     told = [f"{subject[:1].upper()}{subject[1:]}: {text.rstrip('.')}." for subject, text in facts.items()]
     paragraphs = (
-        [_models(tables), _arms(tables, control), _fine_tuning(tables), _variants(tables)],
-        [_probes(tables), _statistics(gate), _new_items(tables)],
+        map(spaced, [_models(tables), _arms(tables, control), _fine_tuning(tables), _variants(tables)]),
+        map(spaced, [_probes(tables), _statistics(gate), _new_items(tables)]),
         [*told, _origin(tables)],
     )
     return "\n\n".join(" ".join(part for part in parts if part) for parts in paragraphs)
@@ -79,7 +82,9 @@ def _of_retention(effects: pd.DataFrame, retention: pd.DataFrame) -> list[str]:
         kept = kept[(kept["second_ratio"] == 0) & (kept["S"] > row["S"])]
         for _, doses in kept.groupby("finetune"):
             last = doses.sort_values("S").to_dict("records")[-1]
-            start = f"{row['contrast']}, retention at S = {last['S']:,} tokens of {last['finetune']}: "
+            start = (
+                f"{row['contrast']}, retention at S = {last['S']:,} tokens of {spaced(last['finetune'])}: "
+            )
             if last["status"] != "ok":
                 told.append(f"{start}{last['status']}.")
                 continue
@@ -114,9 +119,9 @@ def looks_sentence(looks: Sequence[Look], locked: Mapping[str, bool]) -> str:
     """Which contrasts were locked before results existed, and how often results were looked at since."""
     yes = [name for name, state in locked.items() if state]
     no = [name for name, state in locked.items() if not state]
-    text = f"Locked before these results existed: {_listed(quoted(yes)) if yes else 'no contrast'}."
+    text = f"Locked before these results existed: {listed(quoted(yes)) if yes else 'no contrast'}."
     if no:
-        text += f" Not locked: {_listed(quoted(no))}."
+        text += f" Not locked: {listed(quoted(no))}."
     for number, look in enumerate(looks, 1):
         text += f" Look {number}, {look.at}: {counted(len(look.seeds), 'seed block')} ({_seeds(look.seeds)})."
     return text
@@ -157,8 +162,8 @@ def _models(tables: Tables) -> str:
     tokens = [f"{t:,}" for t in sorted(set(cells["pretrain_tokens"])) if t]
     untrained = ", beside an untrained model" if (cells["pretrain_tokens"] == 0).any() else ""
     return (
-        f"Decoder-only transformers of {len(sizes)} size{'s' if len(sizes) > 1 else ''}, {_listed(texts)}, "
-        f"were trained on {_listed(tokens)} tokens{untrained}. {_blocks(cells)}"
+        f"Decoder-only transformers of {len(sizes)} size{'s' if len(sizes) > 1 else ''}, {listed(texts)}, "
+        f"were trained on {listed(tokens)} tokens{untrained}. {_blocks(cells)}"
     )
 
 
@@ -170,7 +175,7 @@ def _blocks(cells: pd.DataFrame) -> str:
         for arm, rows in own.groupby("arm"):
             seeds = rows.groupby("ratio")["seed"].nunique()
             shares = [
-                f"{n} at {_listed(_percents(seeds.index[seeds == n]))}" if rows["ratio"].any() else str(n)
+                f"{n} at {listed(_percents(seeds.index[seeds == n]))}" if rows["ratio"].any() else str(n)
                 for n in sorted(set(seeds))
             ]
             arms.append(f"{arm} {', '.join(shares)}")
@@ -183,14 +188,14 @@ def _arms(tables: Tables, control: Mapping[str, object]) -> str:
     doses = sorted(set(dosed["dose_tokens"]))
     if not doses:
         return ""
-    texts = [f"{arm} ({_listed(_percents(rows['ratio']))})" for arm, rows in dosed.groupby("arm", sort=True)]
+    texts = [f"{arm} ({listed(_percents(rows['ratio']))})" for arm, rows in dosed.groupby("arm", sort=True)]
     without = sorted(set(tables.cells.loc[tables.cells["ratio"] == 0, "arm"]))
     span = f"{doses[0]:,} tokens" if len(doses) == 1 else f"{doses[0]:,} to {doses[-1]:,} tokens"
-    placed = _listed(sorted(set(dosed["placement"])))
+    placed = listed(sorted(set(dosed["placement"])))
     named = ", ".join(f"{axis} = {value}" for axis, value in control.items())
     return (
-        f"Intervention documents took the place of base text in these shares of the slots: {_listed(texts)}; {span} "
-        f"without padding, placement {placed}{f'; {_listed(without)} had none' if without else ''}. Within a seed "
+        f"Intervention documents took the place of base text in these shares of the slots: {listed(texts)}; {span} "
+        f"without padding, placement {placed}{f'; {listed(without)} had none' if without else ''}. Within a seed "
         f"block all arms share initialisation, base text and fine-tuning rows, and "
         + (
             f"an effect is the difference of margins between an arm and the control ({named}) at equal everything "
@@ -208,9 +213,9 @@ def _fine_tuning(tables: Tables) -> str:
     for source, second in sorted(set(zip(tuned["finetune"], tuned["second"], strict=True))):
         rows = tuned[(tuned["finetune"] == source) & (tuned["second"] == second)]
         doses = sorted(set(rows["S"]))
-        tokens = f"({_listed([f'{dose:,}' for dose in doses])} loss-bearing tokens)"
-        share = f" with {second} in {_listed(_percents(rows['second_ratio']))} of the slots"
-        arms = _listed([f"{arm} {shares}".strip() for arm, shares in _arms_of(rows)])
+        tokens = f"({listed([f'{dose:,}' for dose in doses])} loss-bearing tokens)"
+        share = f" with {second} in {listed(_percents(rows['second_ratio']))} of the slots"
+        arms = listed([f"{arm} {shares}".strip() for arm, shares in _arms_of(rows)])
         texts.append(f"{source}{share if second != 'none' else ''} {tokens}, the arms {arms}")
     return (
         f"Models were then fine-tuned, each dose a schedule of its own, on {'; and on '.join(texts)}. Such counts are "
@@ -223,7 +228,7 @@ def _fine_tuning(tables: Tables) -> str:
 def _arms_of(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """(arm, its shares in words) of the cells `rows`."""
     return [
-        (str(arm), f"({_listed(_percents(own['ratio']))})" if own["ratio"].any() else "")
+        (str(arm), f"({listed(_percents(own['ratio']))})" if own["ratio"].any() else "")
         for arm, own in rows.groupby("arm")
     ]
 
@@ -231,11 +236,11 @@ def _arms_of(rows: pd.DataFrame) -> list[tuple[str, str]]:
 def _variants(tables: Tables) -> str:
     """What else the grid varies: the axes that the column `variant` tells of."""
     told = [
-        f"{axis} ({_listed(sorted(map(str, set(tables.cells[axis]))))})"
+        f"{axis} ({listed(sorted(map(str, set(tables.cells[axis]))))})"
         for axis in tables.axes
         if tables.cells["variant"].str.contains(rf"(?:^|, ){axis}=").any()
     ]
-    return f"Beside that the grid varied {_listed(told)}, and nothing is averaged over it." if told else ""
+    return f"Beside that the grid varied {listed(told)}, and nothing is averaged over it." if told else ""
 
 
 def _probes(tables: Tables) -> str:
@@ -245,9 +250,11 @@ def _probes(tables: Tables) -> str:
         texts = [f"{' '.join(kind).strip()} {kinds.count(kind)}" for kind in sorted(set(kinds))]
         what = "mirror pairs, the same two phrases in two opposite contexts" if paired else "single contexts"
         told.append(f"{len(kinds)} {what} ({', '.join(texts)})")
+    lengths = unequal(lengths_table(tables))
     return (
         f"Probes are {' and '.join(reversed(told))}; a margin is log P(aligned) - log P(opposed) in nats, "
-        "mean over a pair."
+        "mean over a pair, each log probability the sum over its tokens. Effects were estimated per token, per "
+        f"character and with the unconditional taken off too, as exploratory ones. {lengths}".strip()
     )
 
 
@@ -268,7 +275,7 @@ def _new_items(tables: Tables) -> str:
     few = [" ".join(kind).strip() for kind, count in groups.items() if count <= FEW_TEMPLATES]  # type: ignore[arg-type]
     if not few:
         return ""
-    few_ones = f"With {FEW_TEMPLATES} templates or fewer, as in {_listed(few)}"
+    few_ones = f"With {FEW_TEMPLATES} templates or fewer, as in {listed(few)}"
     return f"{few_ones}, that bootstrap says little of other templates."
 
 
@@ -279,8 +286,8 @@ def _origin(tables: Tables) -> str:
     dirty = f", {changed} of them from a working tree with changes" if changed else ""
     return (
         f"The {counted(len(runs), 'StageRun')} were trained at commit{'s' if len(commits) > 1 else ''} "
-        f"{_listed(commits)}{dirty}, on {_listed(sorted(set(runs['machine'])))}; "
-        f"numerics: {_listed(sorted(set(map(str, runs['numerics']))))}. On another kind of processor the same seeds "
+        f"{listed(commits)}{dirty}, on {listed(sorted(set(runs['machine'])))}; "
+        f"numerics: {listed(sorted(set(map(str, runs['numerics']))))}. On another kind of processor the same seeds "
         "give other bits, and other numbers within such intervals."
     )
 
@@ -292,8 +299,9 @@ def _percents(shares: Iterable[float]) -> list[str]:
 def _seeds(seeds: Iterable[int]) -> str:
     ordered = sorted(seeds)
     whole = len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1))
-    return f"{ordered[0]} to {ordered[-1]}" if whole else _listed([str(seed) for seed in ordered])
+    return f"{ordered[0]} to {ordered[-1]}" if whole else listed([str(seed) for seed in ordered])
 
 
-def _listed(texts: Sequence[str]) -> str:
+def listed(texts: Sequence[str]) -> str:
+    """`a, b and c`."""
     return ", ".join(texts) if len(texts) < 2 else f"{', '.join(texts[:-1])} and {texts[-1]}"

@@ -13,14 +13,16 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from caml.analysis.dictionary import RESULTS_DICTIONARY
+from caml.analysis.dictionary import ITEM_MARGINS, NATS
+from caml.analysis.figures.captions import unequal
 from caml.analysis.figures.conditions import Conditions
 from caml.analysis.figures.drawings import UNPAIRED, drawings, save
 from caml.analysis.figures.install import sizes_of
-from caml.analysis.figures.style import in_order, rung_label
+from caml.analysis.figures.style import in_order, rung_label, spaced
 from caml.analysis.figures.view import View, each, look
 from caml.analysis.files import replace_file, write_digests
-from caml.analysis.report import persistence
+from caml.analysis.report import items as probes
+from caml.analysis.report import norms, persistence
 from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
@@ -114,10 +116,13 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
     report in `folder` that this one does not have are removed. `digests.json` is written last.
     """
     view = look(tables, results, extras.gate)
-    items = shown.item_margins(view, tables.margins, tables.items)
-    columns = [(t, c, *text) for t, told in RESULTS_DICTIONARY.items() for c, text in told.items()]
-    dictionary = pd.DataFrame(columns, columns=["table", "column", "meaning", "unit"])
-    frames = {**results.frames, "item_margins": items, "dictionary": dictionary}
+    items = probes.item_margins(view, tables.margins, tables.items)
+    frames = results.frames
+    columns = [
+        ("item_margins", c, *ITEM_MARGINS.get(c, (f"mean margin of {c}", NATS))) for c in map(str, items)
+    ]
+    dictionary = pd.DataFrame(columns, columns=list(frames["dictionary"]))
+    frames |= {"item_margins": items, "dictionary": pd.concat([frames["dictionary"], dictionary])}
     write_frames(frames, folder / "tables")
     figures = _draw(view, folder / "figures", dict(extras.provenance))
     files = [(name, len(frame), "tables") for name, frame in frames.items()]
@@ -139,6 +144,8 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         contrasts=shown.contrasts(results.effects),
         controls=shown.other_controls(results.controls),
         looks=extras.looks,
+        norms=norms.side_by_side(results.norms, view),
+        norms_told=[*norms.sentences(results.norms, view), *_unequal(view)],
         figures=figures,
         doseresponse=shown.fits(_installed(results.doseresponse), view, DOSE_RESPONSE),
         washouts=shown.fits(results.washout, view, WASHOUT),
@@ -146,7 +153,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         kept=shown.fits(_limits(view.retention, "estimate"), view, RETENTION, (SEEN_RUNG,)),
         sizes=shown.fits(_limits(view.sizes, "difference"), view, SIZES),
         calibration=shown.fits(_calibration(results), view, CALIBRATION),
-        endpoint=f"{view.focus.family} on {rung_label(view.focus.rung)}",
+        endpoint=f"{spaced(view.focus.family)} on {rung_label(view.focus.rung)}",
         paired=shown.arms_by_stages(view, paired=True),
         absolute=shown.arms_by_stages(view, paired=False),
         flagged=shown.flagged_members(results.flagged, view),
@@ -188,7 +195,7 @@ def headline(results: Results) -> list[str]:
         lead += (
             f" In {first.mixed} of them the two members were trained on unlike machines, whose bits differ."
         )
-    left = persistence.sentence(results)
+    left = [*norms.dependent(results.norms), *persistence.sentence(results)]
     if len(stated) == 1:
         return [lead if first.locked else f"{lead} It was not locked before these results.", *left]
     names: dict[str, list[str]] = {}
@@ -227,6 +234,15 @@ def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str
     return out
 
 
+def _unequal(view: View) -> list[str]:
+    """On which rungs of the contrasts and of the primary endpoint continuations are of unequal length."""
+    stated = view.effects[view.effects["contrast"] != ""]
+    kinds = {*zip(stated["family"], stated["rung"], strict=True), (view.focus.family, view.focus.rung)}
+    of = [kind in kinds for kind in zip(view.lengths["family"], view.lengths["rung"], strict=True)]
+    told = unequal(view.lengths[of])
+    return [told] if told else []
+
+
 def _calibration(results: Results) -> pd.DataFrame:
     """Each comparison beside the counter once, whether or not a contrast names it."""
     table = results.calibration
@@ -243,14 +259,16 @@ def _limits(frame: pd.DataFrame, of: str) -> pd.DataFrame:
     return frame.rename(columns={"low": f"{of}_low", "high": f"{of}_high"})
 
 
-def _items(view: View, items: pd.DataFrame) -> list[tuple[str, list[tuple[str, int, shown.Table]]]]:
+def _items(view: View, items: pd.DataFrame) -> list[tuple[str, list[tuple[str, str, shown.Table]]]]:
     """(size and condition, its tables of items) of every size and condition that was scored before fine-tuning."""
     out = []
     for size, _ in sizes_of(view.margins):
         for condition in view.conditions.every:
-            tables = shown.items_tables(items, size, condition.name)
+            tables = probes.items_tables(items, view.lengths, size, condition.name)
             if tables:
-                out.append((", ".join(part for part in (f"size {size}", condition.name) if part), tables))
+                out.append(
+                    (", ".join(part for part in (f"size {size}", spaced(condition.name)) if part), tables)
+                )
     return out
 
 
@@ -258,7 +276,7 @@ def _documents(documents: Mapping[str, Sequence[str]]) -> list[tuple[int, list[t
     """(number, [(arm, text), ...]) of every document, arms in their order."""
     longest = max((len(texts) for texts in documents.values()), default=0)
     return [
-        (i + 1, [(arm, documents[arm][i]) for arm in in_order(documents) if i < len(documents[arm])])
+        (i + 1, [(spaced(arm), documents[arm][i]) for arm in in_order(documents) if i < len(documents[arm])])
         for i in range(longest)
     ]
 

@@ -1,4 +1,4 @@
-"""Result tables as a person reads them: contrasts, arms x stages, fits, flagged members, items."""
+"""Result tables as a person reads them: contrasts, arms x stages, fits, flagged members."""
 
 import dataclasses
 import math
@@ -10,12 +10,19 @@ import pandas as pd
 
 from caml.analysis.contrasts import FEWEST_SEEDS
 from caml.analysis.figures.conditions import Conditions
-from caml.analysis.figures.style import count, in_order, percent, rung_label, rung_order, treatment_order
+from caml.analysis.figures.style import (
+    count,
+    endpoint,
+    in_order,
+    percent,
+    rung_label,
+    spaced,
+    treatment_order,
+)
 from caml.analysis.figures.view import View, each
 from caml.config.text import counted
 
 MINUS = "−"
-ITEMS_SHOWN = 40  # per rung; all of them are in the CSV file beside the page
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     empty: str = "None."
+    caption: str = ""
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -63,24 +71,24 @@ def cell(*lines: str, order: float | None = None) -> Cell:
 
 def compared(row: Any) -> str:
     """`compassion − neutral`, or the treatment alone for an absolute margin."""
-    return f"{row.treatment}\u00a0{MINUS}\u00a0{row.control}" if row.control else str(row.treatment)
+    return spaced(f"{row.treatment}\u00a0{MINUS}\u00a0{row.control}" if row.control else str(row.treatment))
 
 
 def stage(row: Any) -> str:
     """What was done to a member after pretraining, in words."""
     if row.S == 0:
         return "before fine-tuning"
-    return f"{row.finetune}, S = {count(row.S)}{_beside(row)}"
+    return f"{spaced(row.finetune)}, S = {count(row.S)}{_beside(row)}"
 
 
 def _beside(row: Any) -> str:
-    return f", {row.second} {percent(row.second_ratio)}" if row.second_ratio > 0 else ""
+    return f", {spaced(row.second)} {percent(row.second_ratio)}" if row.second_ratio > 0 else ""
 
 
 def dose(row: Any) -> str:
     """The dose as share and tokens, and the condition (see `Conditions.told`)."""
     told = f"{percent(row.ratio)}, {count(row.dose_tokens)} tokens" if row.ratio > 0 else "none"
-    return ", ".join(part for part in (told, row.condition) if part)
+    return ", ".join(part for part in (told, spaced(row.condition)) if part)
 
 
 def contrasts(effects: pd.DataFrame) -> Table:
@@ -100,7 +108,7 @@ def contrasts(effects: pd.DataFrame) -> Table:
                 cell(row.contrast),
                 cell(claim),
                 cell(compared(row), stage(row)),
-                cell(" ".join(part for part in (row.family, rung_label(row.rung)) if part)),
+                cell(endpoint(row.family, row.rung)),
                 cell(row.size, dose(row), order=float(row.params)),
                 cell(number(row.estimate), interval(row.t_low, row.t_high), order=row.estimate),
                 cell(
@@ -132,7 +140,7 @@ def other_controls(controls: pd.DataFrame) -> Table:
     rows = tuple(
         (
             cell(row.contrast),
-            cell(f"{row.treatment} {MINUS} {row.control}", f"stated: {MINUS} {row.stated}"),
+            cell(compared(row), f"stated: {MINUS} {spaced(row.stated)}"),
             cell(number(row.estimate), interval(row.t_low, row.t_high), order=row.estimate),
             cell(number(row.stated_estimate), order=row.stated_estimate),
             cell(str(row.seeds), order=float(row.seeds)),
@@ -259,11 +267,11 @@ def fits(
 def _of(row: Any) -> list[str]:
     """What a fitted or matched quantity is one of, in lines: dose, condition, stage, variable, the other size."""
     parts = [percent(row.ratio)] if hasattr(row, "ratio") else []
-    parts += [row.condition] if row.condition else []
+    parts += [spaced(row.condition)] if row.condition else []
     if hasattr(row, "S"):
         parts.append(stage(row))
     else:
-        parts.append(f"{row.finetune}{_beside(row)}")
+        parts.append(f"{spaced(row.finetune)}{_beside(row)}")
     if hasattr(row, "variable"):
         parts.append(
             f"dose in {row.variable}{f', over {row.budgets} token budgets' if row.budgets > 1 else ''}"
@@ -300,7 +308,7 @@ def fine_tuning(view: View) -> Table:
     for _, members in wide.groupby(["params", "rank", *place[1:]]):
         row = next(each(members))
         about = [cell(str(row.size), order=float(row.params))]
-        about.append(cell(str(row.arm), *_of(row)))
+        about.append(cell(spaced(row.arm), *_of(row)))
         about.append(cell(str(len(members)), order=float(len(members))))
         values = []
         for name in columns:
@@ -321,11 +329,11 @@ def flagged_members(flagged: pd.DataFrame, view: View) -> Table:
         (
             cell(str(row.name)),
             cell(str(row.size)),
-            cell(str(row.arm)),
+            cell(spaced(row.arm)),
             cell(percent(row.ratio), order=row.ratio),
-            cell(under.get(row.stagerun, "")),
+            cell(spaced(under.get(row.stagerun, ""))),
             cell(str(row.seed), order=float(row.seed)),
-            cell(str(row.stage)),
+            cell(spaced(row.stage)),
             cell(str(row.reason)),
             cell(number(row.mechanism), order=row.mechanism),
         )
@@ -333,41 +341,3 @@ def flagged_members(flagged: pd.DataFrame, view: View) -> Table:
     )
     columns = ("member", "size", "arm", "ratio", "condition", "seed", "stage", "why", "mechanism (nats)")
     return Table(columns, rows, "No member is flagged.")
-
-
-def item_margins(view: View, margins: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Mean margin of every item per arm before fine-tuning, over the seeds of the largest dose of each size.
-
-    Columns: family, rung, item, template, context, aligned, opposed, size, condition, then one per arm (nats).
-    """
-    parts = []
-    for condition in view.conditions.every:
-        runs = condition.rows(view.margins[view.margins["S"] == 0]).drop_duplicates("stagerun")
-        runs = runs[runs["ratio"] == runs.groupby(["size", "arm"])["ratio"].transform("max")]
-        parts.append(runs[["stagerun", "size", "arm"]].assign(condition=condition.name))
-    scored = margins.merge(pd.concat(parts), on="stagerun")
-    wide = scored.pivot_table(
-        index=["item", "size", "condition"], columns="arm", values="margin", aggfunc="mean", sort=False
-    ).reset_index()
-    about = items[["family", "rung", "item", "template", "context", "aligned", "opposed"]]
-    return about.merge(wide, on="item").rename_axis(columns=None)
-
-
-def items_tables(frame: pd.DataFrame, size: str, condition: str) -> list[tuple[str, int, Table]]:
-    """(family and rung, number of items, table of the first ITEMS_SHOWN of them) of one size and condition."""
-    own = frame[(frame["size"] == size) & (frame["condition"] == condition)]
-    known = ["family", "rung", "item", "template", "context", "aligned", "opposed", "size", "condition"]
-    arms = in_order(str(c) for c in frame.columns if c not in known)
-    arms = [arm for arm in arms if own[arm].notna().any()]
-    out = []
-    rungs = rung_order(own["rung"])
-    groups = [(str(family), str(rung), rows) for (family, rung), rows in own.groupby(["family", "rung"])]
-    groups.sort(key=lambda g: (g[0] != "disposition", g[0], rungs.index(g[1])))
-    for family, rung, rows in groups:
-        body = []
-        for row in rows.head(ITEMS_SHOWN).to_dict("records"):
-            said = (cell(str(row["context"])), cell(str(row["aligned"])), cell(str(row["opposed"])))
-            body.append((*said, *(cell(number(row[arm]), order=row[arm]) for arm in arms)))
-        label = f"{family} {rung_label(rung)}".strip()
-        out.append((label, len(rows), Table(("context", "aligned", "opposed", *arms), tuple(body))))
-    return out
