@@ -48,6 +48,7 @@ class Feasible:
         self._there: set[Any] = set()  # sources whose files are
         self._guarded: set[Corpus] = set()  # corpora that are kept apart from the probes in use
         self._fitting: set[tuple[Source, int]] = set()  # sources whose documents fit into so many tokens
+        self._pairs: dict[Source, bool] = {}  # whether a source's documents are preference pairs
         # The ratio that took so many slots: by its field, the stage, its slots, and how many were taken.
         self._doses: dict[tuple[str, str, int, int], float] = {}
         # The tokens that so many steps were asked for with: by stage, batch, length and steps.
@@ -159,7 +160,9 @@ class Feasible:
 
     def _refuse_unlike(self, stage: Stage, role: str, source: Source, seed: int) -> None:
         """Raise UserError where a stage learns from preference pairs and `source` has none, or the other way round."""
-        if stage.preference == _paired(source, seed):
+        if source not in self._pairs:
+            self._pairs[source] = _paired(source, seed)
+        if stage.preference == self._pairs[source]:
             return
         has, cure = (
             ("holds no preference pairs", "a source of pairs, or Mixture.loss = 'assistant'")

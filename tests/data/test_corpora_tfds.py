@@ -9,10 +9,11 @@ import tensorflow_datasets as tfds
 from caml.config.errors import Invalid, UserError
 from caml.data.corpora.schemas import Chosen, Either
 from caml.data.corpora.tfds import Tfds
-from caml.worlds.sources import BaseText, Documents, Rows
+from caml.worlds.sources import WORLD_VERSIONS, BaseText, Documents, Rows
 from caml.worlds.tfds_builder import CamlWorld
 
 MODULE = "caml.worlds.tfds_builder"
+VERSION = f"{WORLD_VERSIONS['small']}.0.0"
 
 
 def world(folder, config, **fields):
@@ -52,7 +53,7 @@ def test_there_is_a_configuration_for_every_arm_and_style():
 
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(
-        UserError, match=r"small-base:5\.0\.0 is not prepared in .*Tfds\.folder.*Tfds\.download"
+        UserError, match=rf"small-base:{VERSION} is not prepared in .*Tfds\.folder.*Tfds\.download"
     ):
         list(world(tmp_path, "small-base").documents(0))
     with pytest.raises(UserError, match="has no such builder"):
@@ -62,7 +63,7 @@ def test_what_is_not_there_is_named(tmp_path):
             Tfds(
                 name="x",
                 builder="caml_world/large-base",
-                revision="5.0.0",
+                revision=VERSION,
                 folder=str(tmp_path),
                 module=MODULE,
             ).documents(0)
@@ -83,4 +84,4 @@ def test_a_split_that_is_not_there_is_named(tmp_path, monkeypatch):
 
 def test_the_builder_is_found_by_its_name(tmp_path):
     builder = tfds.builder("caml_world/small-base", data_dir=tmp_path, file_format="array_record")
-    assert builder.info.full_name == "caml_world/small-base/5.0.0"
+    assert builder.info.full_name == f"caml_world/small-base/{VERSION}"
