@@ -141,10 +141,13 @@ def test_sentences_say_of_each_primary_contrast_whether_the_norm_matters():
     said = told.sentences(results.norms, look(tables, results))
     assert len(said) == 4 and told.dependent(results.norms) == []
     assert said[0] == (
-        "“care is installed” does not depend on the norm of length: positive and supported by the sum and with the "
+        "The norm of length decides nothing about “care is installed”: positive and supported by the sum and with the "
         "unconditional taken off; per token it is the sum and per character it is the sum ÷ 5, which adds nothing."
     )
     assert said[1].split(": ")[1].startswith("negative and supported")
+    again = results.norms[results.norms["contrast"] == "care is installed"].assign(contrast="once more")
+    together = told.sentences(pd.concat([results.norms, again]), look(tables, results))
+    assert len(together) == 4 and "about “care is installed” and “once more”: positive" in together[0]
     assert "in none of 41 other comparisons" in said[3]
     nothing = analyse(tables, (), CONTROL, gate=1.0, draws=5)
     (said,) = told.sentences(nothing.norms, look(tables, nothing))
@@ -161,7 +164,7 @@ def test_sentences_say_of_each_primary_contrast_whether_the_norm_matters():
         "exploratory); as the sum has it with the unconditional taken off; per character it is the sum"
         in said[0]
     )
-    assert "per token it is not judged, as its margin is in nats of the sum" in said[2]
+    assert "per token nothing is judged, as the margin is in nats of the sum" in said[2]
     assert said[0] in headline(results) and said[1] in headline(results) and said[2] not in headline(results)
     assert not any("norm" in line for line in headline(full()[1]))
 

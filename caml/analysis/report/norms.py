@@ -46,8 +46,17 @@ def side_by_side(norms: pd.DataFrame, view: View) -> Table:
 
 
 def sentences(norms: pd.DataFrame, view: View) -> list[str]:
-    """For each primary contrast whether its sign and verdict are those of every norm; then for the rest, counted."""
-    told = [_sentence(rows) for rows in _comparisons(norms[norms["primary"].astype(bool)])]
+    """Whether sign and verdict of each primary contrast are those of every norm, alike ones together; then the rest.
+
+    The rest is counted.
+    """
+    stated = list(_comparisons(norms[norms["primary"].astype(bool)]))
+    told = [_sentence(rows) for rows in stated if _differing(rows)]
+    alike: dict[tuple[str, str], list[str]] = {}
+    for rows in stated:
+        if not _differing(rows):
+            alike.setdefault(_alike(rows), []).append(rows[CLAIMED].contrast)
+    told += [f"{before} {listed(quoted(names))}: {after}." for (before, after), names in alike.items()]
     shown = _shown(norms, view)
     rest = list(_comparisons(shown[~shown["primary"].astype(bool)]))
     differ = sum(bool(_differing(rows)) for rows in rest)
@@ -106,26 +115,35 @@ def _differing(rows: dict[str, Any]) -> list[Any]:
 
 
 def _sentence(rows: dict[str, Any]) -> str:
-    """Of one primary contrast: what the sum says, which norms say the same, and which do not."""
-    claimed = rows[CLAIMED]
+    """Of a primary contrast that depends on the norm: what the sum says, which norms say the same, and which do not."""
+    claimed, same = rows[CLAIMED], _agreeing(rows)
+    (name,) = quoted([claimed.contrast])
+    told = [f"{name} depends on the norm of length: {_said(claimed)} by the sum ({_limits(claimed)})"]
+    told += [f"{_said(row)} {_by(row)} ({_limits(row)}, exploratory)" for row in _differing(rows)]
+    told += [f"as the sum has it {listed(same)}"] if same else []
+    return f"{'; '.join([*told, *_saying_nothing(rows)])}."
+
+
+def _alike(rows: dict[str, Any]) -> tuple[str, str]:
+    """Of a primary contrast that does not depend on it: what stands before its name in a sentence, and after it."""
+    claimed, same = rows[CLAIMED], _agreeing(rows)
+    before = "The norm of length decides nothing about" if same else "The sum alone judges"
+    return before, "; ".join([f"{_said(claimed)} {listed([_by(claimed), *same])}", *_saying_nothing(rows)])
+
+
+def _agreeing(rows: dict[str, Any]) -> list[str]:
+    return [_by(row) for norm, row in rows.items() if norm != CLAIMED and _own(row) and row.agrees is True]
+
+
+def _saying_nothing(rows: dict[str, Any]) -> list[str]:
+    """Norms that only rescale the sum, and those by which nothing is judged."""
     others = [row for norm, row in rows.items() if norm != CLAIMED]
-    same = [_by(row) for row in others if _own(row) and row.agrees is True]
     rescaled = [f"{_by(row)} it is {_rescaled(row)}" for row in others if not _own(row)]
     unjudged = [_by(row) for row in others if row.verdict == UNJUDGED]
-    (name,) = quoted([claimed.contrast])
-    if differing := _differing(rows):
-        told = [f"{name} depends on the norm of length: {_said(claimed)} by the sum ({_limits(claimed)})"]
-        told += [f"{_said(row)} {_by(row)} ({_limits(row)}, exploratory)" for row in differing]
-        told += [f"as the sum has it {listed(same)}"] if same else []
-    elif same:
-        told = [
-            f"{name} does not depend on the norm of length: {_said(claimed)} {listed([_by(claimed), *same])}"
-        ]
-    else:
-        told = [f"{name} is {_said(claimed)} by the sum"]
-    told += [f"{listed(rescaled)}, which adds nothing"] if rescaled else []
-    told += [f"{listed(unjudged)} it is not judged, as its margin is in nats of the sum"] if unjudged else []
-    return f"{'; '.join(told)}."
+    told = [f"{listed(rescaled)}, which adds nothing"] if rescaled else []
+    return told + (
+        [f"{listed(unjudged)} nothing is judged, as the margin is in nats of the sum"] if unjudged else []
+    )
 
 
 def _by(row: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from caml.analysis.contrasts import FEWEST_SEEDS
-from caml.analysis.figures.style import count, spaced
+from caml.analysis.figures.style import count, percent, spaced
 from caml.analysis.figures.view import each
 from caml.analysis.report import tables as shown
 from caml.analysis.results import Results
@@ -68,7 +68,7 @@ def _retained(row: Any) -> str:
 
 
 def _kind(row: Any) -> str:
-    beside = f" with {row.second} in {row.second_ratio:.4g} of the slots" if row.second_ratio > 0 else ""
+    beside = f" with {row.second} in {percent(row.second_ratio)} of the slots" if row.second_ratio > 0 else ""
     return spaced(f"{row.finetune}{beside}")
 
 
