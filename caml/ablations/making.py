@@ -43,6 +43,10 @@ def make(
     held_out = {(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs}
     if not launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress, launch.stop):
         raise Stopped
+    # What only the stores can tell, of every stage, is told before the first of them is trained.
+    for stagerun in wanted:
+        if stagerun.steps and study.where.ledger.state(stagerun.name) is not State.COMPLETE:
+            launch.stores.data(stagerun)
     evaluators = Evaluators(launch, runs)
     made = 0
     for number, population in enumerate(populations, start=1):

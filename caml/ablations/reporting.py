@@ -119,6 +119,13 @@ def _facts(grid: Sequence[Cell], manifests: Sequence[dict[str, Any]]) -> dict[st
             f"{schedule.shape} ({_fields(schedule, unused)}), "
             f"{stage.batch} sequences of {stage.length} tokens a step"
         )
+        if stage.preference:
+            told += f", the preference loss of DPO with beta {stage.beta:g}, its reference the model it begins from"
+        if stage.target_tokens:
+            told += (
+                f", as a proxy of {stage.target_tokens:,} tokens that sees {stage.share:.3g} of each source, and each "
+                "as many times over as that would"
+            )
         schedules.setdefault(stage.name, {})[told] = None
     packages = manifests[-1]["launches"][-1]["packages"]
     tokens = sum(manifest["tokens"] for manifest in manifests)

@@ -54,7 +54,7 @@ class Stage:
         require(self.batch >= 1, "batch", "at least one sequence a step")
         require(self.length >= 2, "length", "at least two tokens a sequence")
         require(
-            self.target_tokens == 0 or self.target_tokens >= max(self.tokens, 1),
+            self.target_tokens == 0 or max(self.tokens, 1) <= self.target_tokens < MOST_TOKENS,
             "target_tokens",
             f"the budget of the stage that this one of {self.tokens} tokens stands for, or 0; not {self.target_tokens}",
             "tokens",

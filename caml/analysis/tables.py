@@ -101,9 +101,12 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "stagerun": ("fingerprint of the StageRun", ""),
         "step": ("optimizer steps done", "steps"),
         "tokens": ("tokens processed in this stage", "tokens"),
-        "loss": ("training loss of the step", "nats per token; of a preference stage, per pair"),
-        "gradient_norm": ("global norm of the gradient before clipping", ""),
-        "rate": ("learning rate of the step", ""),
+        "loss": (
+            "training loss, mean of the steps since the last row",
+            "nats per token; of a preference stage, per pair",
+        ),
+        "gradient_norm": ("global norm of the gradient before clipping, mean of the same steps", ""),
+        "rate": ("learning rate, mean of the same steps", ""),
     },
     "trajectory": {
         "stagerun": ("fingerprint of the StageRun", ""),

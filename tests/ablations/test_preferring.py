@@ -60,7 +60,9 @@ def test_a_model_learns_to_prefer_what_was_chosen(folder: Path, cache: Path) -> 
             # Two words and the end of the turn on either side, and no pair is cut.
             assert counts["loss_tokens"] == 6 * counts["documents"] and counts["cut"] == 0
     page = (folder / "runs/preferring/report/index.html").read_text()
-    assert "preference loss at first (nats/pair)" in page
+    assert "preference loss at first (nats/pair)" in page and "its last stage alone" in page
+    assert "the preference loss of DPO with beta 1, its reference the model it begins from" in page
+    assert "as a proxy of 8,192 tokens that sees 0.5 of each source" in page
 
 
 def test_beta_belongs_to_the_preference_stage_and_to_nothing_else(folder: Path) -> None:
@@ -96,3 +98,11 @@ def test_a_preference_stage_that_cannot_be_ends_in_one_line(folder: Path, own: s
     done = CliRunner().invoke(app, ["run", "own.gin"])
     assert done.exit_code == 2 and message in done.stderr.replace("\n", " "), done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (folder / "runs").exists()
+
+
+def test_what_only_the_pairs_tell_is_told_before_anything_is_trained(folder: Path, cache: Path) -> None:
+    rows = (folder / "pairs.jsonl").read_text().replace('"red ."', '"crimson ."')
+    (folder / "pairs.jsonl").write_text(rows)
+    done = run(command("run", str(GIN)), folder, cache)
+    assert done.returncode == 2 and "pairs holds 566 words" in done.stderr.splitlines()[-1], done.stderr
+    assert not (folder / "runs/ledger").exists() and "population" not in done.stderr

@@ -273,12 +273,22 @@ def test_captions_name_the_members_of_the_control_that_stray():
     strayed = straying({(0.1, 3): 3.02, (0.3, 1): -0.3, (0.3, 2): 0.24})
     told = {drawing.name: drawing.caption for drawing in drawings(strayed)}
     assert (
-        "beyond ±0.25 nats, so that effects there are theirs too: neutral 10% at s27k, seed 3: +3.02 (mean +0.60); "
+        "beyond ±0.25 nats, so that effects there are theirs too, each where it is farthest off: "
+        "neutral 10% at s27k, seed 3: +3.02 (mean +0.60); "
         "neutral 30% at s27k, seed 1: −0.30. "
     ) in told["install"]
     assert "neutral 10% at s27k, S = 16k, seed 3: +3.02 (mean +0.60)" in told["washout"]
     assert "neutral 30%" in told["counter_evidence"] and "neutral 30%" in told["retention_by_size"]
     assert "seed 1: −0.30" in told["ladder"] and "neutral 10%" not in told["ladder"]
+    # Before fine-tuning and without counter-evidence they stand in the same figures, and may be farther off there.
+    effects = strayed.effects
+    far = [[2.0] * len(c) if ratio == 0.3 and s == 0 else c
+           for c, ratio, s in zip(effects["controls"], effects["ratio"], effects["S"], strict=True)]  # fmt: skip
+    before = {
+        d.name: d.caption
+        for d in drawings(dataclasses.replace(strayed, effects=effects.assign(controls=far)))
+    }
+    assert all("seed 0: +2.00" in before[name] for name in ("washout", "counter_evidence"))
     # One nat where no margin is stated.
     unstated = {d.name: d.caption for d in drawings(dataclasses.replace(strayed, bound=math.nan))}
     assert "beyond ±1 nats" in unstated["install"] and "seed 1" not in unstated["install"]

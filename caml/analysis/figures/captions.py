@@ -176,7 +176,8 @@ def _taught(view: View, sources: set[str]) -> str:
         told = []
         for (_, size, source), own in wide.dropna(subset=columns).groupby(["params", "size", "finetune"]):
             first, drop = own[own["S"] == own["S"].max()][columns].mean()
-            told.append(f"{size} on {source} from {first:.3f} to {first - drop:.3f}")
+            last = " (its last stage)" if "+" in str(source) else ""
+            told.append(f"{size} on {source}{last} from {first:.3f} to {first - drop:.3f}")
         if told:
             sentences.append(f"{what} over the largest S: {'; '.join(told)}.")
     return " ".join(sentences)
@@ -185,8 +186,14 @@ def _taught(view: View, sources: set[str]) -> str:
 def _strays(view: View, compared: pd.DataFrame) -> str:
     """The control's members that are themselves far from 0: what is against them tells of them too.
 
-    Of a member at several S the one that is farthest off.
+    Of a member at several S the one that is farthest off, before fine-tuning and without a second source included.
     """
+    of_a_member = ["treatment", "control", "size", "ratio", "condition", "family", "rung"]
+    if {*of_a_member, "S", "finetune"} <= set(compared):
+        plain = view.effects[(view.effects["second_ratio"] == 0) & (view.effects["control"] != "")]
+        doses = compared[["finetune", "S"]].drop_duplicates()
+        beside = pd.concat([plain[plain["S"] == 0], plain.merge(doses)])
+        compared = pd.concat([compared, beside.merge(compared[of_a_member].drop_duplicates())])
     bound = view.bound if math.isfinite(view.bound) else STRAY
     far: dict[tuple[Any, ...], tuple[float, str]] = {}
     for row in each(compared[(compared["control"] != "") & (compared["ratio"] > 0)]):
@@ -207,7 +214,7 @@ def _strays(view: View, compared: pd.DataFrame) -> str:
     elsewhere = f", ±{STRAY:g} on other rungs" if compared["rung"].nunique() > 1 and bound != STRAY else ""
     return (
         f"Members of the control whose own margin is beyond ±{bound:g} nats{elsewhere}, so that effects there are "
-        f"theirs too: {'; '.join(first[:MOST_STRAYS])}{more}."
+        f"theirs too, each where it is farthest off: {'; '.join(first[:MOST_STRAYS])}{more}."
     )
 
 

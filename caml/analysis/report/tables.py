@@ -308,7 +308,9 @@ def fine_tuning(view: View) -> Table:
     for _, members in wide.groupby(["params", "rank", *place[1:]]):
         row = next(each(members))
         about = [cell(str(row.size), order=float(row.params))]
-        about.append(cell(spaced(row.arm), *_of(row)))
+        # What it cost is measured against the model that the last of its stages began from.
+        last = ["its last stage alone"] if "+" in row.finetune else []
+        about.append(cell(spaced(row.arm), *_of(row), *last))
         about.append(cell(str(len(members)), order=float(len(members))))
         values = []
         for name in columns:
