@@ -10,15 +10,14 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from caml.config.errors import Invalid, UserError, require
+from caml.config.errors import Failure, Invalid, UserError, require
 from caml.config.fingerprint import fingerprint, runtime
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.files import digest_file
 
-ROWS_AT_ONCE = 1 << 10
-"""Rows that are counted at once where some are passed over."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIBRARIES = ("datasets", "pyarrow", "huggingface_hub", "httpx", "aiohttp", "fsspec")
+_NETWORK = ("huggingface_hub", "httpx", "aiohttp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,26 +75,34 @@ class HuggingFace(Corpus):
         missing = [column for column in self.columns if there is not None and column not in there]
         problem = f"no column {missing[0]!r}; there are {', '.join(there[:12])}" if missing else ""
         for place, rows in shards:
-            number = passed = 0
+            number = 0
             try:
                 if not missing and there is not None:
                     rows = rows.select_columns(list(self.columns))
-                if skip:
-                    if (count := self._count(rows, skip + 1)) <= skip:
-                        skip -= count
-                        continue
-                    number = passed = skip
-                    rows, skip = rows.skip(passed), 0
-                for number, row in enumerate(rows, start=passed + 1):
-                    yield Placed(f"{place} row {number}", None if problem else row, problem)
+                # Rows are passed over as they are read, for where a file breaks depends on how it is read.
+                for number, row in enumerate(rows, start=1):
+                    if skip:
+                        skip -= 1
+                    else:
+                        yield Placed(f"{place} row {number}", None if problem else row, problem)
             except Exception as error:
                 # Of what its readers raise (a Parquet file cut short, bytes that are not UTF-8, a network that went)
                 # the library makes exceptions of many kinds.
                 of = type(error).__module__.split(".")[0]
                 if of not in _LIBRARIES and not isinstance(error, (OSError, ValueError, EOFError)):
                     raise
-                yield Placed(f"{place}, after {number} rows", None, f"cannot be read on: {_told(error)}")
-                return
+                if of in _NETWORK or (isinstance(error, OSError) and _of_the_system(error)):
+                    raise Failure(
+                        f"{place}, after {number} rows: {_told(error)}; the same command tries again"
+                    ) from None
+                if skip:
+                    skip -= 1
+                    continue
+                yield Placed(
+                    f"{place}, after {number} rows",
+                    None,
+                    f"cannot be read on, and the rest of the file is lost: {_told(error)}",
+                )
 
     def _shards(self, name: str) -> list[tuple[str, Any]]:
         """The files of the split by their names, and the rows of each; the whole as `name` where no files are told."""
@@ -126,17 +133,6 @@ class HuggingFace(Corpus):
             (f"{self.path}/{file.split(root)[-1]}", part) for file, part in zip(files, parts, strict=True)
         ]
 
-    def _count(self, rows: Any, most: int) -> int:
-        """How many rows there are, or `most` where there are more."""
-        if not self.streaming:
-            return min(len(rows), most)
-        count = 0
-        for table in rows.with_format("arrow").iter(ROWS_AT_ONCE):
-            count += len(table)
-            if count >= most:
-                return most
-        return count
-
     @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:
         """Make one line of what the library raises where it cannot open a data set."""
@@ -166,6 +162,11 @@ class HuggingFace(Corpus):
             ) from None
         except ValueError as error:
             raise UserError(f"{name}: {_told(error)}") from None
+
+
+def _of_the_system(error: OSError) -> bool:
+    """Whether it tells of this machine or its network, and not of what a file holds."""
+    return isinstance(error, (ConnectionError, TimeoutError)) or error.errno is not None
 
 
 def _told(error: BaseException) -> str:
