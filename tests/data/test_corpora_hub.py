@@ -185,6 +185,35 @@ def test_after_a_broken_shard_the_next_is_read(shards):
         assert list(corpus.found(skip)) == whole[skip:]
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+def test_a_column_that_nobody_reads_refuses_no_file(kind, streaming, tmp_path, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    for shard in range(3):
+        rows = [{"text": f"text {shard} {n}", "n": n} for n in range(3)]
+        if shard == 1:
+            rows = [{"extra": "more", **row} for row in rows]
+        if shard == 2 and streaming:
+            rows = [{**row, "n": f"number {row['n']}"} for row in rows]
+        path = tmp_path / f"train-{shard}.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif kind == "jsonl":
+            path.write_text("\n".join(map(json.dumps, rows)))
+        else:
+            path.write_text("\n".join(",".join(map(str, line)) for line in (rows[0], *(r.values() for r in rows))))
+    corpus = source(tmp_path, config="", streaming=streaming)
+    if kind == "csv" and not streaming:
+        with pytest.raises(UserError, match=r"train-1\.csv.*; HuggingFace\.streaming = True reads") as error:
+            list(corpus.documents(0))
+        assert "\n" not in str(error.value)
+    else:
+        assert list(corpus.documents(0)) == [f"text {shard} {n}" for shard in range(3) for n in range(3)]
+        assert [f.place for f in corpus.found(4)][:2] == [f"{tmp_path}/train-1.{kind} row {n}" for n in (2, 3)]
+    with pytest.raises(UserError, match=r"no column 'extra'|train-1\.csv"):
+        list(source(tmp_path, config="", streaming=streaming, at_least={"extra": 1}).documents(0))
+
+
 def test_a_network_that_goes_is_no_broken_file(shards, monkeypatch):
     def gone(corpus, name):
         def rows():

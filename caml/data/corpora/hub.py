@@ -116,6 +116,7 @@ class HuggingFace(Corpus):
             data_dir=self.data_dir or None,
             revision=None if self.local else self.revision,
         )
+        _leave_out(builder, self.columns if self.streaming else ())
         if self.streaming:
             rows = builder.as_streaming_dataset(self.split)
             parts = [rows.shard(rows.num_shards, part) for part in range(rows.num_shards)]
@@ -160,8 +161,33 @@ class HuggingFace(Corpus):
                 f"{name} cannot be reached ({_told(error)}): without a network, set `path` to a folder that has "
                 "a copy of it, or HF_HUB_OFFLINE=1 where the library's cache has it"
             ) from None
+        except datasets.exceptions.DatasetGenerationError as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and _of_the_system(cause):
+                raise Failure(f"{name} cannot be downloaded: {_told(cause)}") from None
+            raise UserError(
+                f"{name}: {_told(error if 'data files' in str(error) else cause)}; "
+                f"{type(self).__name__}.streaming = True reads each file by itself"
+            ) from None
         except ValueError as error:
             raise UserError(f"{name}: {_told(error)}") from None
+
+
+def _leave_out(builder: Any, read: tuple[str, ...]) -> None:
+    """Let a file have columns that the data set has not, or that are none of `read` where some are told.
+
+    The library refuses a file for one more column than the first has, and for another type of one that nobody reads.
+    """
+    cast = getattr(builder, "_cast_table", None)
+
+    def of_those(table: Any, *more: Any, **named: Any) -> Any:
+        if (features := builder.info.features) is not None:
+            wanted = [name for name in read if name in features] or features
+            table = table.select([name for name in table.column_names if name in wanted])
+        return cast(table, *more, **named)
+
+    if cast is not None:
+        builder._cast_table = of_those
 
 
 def _of_the_system(error: OSError) -> bool:
