@@ -214,6 +214,44 @@ def test_a_column_that_nobody_reads_refuses_no_file(kind, streaming, tmp_path, m
         list(source(tmp_path, config="", streaming=streaming, at_least={"extra": 1}).documents(0))
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("which", [[0], [1], [0, 1, 2]])
+def test_a_shard_that_is_cut_short_is_named_when_the_columns_are_looked_for(
+    shards, which, streaming, monkeypatch, tmp_path_factory
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    paths = sorted(shards.iterdir())
+    if paths[0].suffix == ".jsonl":
+        pytest.skip("what is cut short is a shorter file of lines")
+    for shard in which:
+        paths[shard].write_bytes(paths[shard].read_bytes()[:-20])
+    with pytest.raises(UserError) as error:
+        list(source(shards, config="", streaming=streaming).documents(0))
+    if streaming or which[0] == 0 or paths[0].suffix == ".parquet":
+        assert str(error.value).startswith(str(paths[which[0]]))
+    assert "\n" not in str(error.value)
+
+
+def test_columns_are_told_by_the_first_whole_shard(folder):
+    shard = folder / "sample" / "train-00000-of-00002.parquet"
+    shard.write_bytes(shard.read_bytes()[:-40])
+    found = list(source(folder, misfits="skip").found())
+    assert [f.left_out for f in found] == ["misfit", *[""] * 6]
+    assert found[0].place == f"{shard}, after 0 rows"
+
+
+def test_a_folder_that_has_not_what_is_asked_for_is_not_out_of_reach(folder, tmp_path_factory):
+    nowhere = source(folder, config="", data_dir="nope")
+    with pytest.raises(Invalid, match=f"data_dir: the folder {folder} has no folder 'nope'"):
+        nowhere.recipe(0)
+    with pytest.raises(UserError, match="contain any data files$"):
+        list(nowhere.documents(0))
+    other = tmp_path_factory.mktemp("other")
+    (other / "what.bin").write_text("x")
+    with pytest.raises(UserError, match=f"{other} train: No .*data files found in"):
+        list(source(other, config="").documents(0))
+
+
 def test_a_network_that_goes_is_no_broken_file(shards, monkeypatch):
     def gone(corpus, name):
         def rows():

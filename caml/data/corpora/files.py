@@ -270,7 +270,8 @@ def _csv_rows(
         yield Placed(place, dict(zip(names, values, strict=True)))
 
 
-def _parquet_file(path: Path) -> pq.ParquetFile:
+def parquet_file(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file. Raises UserError where it is not a whole one."""
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -284,7 +285,7 @@ def _parquet(path: Path, columns: tuple[str, ...], skip: int) -> Generator[Place
 
     They are read to be counted: a file that is broken inside has fewer than it states.
     """
-    file = _parquet_file(path)
+    file = parquet_file(path)
     names = file.schema_arrow.names
     wanted = [name for name in columns if name in names]
     missing = [name for name in columns if name not in names]

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from caml.config.errors import Failure, Invalid, UserError, require
 from caml.config.fingerprint import fingerprint, runtime
 from caml.data.corpora.corpus import Corpus, Placed
+from caml.data.corpora.files import parquet_file
 from caml.data.files import digest_file
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -58,10 +60,19 @@ class HuggingFace(Corpus):
         return self.path if self.local else f"https://huggingface.co/datasets/{self.path}"
 
     def read_from(self) -> dict[str, Any]:
-        """Name and commit on the Hub, or the digest of the local files; configuration and split."""
+        """Name and commit on the Hub, or the digest of the local files; configuration and split.
+
+        Raises Invalid where the local folder has no files, or no `data_dir`.
+        """
         folder = Path(self.path)
         where: dict[str, Any] = {"path": self.path, "revision": self.revision}
         if self.local:
+            inner = not self.data_dir or any(mark in self.data_dir for mark in "*?[")
+            require(
+                inner or (folder / self.data_dir).is_dir(),
+                "data_dir",
+                f"the folder {folder} has no folder {self.data_dir!r}",
+            )
             where = {"folder": _digest(folder, _state(folder))}
         about = {"config": self.config, "data_dir": self.data_dir, "split": self.split}
         return {"source": "HuggingFace", **where, **about}
@@ -117,8 +128,17 @@ class HuggingFace(Corpus):
             revision=None if self.local else self.revision,
         )
         _leave_out(builder, self.columns if self.streaming else ())
+        try:
+            return self._opened(builder, name)
+        except Exception as error:
+            if self.local:
+                _name_broken(builder, error)
+            raise
+
+    def _opened(self, builder: Any, name: str) -> list[tuple[str, Any]]:
         if self.streaming:
-            rows = builder.as_streaming_dataset(self.split)
+            with _passing_over_broken(builder.config):
+                rows = builder.as_streaming_dataset(self.split)
             parts = [rows.shard(rows.num_shards, part) for part in range(rows.num_shards)]
         else:
             builder.download_and_prepare()
@@ -156,7 +176,9 @@ class HuggingFace(Corpus):
             raise UserError(
                 f"{self.path} has no revision {self.revision}; its page tells its commits"
             ) from None
-        except (ConnectionError, errors.OfflineModeIsEnabled, OSError) as error:
+        except (ConnectionError, errors.OfflineModeIsEnabled, OSError, EOFError) as error:
+            if self.local:
+                raise UserError(f"{name}: {_told(error)}") from None
             raise UserError(
                 f"{name} cannot be reached ({_told(error)}): without a network, set `path` to a folder that has "
                 "a copy of it, or HF_HUB_OFFLINE=1 where the library's cache has it"
@@ -188,6 +210,30 @@ def _leave_out(builder: Any, read: tuple[str, ...]) -> None:
 
     if cast is not None:
         builder._cast_table = of_those
+
+
+@contextlib.contextmanager
+def _passing_over_broken(config: Any) -> Iterator[None]:
+    """Let the columns be told by the first Parquet file that is whole: a broken one is named when it is read."""
+    if not hasattr(config, "on_bad_files"):
+        yield
+        return
+    before, config.on_bad_files = config.on_bad_files, "skip"
+    try:
+        yield
+    finally:
+        config.on_bad_files = before
+
+
+def _name_broken(builder: Any, error: Exception) -> None:
+    """Raise UserError for a file for which a data set could not be opened, where it can be told which."""
+    files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
+    if builder.name == "parquet":
+        for file in files:
+            parquet_file(Path(file))
+    elif files and isinstance(error, (EOFError, OSError, zlib.error, UnicodeDecodeError)):
+        # The columns are told by the first file.
+        raise UserError(f"{files[0]}: cannot be read ({_told(error)}); mend it or leave it out") from None
 
 
 def _of_the_system(error: OSError) -> bool:
