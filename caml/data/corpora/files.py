@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caml.config.errors import Failure, Invalid, UserError, require
+from caml.config.errors import Failure, Invalid, Refused, require
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.files import digest_file
 
@@ -271,11 +271,11 @@ def _csv_rows(
 
 
 def parquet_file(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file. Raises UserError where it is not a whole one."""
+    """Open a Parquet file. Raises Refused where it is not a whole one."""
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
+        raise Refused(
             f"{path}: not a whole Parquet file ({' '.join(str(error).split())}); fetch it again or leave it out"
         ) from None
 

@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from caml.config.errors import Failure, Invalid, UserError, require
+from caml.config.errors import Failure, Invalid, Refused, UserError, require
 from caml.config.fingerprint import fingerprint, runtime
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.corpora.files import parquet_file
@@ -121,6 +121,8 @@ class HuggingFace(Corpus):
 
         # Else a split that is downloaded does not note how many of its rows are of which file.
         datasets.config.SAVE_ORIGINAL_SHARD_LENGTHS = True
+        # What it logs of a broken file, it raises too.
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)
         builder = datasets.load_dataset_builder(
             str(Path(self.path).absolute()) if self.local else self.path,
             self.config or None,
@@ -200,7 +202,9 @@ def _leave_out(builder: Any, read: tuple[str, ...]) -> None:
 
     The library refuses a file for one more column than the first has, and for another type of one that nobody reads.
     """
-    cast = getattr(builder, "_cast_table", None)
+    if not hasattr(builder, "_cast_table"):
+        return
+    cast = builder._cast_table
 
     def of_those(table: Any, *more: Any, **named: Any) -> Any:
         if (features := builder.info.features) is not None:
@@ -208,8 +212,7 @@ def _leave_out(builder: Any, read: tuple[str, ...]) -> None:
             table = table.select([name for name in table.column_names if name in wanted])
         return cast(table, *more, **named)
 
-    if cast is not None:
-        builder._cast_table = of_those
+    builder._cast_table = of_those
 
 
 @contextlib.contextmanager
@@ -226,14 +229,14 @@ def _passing_over_broken(config: Any) -> Iterator[None]:
 
 
 def _name_broken(builder: Any, error: Exception) -> None:
-    """Raise UserError for a file for which a data set could not be opened, where it can be told which."""
+    """Raise Refused for a file for which a data set could not be opened, where it can be told which."""
     files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
     if builder.name == "parquet":
         for file in files:
             parquet_file(Path(file))
     elif files and isinstance(error, (EOFError, OSError, zlib.error, UnicodeDecodeError)):
         # The columns are told by the first file.
-        raise UserError(f"{files[0]}: cannot be read ({_told(error)}); mend it or leave it out") from None
+        raise Refused(f"{files[0]}: cannot be read ({_told(error)}); mend it or leave it out") from None
 
 
 def _of_the_system(error: OSError) -> bool:
