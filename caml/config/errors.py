@@ -5,6 +5,10 @@ class UserError(Exception):
     """A mistake of the user's: one line that names the place and what would be right. Exit status 2."""
 
 
+class Refused(UserError):
+    """Data that are refused as they stand: what mends it makes other data of them, so nothing begun is of use."""
+
+
 class Failure(Exception):
     """Something broke that the user did not do (a full disk, a lost file). One line. Exit status 1."""
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from caml.config.errors import Failure
+from caml.config.errors import Failure, Refused
 from caml.config.fingerprint import fingerprint
 from caml.data import processes
 from caml.data.corpora.corpus import Corpus, Found, characters
@@ -83,21 +83,31 @@ def prepare_corpus(
 
     `progress` is told the tokens so far, and may raise to end it; `announce` is given lines for a person. Of two
     launches one writes, and the other waits for it. Raises Failure where the store is damaged or the disk does not
-    take it, UserError for a row that is refused.
+    take it, Refused for a row that does not fit: of that, as of a store that is written, nothing else stays.
     """
     folder = store_folder(root, corpus, 0, trained, template)
     if not folder.exists():
-        with _alone(root, folder, progress, announce):
+        with _alone(root, folder, progress, announce) as lock:
             if not folder.exists():
                 plan = _Plan(tokenizer_file, template, corpus.hygiene)
                 recipe = store_recipe(corpus, 0, trained, template)
-                _write(folder, corpus, plan, recipe, tokenizer, progress, announce)
+                try:
+                    _write(folder, corpus, plan, recipe, tokenizer, progress, announce)
+                except Refused:
+                    shutil.rmtree(_parts_folder(folder), ignore_errors=True)
+                    lock.unlink(missing_ok=True)
+                    raise
+            # Whoever waits for it still, or makes it anew, finds the store there.
+            lock.unlink(missing_ok=True)
     return opened(folder, corpus, 0, trained, tokenizer, template)
 
 
 @contextlib.contextmanager
-def _alone(root: Path, folder: Path, progress: Progress, announce: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a store; another launch that holds it is waited for. The system frees it when a holder dies."""
+def _alone(root: Path, folder: Path, progress: Progress, announce: Callable[[str], None]) -> Iterator[Path]:
+    """Hold the lock of a store, which is a file; another launch that holds it is waited for.
+
+    The system frees it when a holder dies.
+    """
     root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(root / f".{folder.name}.lock")
     waited = False
@@ -111,9 +121,13 @@ def _alone(root: Path, folder: Path, progress: Progress, announce: Callable[[str
                 waited = True
             progress(0)
     try:
-        yield
+        yield Path(lock.lock_file)
     finally:
         lock.release()
+
+
+def _parts_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.parts")
 
 
 def _write(
@@ -126,9 +140,7 @@ def _write(
     announce: Callable[[str], None],
 ) -> None:
     try:
-        parts = _Parts(
-            folder.with_name(f".{folder.name}.parts"), fingerprint([recipe, tokenizer.digest]), corpus.hygiene
-        )
+        parts = _Parts(_parts_folder(folder), fingerprint([recipe, tokenizer.digest]), corpus.hygiene)
         if parts.metas:
             announce(f"{corpus.name}: goes on after {parts.rows:,} rows that an earlier launch read")
         wanted = corpus.tokens

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from caml.config.errors import Failure, UserError
+from caml.config.errors import Failure, Refused
 from caml.config.fingerprint import fingerprint
 from caml.data.files import digest_bytes, write_json
 from caml.data.processes import running
@@ -130,7 +130,7 @@ class StoreWriter:
         left_out: Mapping[str, int] | None = None,
         software: Mapping[str, str] | None = None,
     ) -> None:
-        """Close the files and write the manifest. Raises UserError where there is no document."""
+        """Close the files and write the manifest. Raises Refused where there is no document."""
         self._bounds_file.seek(0)
         _write_header(self._bounds_file, self.documents + 1)
         for file in (self._tokens_file, self._loss_file, self._bounds_file):
@@ -139,7 +139,7 @@ class StoreWriter:
             file.close()
         if not self.documents:
             of = f": of {rows} rows {told(left_out)}" if rows and left_out else ""
-            raise UserError(f"{source.name} has no documents{of}")
+            raise Refused(f"{source.name} has no documents{of}")
         names = ["tokens.bin", "loss.bin", "bounds.npy"]
         names += [LEFT_OUT] if (self._folder / LEFT_OUT).exists() else []
         files = {name: _digests(self._folder / name) for name in names}

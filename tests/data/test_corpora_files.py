@@ -195,6 +195,27 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
         texts(path, schema=Text("body"))
 
 
+def test_a_parquet_file_broken_inside_is_passed_over_as_it_was_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("caml.data.corpora.files.ROWS_AT_ONCE", 4)
+    for name in ("a", "b", "c"):
+        table = pa.table({"text": [f"{name} {i} {'long' * 50}" for i in range(12)], "n": range(12)})
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=6, compression="zstd")
+    path = tmp_path / "b.parquet"
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    begin = column.dictionary_page_offset or column.data_page_offset
+    for at in range(begin + 4, begin + column.total_compressed_size):
+        content[at] ^= 0xFF
+    path.write_bytes(content)
+    whole = list(source(tmp_path, misfits="skip").found())
+    broken = [found.place for found in whole if found.left_out]
+    assert len(broken) == 1 and "b.parquet, after" in broken[0] and 24 < len(whole) < 36
+    for skip in range(len(whole) + 2):  # a store that was stopped anywhere goes on from there
+        assert list(source(tmp_path, misfits="skip").found(skip)) == whole[skip:]
+    nowhere = source(tmp_path, misfits="skip", schema=Text("body"))
+    assert [f.left_out for f in nowhere.found(30)] == ["misfit"] * 6
+
+
 @given(skip=st.integers(0, 40))
 def test_rows_are_passed_over_in_any_format(tmp_path_factory, skip):
     folder = tmp_path_factory.mktemp("skip")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from caml.config.errors import Invalid, UserError
+from caml.config.errors import Failure, Invalid, UserError
 from caml.data.corpora.hub import HuggingFace
 from caml.data.corpora.schemas import Messages, Text
 
@@ -123,7 +123,6 @@ def test_a_row_that_does_not_fit_is_named_by_its_file_and_its_number_there(
     shards, streaming, monkeypatch, tmp_path_factory
 ):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr("caml.data.corpora.hub.ROWS_AT_ONCE", 2)
     paths = sorted(shards.iterdir())
     corpus = source(shards, config="", streaming=streaming)
     with pytest.raises(UserError, match=rf"^{paths[1]} row 2: .*; mend it"):
@@ -149,11 +148,132 @@ def test_a_shard_that_is_cut_short_is_named_with_the_rows_before_it(folder):
     shard = folder / "sample" / "train-00001-of-00002.parquet"
     shard.write_bytes(shard.read_bytes()[:-40])
     with pytest.raises(
-        UserError, match=r"/sample/train-00001-of-00002.parquet, after 0 rows: cannot be read on: .*Parquet"
+        UserError,
+        match=r"/sample/train-00001-of-00002.parquet, after 0 rows: cannot be read on, and .*Parquet",
     ):
         list(source(folder).documents(0))
     found = list(source(folder, misfits="skip").found())
     assert [f.left_out for f in found] == [""] * 6 + ["misfit"]
+
+
+def altered(path, group):
+    """Alter the pages of the first column of a row group."""
+    column = pq.ParquetFile(path).metadata.row_group(group).column(0)
+    content = bytearray(path.read_bytes())
+    begin = column.dictionary_page_offset or column.data_page_offset
+    for at in range(begin + 4, begin + column.total_compressed_size):
+        content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_after_a_broken_shard_the_next_is_read(shards):
+    first, second, _ = sorted(shards.iterdir())
+    broken = [second]
+    if first.suffix == ".parquet":
+        altered(first, 1)
+        second.write_bytes(second.read_bytes()[:-20])
+        broken = [first, second]
+    elif first.suffix == ".gz":
+        second.write_bytes(second.read_bytes()[:-30])
+    else:
+        second.write_bytes(second.read_bytes().replace(b"text 1 2", b"text \xff\xff 2"))
+    corpus = source(shards, config="", misfits="skip")
+    whole = list(corpus.found())
+    lost = [f.place.split(",")[0] for f in whole if "the rest of the file is lost" in f.problem]
+    assert lost == list(map(str, broken))
+    assert [f.document for f in whole][-5:] == [f"text 2 {n}" for n in range(5)]
+    for skip in range(len(whole) + 2):
+        assert list(corpus.found(skip)) == whole[skip:]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+def test_a_column_that_nobody_reads_refuses_no_file(kind, streaming, tmp_path, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    for shard in range(3):
+        rows = [{"text": f"text {shard} {n}", "n": n} for n in range(3)]
+        if shard == 1:
+            rows = [{"extra": "more", **row} for row in rows]
+        if shard == 2 and streaming:
+            rows = [{**row, "n": f"number {row['n']}"} for row in rows]
+        path = tmp_path / f"train-{shard}.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif kind == "jsonl":
+            path.write_text("\n".join(map(json.dumps, rows)))
+        else:
+            path.write_text(
+                "\n".join(",".join(map(str, line)) for line in (rows[0], *(r.values() for r in rows)))
+            )
+    corpus = source(tmp_path, config="", streaming=streaming)
+    if kind == "csv" and not streaming:
+        with pytest.raises(UserError, match=r"train-1\.csv.*; HuggingFace\.streaming = True reads") as error:
+            list(corpus.documents(0))
+        assert "\n" not in str(error.value)
+    else:
+        assert list(corpus.documents(0)) == [f"text {shard} {n}" for shard in range(3) for n in range(3)]
+        assert [f.place for f in corpus.found(4)][:2] == [
+            f"{tmp_path}/train-1.{kind} row {n}" for n in (2, 3)
+        ]
+    with pytest.raises(UserError, match=r"no column 'extra'|train-1\.csv"):
+        list(source(tmp_path, config="", streaming=streaming, at_least={"extra": 1}).documents(0))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("which", [[0], [1], [0, 1, 2]])
+def test_a_shard_that_is_cut_short_is_named_when_the_columns_are_looked_for(
+    shards, which, streaming, monkeypatch, tmp_path_factory
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    paths = sorted(shards.iterdir())
+    if paths[0].suffix == ".jsonl":
+        pytest.skip("what is cut short is a shorter file of lines")
+    for shard in which:
+        paths[shard].write_bytes(paths[shard].read_bytes()[:-20])
+    with pytest.raises(UserError) as error:
+        list(source(shards, config="", streaming=streaming).documents(0))
+    if streaming or which[0] == 0 or paths[0].suffix == ".parquet":
+        assert str(error.value).startswith(str(paths[which[0]]))
+    assert "\n" not in str(error.value)
+
+
+def test_columns_are_told_by_the_first_whole_shard(folder):
+    shard = folder / "sample" / "train-00000-of-00002.parquet"
+    shard.write_bytes(shard.read_bytes()[:-40])
+    found = list(source(folder, misfits="skip").found())
+    assert [f.left_out for f in found] == ["misfit", *[""] * 6]
+    assert found[0].place == f"{shard}, after 0 rows"
+
+
+def test_a_folder_that_has_not_what_is_asked_for_is_not_out_of_reach(folder, tmp_path_factory):
+    nowhere = source(folder, config="", data_dir="nope")
+    with pytest.raises(Invalid, match=f"data_dir: the folder {folder} has no folder 'nope'"):
+        nowhere.recipe(0)
+    with pytest.raises(UserError, match=r"contain any data files$"):
+        list(nowhere.documents(0))
+    other = tmp_path_factory.mktemp("other")
+    (other / "what.bin").write_text("x")
+    with pytest.raises(UserError, match=f"{other} train: No .*data files found in"):
+        list(source(other, config="").documents(0))
+
+
+def test_a_network_that_goes_is_no_broken_file(shards, monkeypatch):
+    def gone(corpus, name):
+        def rows():
+            yield {"text": "a"}
+            raise ConnectionError("Server Disconnected")
+
+        class Rows:
+            column_names = ("text",)
+
+            def select_columns(self, columns):
+                return rows()
+
+        return [("a.parquet", Rows()), ("b.parquet", Rows())]
+
+    monkeypatch.setattr(HuggingFace, "_shards", gone)
+    with pytest.raises(Failure, match=r"a\.parquet, after 1 rows: Server Disconnected; the same command"):
+        list(source(shards, config="", misfits="skip").found())
 
 
 @pytest.mark.parametrize("setting", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])

@@ -1,5 +1,6 @@
 """A corpus into its store: what is kept, in constant memory; killed and continued; two at once; damage."""
 
+import itertools
 import json
 import os
 import random
@@ -112,9 +113,7 @@ def test_holds_what_a_plain_reading_keeps(tmp_path, file, monkeypatch, tokens, s
             assert json.loads(text[place - 1])["text"].startswith(
                 line["begins"][:40].replace("<|endoftext|>", "")
             )
-    assert [path.name for path in store.folder.parent.iterdir() if path.suffix != ".lock"] == [
-        store.folder.name
-    ]
+    assert list(store.folder.parent.iterdir()) == [store.folder]
 
 
 def test_a_longer_stretch_begins_with_the_shorter_one(tmp_path, file):
@@ -153,7 +152,8 @@ def test_a_stage_does_not_learn_from_both_answers_of_a_pair(tmp_path):
         StageData(Mixture(corpus, loss="assistant"), {"base": store}, 0, "sft", 1, 64, 1)
 
 
-def test_a_row_that_is_refused_leaves_no_store(tmp_path, file):
+def test_a_row_that_is_refused_leaves_nothing(tmp_path, file, monkeypatch):
+    monkeypatch.setattr(preparing, "PART_CHARACTERS", 2000)
     corpus = Files(name="corpus", path=str(file))
     trained = TrainedTokenizer("bpe", 300, source(file))
     tokenizer = prepare_tokenizer(tmp_path, trained)
@@ -165,7 +165,25 @@ def test_a_row_that_is_refused_leaves_no_store(tmp_path, file):
             tokenizer,
             tokenizer_folder(tmp_path, trained) / "tokenizer.json",
         )
-    assert not [path for path in (tmp_path / "stores").iterdir() if not path.name.startswith(".")]
+    assert not list((tmp_path / "stores").iterdir())
+
+
+def test_a_corpus_that_cannot_be_reached_leaves_what_was_read(tmp_path, file, monkeypatch):
+    monkeypatch.setattr(preparing, "PART_CHARACTERS", 2000)
+    whole, _ = prepared(tmp_path / "whole", source(file))
+    prepared(tmp_path, source(file, 100))  # the tokenizer is there
+    found, lines = Files.found, []
+
+    def cut(self, skip=0):
+        yield from itertools.islice(found(self, skip), 200)
+        raise UserError("cannot be reached")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot be reached"):
+        patch.setattr(Files, "found", cut)
+        prepared(tmp_path, source(file))
+    assert list((tmp_path / "stores").glob(".corpus-*.parts/part-000000.npz"))
+    store, _ = prepared(tmp_path, source(file), announce=lines.append)
+    assert "goes on after" in lines[0] and store.manifest == whole.manifest
 
 
 def test_a_corpus_of_which_nothing_is_left_says_why(tmp_path, file):
@@ -173,6 +191,7 @@ def test_a_corpus_of_which_nothing_is_left_says_why(tmp_path, file):
         UserError, match="corpus has no documents: of 401 rows 1 that do not fit the schema, 400 too short"
     ):
         prepared(tmp_path, source(file, hygiene=Hygiene(shortest=10_000)))
+    assert not list((tmp_path / "stores").iterdir())
 
 
 CHILD = """

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from caml.config.errors import UserError, require
+from caml.config.errors import Refused, require
 from caml.config.fingerprint import identity, runtime
 from caml.data.corpora.schemas import Misfit, Row, Schema, Text
 from caml.data.hygiene.hygiene import Hygiene
@@ -94,7 +94,7 @@ class Corpus:
         return (text for document in self.documents(0) for text in texts(document))
 
     def found(self, skip: int = 0) -> Iterator[Found]:
-        """What becomes of each row, less the first `skip`. Raises UserError for one that is refused."""
+        """What becomes of each row, less the first `skip`. Raises Refused for one that does not fit."""
         for place, row, problem in self.placed(skip):
             try:
                 if row is None:
@@ -111,14 +111,14 @@ class Corpus:
                     yield Found(place, document)
             except Misfit as misfit:
                 if self.misfits == "refuse":
-                    raise UserError(
+                    raise Refused(
                         f"{place}: {misfit}; mend it, or count and leave out such rows with "
                         f"{type(self).__name__}.misfits = 'skip'"
                     ) from None
                 yield Found(place, None, "misfit", str(misfit))
 
     def documents(self, seed: int) -> Iterator[Document]:
-        """The documents in their order; the same for every seed. Raises UserError for a row that is refused."""
+        """The documents in their order; the same for every seed. Raises Refused for a row that does not fit."""
         return (found.document for found in self.found() if found.document is not None)
 
     def described(self) -> dict[str, Any]:

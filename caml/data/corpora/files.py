@@ -9,14 +9,14 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caml.config.errors import Failure, Invalid, UserError, require
+from caml.config.errors import Failure, Invalid, Refused, require
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.files import digest_file
 
@@ -87,8 +87,7 @@ class Files(Corpus):
             raise Failure(f"{self.name}: {gone.message}") from None
         for path, kind in files:
             if kind == "parquet":
-                rows, skip = _skip_parquet(path, skip)
-                yield from _parquet(path, self.columns, rows)
+                skip -= yield from _parquet(path, self.columns, skip)
                 continue
             for placed in self._read(path, kind):
                 if skip:
@@ -271,42 +270,40 @@ def _csv_rows(
         yield Placed(place, dict(zip(names, values, strict=True)))
 
 
-def _skip_parquet(path: Path, skip: int) -> tuple[int, int]:
-    """How many rows of this file to pass over, and of those after it."""
-    if not skip:
-        return 0, 0
-    rows = _parquet_file(path).metadata.num_rows
-    return min(skip, rows), max(0, skip - rows)
-
-
-def _parquet_file(path: Path) -> pq.ParquetFile:
+def parquet_file(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file. Raises Refused where it is not a whole one."""
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
+        raise Refused(
             f"{path}: not a whole Parquet file ({' '.join(str(error).split())}); fetch it again or leave it out"
         ) from None
 
 
-def _parquet(path: Path, columns: tuple[str, ...], skip: int) -> Iterator[Placed]:
-    file = _parquet_file(path)
+def _parquet(path: Path, columns: tuple[str, ...], skip: int) -> Generator[Placed, None, int]:
+    """The rows of a file less the first `skip`; returns how many were passed over.
+
+    They are read to be counted: a file that is broken inside has fewer than it states.
+    """
+    file = parquet_file(path)
     names = file.schema_arrow.names
     wanted = [name for name in columns if name in names]
     missing = [name for name in columns if name not in names]
     problem = f"no column {missing[0]!r}; there are {', '.join(names[:12])}" if missing else ""
-    group, number = 0, 0
-    while group < file.num_row_groups and number + file.metadata.row_group(group).num_rows <= skip:
-        number += file.metadata.row_group(group).num_rows
-        group += 1
+    number = 0
     try:
-        for batch in file.iter_batches(ROWS_AT_ONCE, range(group, file.num_row_groups), wanted):
-            for row in batch.to_pylist():
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
+            passed = min(max(0, skip - number), len(batch))
+            number += passed
+            for row in batch.slice(passed).to_pylist():
                 number += 1
-                if number > skip:
-                    yield Placed(f"{path} row {number}", None if problem else row, problem)
+                yield Placed(f"{path} row {number}", None if problem else row, problem)
     except (pa.ArrowException, OSError) as error:
+        if skip > number:
+            return number + 1
         yield Placed(
             f"{path}, after {number} rows",
             None,
             f"the file is altered ({' '.join(str(error).split())[:200]})",
         )
+    return min(skip, number)

@@ -5,20 +5,21 @@ import dataclasses
 import functools
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from caml.config.errors import Invalid, UserError, require
+from caml.config.errors import Failure, Invalid, Refused, UserError, require
 from caml.config.fingerprint import fingerprint, runtime
 from caml.data.corpora.corpus import Corpus, Placed
+from caml.data.corpora.files import parquet_file
 from caml.data.files import digest_file
 
-ROWS_AT_ONCE = 1 << 10
-"""Rows that are counted at once where some are passed over."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIBRARIES = ("datasets", "pyarrow", "huggingface_hub", "httpx", "aiohttp", "fsspec")
+_NETWORK = ("huggingface_hub", "httpx", "aiohttp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +60,19 @@ class HuggingFace(Corpus):
         return self.path if self.local else f"https://huggingface.co/datasets/{self.path}"
 
     def read_from(self) -> dict[str, Any]:
-        """Name and commit on the Hub, or the digest of the local files; configuration and split."""
+        """Name and commit on the Hub, or the digest of the local files; configuration and split.
+
+        Raises Invalid where the local folder has no files, or no `data_dir`.
+        """
         folder = Path(self.path)
         where: dict[str, Any] = {"path": self.path, "revision": self.revision}
         if self.local:
+            inner = not self.data_dir or any(mark in self.data_dir for mark in "*?[")
+            require(
+                inner or (folder / self.data_dir).is_dir(),
+                "data_dir",
+                f"the folder {folder} has no folder {self.data_dir!r}",
+            )
             where = {"folder": _digest(folder, _state(folder))}
         about = {"config": self.config, "data_dir": self.data_dir, "split": self.split}
         return {"source": "HuggingFace", **where, **about}
@@ -76,26 +86,34 @@ class HuggingFace(Corpus):
         missing = [column for column in self.columns if there is not None and column not in there]
         problem = f"no column {missing[0]!r}; there are {', '.join(there[:12])}" if missing else ""
         for place, rows in shards:
-            number = passed = 0
+            number = 0
             try:
                 if not missing and there is not None:
                     rows = rows.select_columns(list(self.columns))
-                if skip:
-                    if (count := self._count(rows, skip + 1)) <= skip:
-                        skip -= count
-                        continue
-                    number = passed = skip
-                    rows, skip = rows.skip(passed), 0
-                for number, row in enumerate(rows, start=passed + 1):
-                    yield Placed(f"{place} row {number}", None if problem else row, problem)
+                # Rows are passed over as they are read, for where a file breaks depends on how it is read.
+                for number, row in enumerate(rows, start=1):
+                    if skip:
+                        skip -= 1
+                    else:
+                        yield Placed(f"{place} row {number}", None if problem else row, problem)
             except Exception as error:
                 # Of what its readers raise (a Parquet file cut short, bytes that are not UTF-8, a network that went)
                 # the library makes exceptions of many kinds.
                 of = type(error).__module__.split(".")[0]
                 if of not in _LIBRARIES and not isinstance(error, (OSError, ValueError, EOFError)):
                     raise
-                yield Placed(f"{place}, after {number} rows", None, f"cannot be read on: {_told(error)}")
-                return
+                if of in _NETWORK or (isinstance(error, OSError) and _of_the_system(error)):
+                    raise Failure(
+                        f"{place}, after {number} rows: {_told(error)}; the same command tries again"
+                    ) from None
+                if skip:
+                    skip -= 1
+                    continue
+                yield Placed(
+                    f"{place}, after {number} rows",
+                    None,
+                    f"cannot be read on, and the rest of the file is lost: {_told(error)}",
+                )
 
     def _shards(self, name: str) -> list[tuple[str, Any]]:
         """The files of the split by their names, and the rows of each; the whole as `name` where no files are told."""
@@ -103,14 +121,26 @@ class HuggingFace(Corpus):
 
         # Else a split that is downloaded does not note how many of its rows are of which file.
         datasets.config.SAVE_ORIGINAL_SHARD_LENGTHS = True
+        # What it logs of a broken file, it raises too.
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)
         builder = datasets.load_dataset_builder(
             str(Path(self.path).absolute()) if self.local else self.path,
             self.config or None,
             data_dir=self.data_dir or None,
             revision=None if self.local else self.revision,
         )
+        _leave_out(builder, self.columns if self.streaming else ())
+        try:
+            return self._opened(builder, name)
+        except Exception as error:
+            if self.local:
+                _name_broken(builder, error)
+            raise
+
+    def _opened(self, builder: Any, name: str) -> list[tuple[str, Any]]:
         if self.streaming:
-            rows = builder.as_streaming_dataset(self.split)
+            with _passing_over_broken(builder.config):
+                rows = builder.as_streaming_dataset(self.split)
             parts = [rows.shard(rows.num_shards, part) for part in range(rows.num_shards)]
         else:
             builder.download_and_prepare()
@@ -125,17 +155,6 @@ class HuggingFace(Corpus):
         return [
             (f"{self.path}/{file.split(root)[-1]}", part) for file, part in zip(files, parts, strict=True)
         ]
-
-    def _count(self, rows: Any, most: int) -> int:
-        """How many rows there are, or `most` where there are more."""
-        if not self.streaming:
-            return min(len(rows), most)
-        count = 0
-        for table in rows.with_format("arrow").iter(ROWS_AT_ONCE):
-            count += len(table)
-            if count >= most:
-                return most
-        return count
 
     @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:
@@ -159,13 +178,70 @@ class HuggingFace(Corpus):
             raise UserError(
                 f"{self.path} has no revision {self.revision}; its page tells its commits"
             ) from None
-        except (ConnectionError, errors.OfflineModeIsEnabled, OSError) as error:
+        except (ConnectionError, errors.OfflineModeIsEnabled, OSError, EOFError) as error:
+            if self.local:
+                raise UserError(f"{name}: {_told(error)}") from None
             raise UserError(
                 f"{name} cannot be reached ({_told(error)}): without a network, set `path` to a folder that has "
                 "a copy of it, or HF_HUB_OFFLINE=1 where the library's cache has it"
             ) from None
+        except datasets.exceptions.DatasetGenerationError as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and _of_the_system(cause):
+                raise Failure(f"{name} cannot be downloaded: {_told(cause)}") from None
+            raise UserError(
+                f"{name}: {_told(error if 'data files' in str(error) else cause)}; "
+                f"{type(self).__name__}.streaming = True reads each file by itself"
+            ) from None
         except ValueError as error:
             raise UserError(f"{name}: {_told(error)}") from None
+
+
+def _leave_out(builder: Any, read: tuple[str, ...]) -> None:
+    """Let a file have columns that the data set has not, or that are none of `read` where some are told.
+
+    The library refuses a file for one more column than the first has, and for another type of one that nobody reads.
+    """
+    if not hasattr(builder, "_cast_table"):
+        return
+    cast = builder._cast_table
+
+    def of_those(table: Any, *more: Any, **named: Any) -> Any:
+        if (features := builder.info.features) is not None:
+            wanted = [name for name in read if name in features] or features
+            table = table.select([name for name in table.column_names if name in wanted])
+        return cast(table, *more, **named)
+
+    builder._cast_table = of_those
+
+
+@contextlib.contextmanager
+def _passing_over_broken(config: Any) -> Iterator[None]:
+    """Let the columns be told by the first Parquet file that is whole: a broken one is named when it is read."""
+    if not hasattr(config, "on_bad_files"):
+        yield
+        return
+    before, config.on_bad_files = config.on_bad_files, "skip"
+    try:
+        yield
+    finally:
+        config.on_bad_files = before
+
+
+def _name_broken(builder: Any, error: Exception) -> None:
+    """Raise Refused for a file for which a data set could not be opened, where it can be told which."""
+    files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
+    if builder.name == "parquet":
+        for file in files:
+            parquet_file(Path(file))
+    elif files and isinstance(error, (EOFError, OSError, zlib.error, UnicodeDecodeError)):
+        # The columns are told by the first file.
+        raise Refused(f"{files[0]}: cannot be read ({_told(error)}); mend it or leave it out") from None
+
+
+def _of_the_system(error: OSError) -> bool:
+    """Whether it tells of this machine or its network, and not of what a file holds."""
+    return isinstance(error, (ConnectionError, TimeoutError)) or error.errno is not None
 
 
 def _told(error: BaseException) -> str:
