@@ -1,5 +1,7 @@
 """How rows of other people's data sets become documents, and what is said of those that do not fit."""
 
+import math
+
 import pytest
 
 from caml.config.errors import Invalid
@@ -110,6 +112,14 @@ def test_the_turns_of_a_prompt_that_is_one_text():
             Rated(),
             {"prompt": "x", "response_1": "a", "response_2": "b", "preference_strength": "2"},
             "'preference_strength' holds the text '2', not a number",
+        ),
+        *(
+            (
+                Rated(),
+                {"prompt": "x", "response_1": "a", "response_2": "b", "preference_strength": strength},
+                "'preference_strength' holds '{}', not a finite number".format(str(strength)[:30]),
+            )
+            for strength in (math.nan, -math.inf, 10**400)
         ),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from caml.config.errors import UserError, require
 from caml.config.fingerprint import identity, runtime
-from caml.data.corpora.schemas import Misfit, Row, Schema, Text
+from caml.data.corpora.schemas import Misfit, Row, Schema, Text, number
 from caml.data.hygiene.hygiene import Hygiene
 from caml.data.sources import Document, texts
 
@@ -157,8 +157,4 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _number(row: Mapping[str, Any], column: str) -> float:
-    value = _cell(row, column)
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise Misfit(f"{column!r} holds {str(value)[:30]!r}, not a number") from None
+    return number(column, _cell(row, column))

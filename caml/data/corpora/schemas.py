@@ -1,6 +1,7 @@
 """How a row of a corpus becomes a document: text, a template of columns, a conversation, or a preference pair."""
 
 import dataclasses
+import math
 import re
 import string
 from collections.abc import Mapping
@@ -250,7 +251,7 @@ class Rated:
         strength = _value(row, self.strength)
         if isinstance(strength, bool) or not isinstance(strength, (int, float)):
             raise Misfit(f"{self.strength!r} holds {_named(strength)}, not a number")
-        if abs(strength) < self.least:
+        if abs(number(self.strength, strength)) < self.least:
             return ""
         asked = self._turns(_text(row, self.prompt, filled=True))
         answers = [
@@ -272,6 +273,19 @@ class Rated:
 
 PAIRED = (Chosen, Rated)
 """Schemas of preference pairs."""
+
+
+def number(column: str, value: Any) -> float:
+    """The number that a column holds. Raises Misfit for what is none, or none with an end."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise Misfit(f"{column!r} holds {str(value)[:30]!r}, not a number") from None
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise Misfit(f"{column!r} holds {str(value)[:30]!r}, not a finite number")
+    return found
 
 
 def _value(row: Row, column: str) -> Any:
