@@ -155,6 +155,33 @@ def test_a_bad_row_is_named_by_its_line_and_left_out_where_the_file_says_so(tmp_
 
 
 @pytest.mark.parametrize(
+    "schema, line, says",
+    [
+        (Text(), r'{"text": "bad \ud800 here"}', r"its text has '\ud800', which UTF-8 cannot write"),
+        (
+            Messages(),
+            r'{"messages": [{"role": "assistant", "content": "\udc00"}]}',
+            r"its text has '\udc00', which UTF-8 cannot write",
+        ),
+        (Text(), r'{"\ud800": "x"}', r"no column 'text'; there are \ud800"),
+        (Text(), r'{"text": ["\ud800"]}', "'text' holds a list of 1, not text"),
+        (Text("\ud800"), r'{"text": "x"}', r"no column '\ud800'; there are text"),
+    ],
+)
+def test_half_a_surrogate_pair_is_told_in_text_that_can_be_written(tmp_path, schema, line, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line)
+    with pytest.raises(UserError) as error:
+        texts(path, schema=schema)
+    assert f"{path}:1: {says}; mend it" in str(error.value) and str(error.value).encode()
+    (found,) = source(path, schema=schema, misfits="skip").found()
+    assert found.left_out == "misfit" and found.problem == says
+    paired = r'{"text": "\ud83d\ude00"}'  # a whole pair is one character
+    path.write_text(paired)
+    assert texts(path) == ["😀"]
+
+
+@pytest.mark.parametrize(
     "content, says",
     [
         (b"text,n\ngood,1\nbad\ngood,1\n", "1 fields, and the first line names 2"),

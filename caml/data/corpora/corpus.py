@@ -8,7 +8,7 @@ from caml.config.errors import UserError, require
 from caml.config.fingerprint import identity, runtime
 from caml.data.corpora.schemas import Misfit, Row, Schema, Text, number
 from caml.data.hygiene.hygiene import Hygiene
-from caml.data.sources import Document, texts
+from caml.data.sources import Document, texts, unwritable
 
 MISFITS = ("refuse", "skip")
 
@@ -105,6 +105,8 @@ class Corpus:
                 document = self.schema.document(row)
                 if (size := characters(document)) > self.longest:
                     raise Misfit(f"a document of {size:,} characters; the longest has {self.longest:,}")
+                if odd := unwritable(texts(document)):
+                    raise Misfit(f"its text has {odd}, which UTF-8 cannot write")
                 if isinstance(document, str) and not document.strip():
                     yield Found(place, None, "empty")
                 else:

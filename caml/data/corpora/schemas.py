@@ -15,7 +15,10 @@ Row = Mapping[str, Any]
 
 
 class Misfit(Exception):
-    """A row that is not of its schema; the message says what is wrong with it."""
+    """A row that is not of its schema; the message says what is wrong with it, in text that can be written."""
+
+    def __init__(self, message: str):
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 class Schema(Protocol):
