@@ -41,10 +41,9 @@ class Items:
     def recipe(self, seed: int) -> dict[str, Any]:
         """What determines the items: the digest of the file, family and rung. Raises Invalid without the file."""
         path = Path(self.path)
+        wrong = "is a folder" if path.is_dir() else "does not exist"
         require(
-            path.is_file(),
-            "path",
-            f"{path} does not exist; it names a JSONL file with a question on each line",
+            path.is_file(), "path", f"{path} {wrong}; it names a JSONL file with a question on each line"
         )
         return {"items": digest_file(path), "family": self.family, "rung": self.rung}
 

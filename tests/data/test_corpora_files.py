@@ -269,6 +269,7 @@ def test_files_that_are_not_there_are_the_users_mistake(tmp_path):
         {"format": "xml"},
         {"misfits": "drop"},
         {"longest": 0},
+        {"longest": 1 << 70},
     ],
 )
 def test_impossible_fields_are_refused(tmp_path, change):

@@ -31,7 +31,7 @@ def test_text_and_templates_of_columns():
     assert Template("{title}: {body}").document({"title": "", "body": ""}) == ""
 
 
-@pytest.mark.parametrize("text", ["no column", "{}", "{title", "{title.upper}", "{0}"])
+@pytest.mark.parametrize("text", ["no column", "{}", "{title", "{title.upper}", "{0}", "{a:d}", "{a!x}", "{a!r}"])
 def test_a_template_without_columns_is_refused(text):
     with pytest.raises(Invalid, match="text"):
         Template(text)

@@ -95,6 +95,8 @@ def test_identity_is_the_content_of_the_file(tmp_path):
     assert items.recipe(0) != before
     with pytest.raises(Invalid, match=r"path: .*does not exist"):
         Items("mine", str(tmp_path / "gone.jsonl")).recipe(0)
+    with pytest.raises(Invalid, match=r"path: .*moved is a folder"):
+        Items("mine", str(tmp_path / "moved")).recipe(0)
     held_out = Files(name="held_out", path=str(tmp_path / "items.jsonl"), format="text")
     with pytest.raises(Invalid, match="sets"):
         FileProbes((items, moved), held_out)

@@ -11,6 +11,8 @@ from caml.data.hygiene.hygiene import Hygiene
 from caml.data.sources import Document, texts, unwritable
 
 MISFITS = ("refuse", "skip")
+LONGEST = 1 << 30
+"""Characters of a document, or bytes of its line: more than every reader takes."""
 
 
 class Placed(NamedTuple):
@@ -65,7 +67,9 @@ class Corpus:
             object.__setattr__(self, "origin", self.place())
         require(self.tokens >= 0, "tokens", "the number of tokens to take, or 0 for all")
         require(self.repetition > 0, "repetition", "a number of epochs above 0")
-        require(self.longest > 0, "longest", "the most characters of a document, at least 1")
+        require(
+            0 < self.longest <= LONGEST, "longest", f"the most characters of a document, from 1 to {LONGEST:,}"
+        )
         require(self.misfits in MISFITS, "misfits", f"one of {', '.join(MISFITS)}, not {self.misfits!r}")
 
     @property

@@ -7,7 +7,7 @@ import string
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from caml.config.errors import require
+from caml.config.errors import Invalid, require
 from caml.data.chat import ROLES
 from caml.data.sources import Document, Message, Preference
 
@@ -58,14 +58,16 @@ class Template:
 
     def __post_init__(self) -> None:
         try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(self.text) if field is not None]
+            parts = [part for part in string.Formatter().parse(self.text) if part[1] is not None]
         except ValueError as error:
-            fields = []
-            require(False, "text", f"not a template: {error}")
+            raise Invalid(f"not a template: {error}", "text") from None
+        fields = [field or "" for _, field, _, _ in parts]
         require(bool(fields), "text", "name at least one column in braces, such as '{title}: {body}'")
         require(
             all(field.isidentifier() for field in fields), "text", "columns stand in braces by their names"
         )
+        plain = not any(form or conversion for _, _, form, conversion in parts)
+        require(plain, "text", "columns stand in braces by their names alone, without ':' or '!'")
 
     @property
     def columns(self) -> tuple[str, ...]:
