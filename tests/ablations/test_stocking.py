@@ -241,6 +241,15 @@ def test_a_wrong_byte_is_found_and_named(folder: Path) -> None:
         ("care/Files.licence", "other/Files.licence", ["corpora.gin:9", "other"]),
         ("Corpora.", "Corpus.", ["binds neither Ablation nor Corpora"]),
         ("vocabulary = 300", "vocabulary = 100", ["vocabulary of at least"]),
+        *(
+            (
+                "control/Matched.name",
+                f"{of}/Files.schema = @{schema}()\ncontrol/Matched.name",
+                [f"corpora.gin:{line}: control/Matched.{field}", "a corpus of text alone"],
+            )
+            for schema in ("Chosen", "Rated", "Messages", "Instruction", "Either")
+            for of, field, line in (("care", "treatment", 19), ("pool", "pool", 20))
+        ),
         ("'items.txt'", "'gone.txt'", ["corpora.gin:14: items/Files.path", "gone.txt does not exist"]),
         ("'pool.txt'", "'gone.txt'", ["corpora.gin:16: pool/Files.path", "gone.txt does not exist"]),
         (

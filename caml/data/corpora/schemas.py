@@ -276,6 +276,8 @@ class Rated:
         return [{"role": role, "content": content} for role, content in turns]
 
 
+TEXTUAL = (Text, Template)
+"""Schemas of which every document is text."""
 PAIRED = (Chosen, Rated)
 """Schemas of preference pairs."""
 
