@@ -120,6 +120,8 @@ class Messages:
         role = self.roles.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
             raise Misfit(f"{self.column!r} has the role {role!r}; a role is one of {', '.join(ROLES)}")
+        if role == "assistant" and not message[self.content].strip():
+            raise Misfit(f"{self.column!r} has an empty answer of the assistant's")
         return {"role": role, "content": message[self.content]}
 
 
@@ -263,6 +265,8 @@ class Rated:
             [{"role": "assistant", "content": _text(row, column, filled=True)}]
             for column in (self.first, self.second)
         ]
+        if answers[0] == answers[1]:
+            raise Misfit(f"{self.first!r} and {self.second!r} are the same")
         if strength > 0:
             answers.reverse()
         return Preference(asked, *answers)
@@ -273,6 +277,11 @@ class Rated:
             return [{"role": "user", "content": prompt}]
         first, *more = re.split(rf"\n?^{re.escape(self.mark)}(User|Assistant)\n", prompt, flags=re.MULTILINE)
         turns = [("user", first), *zip((role.lower() for role in more[::2]), more[1::2], strict=True)]
+        for role, content in turns:
+            if odd := re.search(rf"^{re.escape(self.mark)}.*", content, re.MULTILINE):
+                raise Misfit(f"{self.prompt!r} has the mark {odd[0][:40]!r}; a turn is the User's or the Assistant's")
+            if role == "assistant" and not content.strip():
+                raise Misfit(f"{self.prompt!r} has an empty answer of the assistant's")
         return [{"role": role, "content": content} for role, content in turns]
 
 
