@@ -42,9 +42,7 @@ class Items:
         """What determines the items: the digest of the file, family and rung. Raises Invalid without the file."""
         path = Path(self.path)
         wrong = "is a folder" if path.is_dir() else "does not exist"
-        require(
-            path.is_file(), "path", f"{path} {wrong}; it names a JSONL file with a question on each line"
-        )
+        require(path.is_file(), "path", f"{path} {wrong}; it names a JSONL file with a question on each line")
         return {"items": digest_file(path), "family": self.family, "rung": self.rung}
 
     def items(self) -> list[Item]:

@@ -33,7 +33,9 @@ def test_text_and_templates_of_columns():
     assert Template("{title}: {body}").document({"title": "", "body": ""}) == ""
 
 
-@pytest.mark.parametrize("text", ["no column", "{}", "{title", "{title.upper}", "{0}", "{a:d}", "{a!x}", "{a!r}"])
+@pytest.mark.parametrize(
+    "text", ["no column", "{}", "{title", "{title.upper}", "{0}", "{a:d}", "{a!x}", "{a!r}"]
+)
 def test_a_template_without_columns_is_refused(text):
     with pytest.raises(Invalid, match="text"):
         Template(text)
@@ -134,7 +136,7 @@ def test_the_turns_of_a_prompt_that_is_one_text():
             (
                 Rated(),
                 {"prompt": "x", "response_1": "a", "response_2": "b", "preference_strength": strength},
-                "'preference_strength' holds '{}', not a finite number".format(str(strength)[:30]),
+                f"'preference_strength' holds '{str(strength)[:30]}', not a finite number",
             )
             for strength in (math.nan, -math.inf, 10**400)
         ),

@@ -68,7 +68,9 @@ class Corpus:
         require(self.tokens >= 0, "tokens", "the number of tokens to take, or 0 for all")
         require(self.repetition > 0, "repetition", "a number of epochs above 0")
         require(
-            0 < self.longest <= LONGEST, "longest", f"the most characters of a document, from 1 to {LONGEST:,}"
+            0 < self.longest <= LONGEST,
+            "longest",
+            f"the most characters of a document, from 1 to {LONGEST:,}",
         )
         require(self.misfits in MISFITS, "misfits", f"one of {', '.join(MISFITS)}, not {self.misfits!r}")
 

@@ -279,7 +279,9 @@ class Rated:
         turns = [("user", first), *zip((role.lower() for role in more[::2]), more[1::2], strict=True)]
         for role, content in turns:
             if odd := re.search(rf"^{re.escape(self.mark)}.*", content, re.MULTILINE):
-                raise Misfit(f"{self.prompt!r} has the mark {odd[0][:40]!r}; a turn is the User's or the Assistant's")
+                raise Misfit(
+                    f"{self.prompt!r} has the mark {odd[0][:40]!r}; a turn is the User's or the Assistant's"
+                )
             if role == "assistant" and not content.strip():
                 raise Misfit(f"{self.prompt!r} has an empty answer of the assistant's")
         return [{"role": role, "content": content} for role, content in turns]
