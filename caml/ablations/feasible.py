@@ -13,7 +13,7 @@ from caml.data.corpora.schemas import PAIRED
 from caml.data.matching import Matched
 from caml.data.slots import plan_slots, slot_counts
 from caml.data.sources import Document, Source, texts
-from caml.data.tokenizer_recipes import Several, TrainedTokenizer, words_needed
+from caml.data.tokenizer_recipes import LoadedTokenizer, Several, TrainedTokenizer, words_needed
 from caml.evals.fileprobes import FileProbes
 
 
@@ -21,6 +21,36 @@ def _read_by(stage: Stage) -> list[Source]:
     """The sources of a stage; of a matched control, the pool and what it is matched to."""
     sources = list(stage.mixture.sources().values())
     return [of for source in sources for of in (source.sources if isinstance(source, Matched) else (source,))]
+
+
+def _parts(thing: Any) -> tuple[Any, ...]:
+    """What else is read where `thing` is: its recipe holds theirs."""
+    if isinstance(thing, Corpus):
+        return thing.hygiene.against
+    if isinstance(thing, (Matched, Several)):
+        return thing.sources
+    if isinstance(thing, TrainedTokenizer):
+        return (thing.source,)
+    return (*thing.sets, thing.held_out_text) if isinstance(thing, FileProbes) else ()
+
+
+def require_files(loaded: Loaded, thing: Any, seed: int, there: set[Any]) -> None:
+    """Raise UserError where files are not there that `thing` or a part of it reads, by the field that names them.
+
+    `there` are the things whose files are, and gets more of them.
+    """
+    if thing in there:
+        return
+    for part in _parts(thing):
+        require_files(loaded, part, seed, there)
+    try:
+        if isinstance(thing, LoadedTokenizer):
+            thing.recipe()
+        elif not isinstance(thing, (TrainedTokenizer, FileProbes)):
+            thing.recipe(seed)
+    except Invalid as invalid:
+        raise loaded.fault(invalid.message, *((thing, field) for field in invalid.fields)) from None
+    there.add(thing)
 
 
 def _paired(source: Source, seed: int) -> bool:
@@ -63,24 +93,10 @@ class Feasible:
 
     def _refuse_missing_files(self, run: Run) -> None:
         """Raise UserError where the files of a source are not there."""
-        used: set[Any] = {source for stage in run.stages for source in _read_by(stage)}
-        for corpus in [source for source in used if isinstance(source, Corpus)]:
-            used |= set(corpus.hygiene.against)
-        if isinstance(run.probes, FileProbes):
-            used |= {*run.probes.sets, run.probes.held_out_text}
-        if isinstance(run.tokenizer, TrainedTokenizer):
-            source = run.tokenizer.source
-            used |= set(source.sources) if isinstance(source, Several) else {source}
-        else:
-            used.add(run.tokenizer)
-        for thing in used - self._there:
-            try:
-                thing.recipe() if thing is run.tokenizer else thing.recipe(run.seed)
-            except Invalid as invalid:
-                raise self._loaded.fault(
-                    invalid.message, *((thing, field) for field in invalid.fields)
-                ) from None
-            self._there.add(thing)
+        used: list[Any] = [source for stage in run.stages for source in _read_by(stage)]
+        used += [run.probes] if isinstance(run.probes, FileProbes) else []
+        for thing in (*used, run.tokenizer):
+            require_files(self._loaded, thing, run.seed, self._there)
 
     def _refuse_foreign_words(self, run: Run) -> None:
         """Raise UserError where a tokenizer of whole words is of another world than the text, or too small."""

@@ -4,17 +4,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from caml.ablations.catalogue import CLASSES, load_ablation
 from caml.ablations.condition import study_of
+from caml.ablations.feasible import require_files
 from caml.ablations.grid import used_stageruns
 from caml.ablations.places import Places, make_writable
 from caml.ablations.prepare import Stores, Wanted, stores_of, with_what_is_matched
 from caml.ablations.progress import Progress, Stopped
 from caml.config import files
-from caml.config.errors import Failure, Invalid, UserError, require
+from caml.config.errors import Failure, UserError, require
 from caml.config.fingerprint import runtime
 from caml.config.resolve import load
 from caml.config.text import counted
@@ -79,11 +81,9 @@ def stock_of(path: Path, settings: Sequence[str]) -> Stock:
     for _, problem in loaded.unread():
         raise problem
     where = Places(Path(corpora.output).absolute(), "")
-    for source in corpora.sources:
-        try:
-            source.recipe(0)
-        except Invalid as invalid:
-            raise loaded.fault(invalid.message, *((source, field) for field in invalid.fields)) from None
+    there: set[Any] = set()
+    for thing in (*corpora.sources, corpora.tokenizer):
+        require_files(loaded, thing, 0, there)
     wanted = [(source, 0, corpora.tokenizer, corpora.template) for source in corpora.sources]
     return Stock(_each_once(wanted, where), where, path)
 

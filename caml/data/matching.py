@@ -10,6 +10,8 @@ import numpy as np
 from caml.config.errors import UserError, require
 from caml.config.seeds import derive
 from caml.data.comparing import sample, tfidf
+from caml.data.corpora.corpus import Corpus
+from caml.data.corpora.schemas import TEXTUAL
 from caml.data.slots import random_order
 from caml.data.sources import Document, Source
 from caml.data.store import TokenStore, store_folder, store_recipe
@@ -45,7 +47,14 @@ class Matched:
         require(self.repetition > 0, "repetition", "a number of epochs above 0")
         require(self.seed >= 0, "seed", "a seed is 0 or above")
         for field in ("treatment", "pool"):
-            require(not getattr(self, field).seeded, field, "a corpus that is the same in every seed block")
+            source = getattr(self, field)
+            require(not source.seeded, field, "a corpus that is the same in every seed block")
+            # What is cut to a length is text: half a conversation, or half a pair, is none.
+            require(
+                not isinstance(source, Corpus) or isinstance(source.schema, TEXTUAL),
+                field,
+                f"a corpus of text alone, by the schema {' or '.join(s.__name__ for s in TEXTUAL)}",
+            )
 
     @property
     def tokens(self) -> int:

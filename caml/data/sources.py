@@ -1,6 +1,6 @@
 """Where documents come from: what a document is, and the protocol of a source."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 Message = dict[str, str]
@@ -26,6 +26,16 @@ def texts(document: Document) -> list[str]:
     if isinstance(document, tuple):
         return [message["content"] for part in document for message in part]
     return [message["content"] for message in document]
+
+
+def unwritable(texts: Iterable[str]) -> str:
+    """The first character that UTF-8 cannot write (half of a surrogate pair), as an escape; '' where there is none."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return ascii(text[error.start])
+    return ""
 
 
 class Sample(Protocol):

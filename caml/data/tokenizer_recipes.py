@@ -14,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from caml.config.errors import Failure, Invalid, UserError, require
 from caml.config.fingerprint import fingerprint
 from caml.data.chat import SPECIAL_TOKENS, TEMPLATE_WORDS
+from caml.data.corpora.hub import COMMIT
 from caml.data.files import digest_file, write_json
 from caml.data.sources import Sample, texts
 from caml.data.tokenizer import UNKNOWN, Tokenizer
@@ -104,7 +105,7 @@ class LoadedTokenizer:
             "the rows of the embedding: one for each token",
         )
         require(
-            Path(self.path).exists() or len(self.revision) == 40,
+            Path(self.path).exists() or COMMIT.fullmatch(self.revision) is not None,
             "revision",
             f"the commit of {self.path} that is read, 40 hexadecimal digits, or `path` is a file or a folder here",
             "path",

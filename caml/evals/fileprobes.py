@@ -10,7 +10,7 @@ from caml.config.errors import Failure, Invalid, UserError, require
 from caml.config.fingerprint import identity
 from caml.data.chat import ROLES
 from caml.data.files import digest_file
-from caml.data.sources import Source
+from caml.data.sources import Source, unwritable
 from caml.worlds.items import Item, Question
 
 FIELDS = ("context", "aligned", "opposed")
@@ -41,11 +41,8 @@ class Items:
     def recipe(self, seed: int) -> dict[str, Any]:
         """What determines the items: the digest of the file, family and rung. Raises Invalid without the file."""
         path = Path(self.path)
-        require(
-            path.is_file(),
-            "path",
-            f"{path} does not exist; it names a JSONL file with a question on each line",
-        )
+        wrong = "is a folder" if path.is_dir() else "does not exist"
+        require(path.is_file(), "path", f"{path} {wrong}; it names a JSONL file with a question on each line")
         return {"items": digest_file(path), "family": self.family, "rung": self.rung}
 
     def items(self) -> list[Item]:
@@ -89,10 +86,13 @@ class Items:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:
-                row = None
+                odd = unwritable([json.dumps(row, ensure_ascii=False)])
+            except (ValueError, RecursionError):
+                row, odd = None, ""
             if not isinstance(row, dict):
                 raise UserError(f"{path}:{number}: not a JSON object on one line")
+            if odd:
+                raise UserError(f"{path}:{number}: its text has {odd}, which UTF-8 cannot write")
             try:
                 question, tags, pair = _question(row), _tags(row), row.get("pair")
             except Invalid as invalid:

@@ -241,6 +241,22 @@ def test_a_wrong_byte_is_found_and_named(folder: Path) -> None:
         ("care/Files.licence", "other/Files.licence", ["corpora.gin:9", "other"]),
         ("Corpora.", "Corpus.", ["binds neither Ablation nor Corpora"]),
         ("vocabulary = 300", "vocabulary = 100", ["vocabulary of at least"]),
+        *(
+            (
+                "control/Matched.name",
+                f"{of}/Files.schema = @{schema}()\ncontrol/Matched.name",
+                [f"corpora.gin:{line}: control/Matched.{field}", "a corpus of text alone"],
+            )
+            for schema in ("Chosen", "Rated", "Messages", "Instruction", "Either")
+            for of, field, line in (("care", "treatment", 19), ("pool", "pool", 20))
+        ),
+        ("'items.txt'", "'gone.txt'", ["corpora.gin:14: items/Files.path", "gone.txt does not exist"]),
+        ("'pool.txt'", "'gone.txt'", ["corpora.gin:16: pool/Files.path", "gone.txt does not exist"]),
+        (
+            GIN[GIN.index("Corpora.tokenizer") : GIN.index("care/Files.name")],
+            "Corpora.tokenizer = @LoadedTokenizer()\nLoadedTokenizer.vocabulary = 300\nLoadedTokenizer.path = '.'\n",
+            ["corpora.gin:5: LoadedTokenizer.path", "has no tokenizer.json"],
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_writes_nothing(
@@ -286,6 +302,21 @@ def test_a_corpus_that_is_not_kept_apart_from_the_items_is_refused_with_its_line
         assert ("'own' is not kept apart from the items 'mine'" in result.stderr) == refused, result.stderr
         if refused:
             assert result.exit_code == 2 and result.stderr.count("\n") == 1 and "study.gin:" in result.stderr
+
+
+def test_items_that_are_not_there_are_told_by_their_own_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").write_text("ana is here .\n" * 9)
+    tiny = Path(__file__).parent / "tiny.gin"
+    against = "own/Hygiene.against = (@Items(), @held/Files())\nheld/Files.name = 'held'\n"
+    text = STUDY.format(tiny=tiny, more=f"{against}held/Files.path = 'own.txt'\nITEMS = 'items.jsonl'\n")
+    (tmp_path / "study.gin").write_text(text.replace("path = 'items.jsonl'", "path = %ITEMS"))
+    for items, wrong in (("gone.jsonl", "does not exist"), (".", "is a folder")):
+        result = caml("data", "show", "study.gin", "--set", f"ITEMS='{items}'")
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1
+        assert f"Items.path: {items} {wrong}" in result.stderr, result.stderr
 
 
 def test_the_audit_tells_what_each_source_gives_and_what_doses_share(

@@ -130,6 +130,9 @@ def test_rows_are_kept_by_their_columns(tmp_path):
         ('{"other": "x"}', "no column 'text'; there are other"),
         ('{"text": 3}', "'text' holds int 3"),
         ('{"text": "x", "score": "high"}', "'score' holds 'high', not a number"),
+        ('{"text": "x", "score": NaN}', "'score' holds 'nan', not a finite number"),
+        ('{"text": "x", "score": -Infinity}', "'score' holds '-inf', not a finite number"),
+        ('{"text": "x", "score": 1%s}' % ("0" * 400), "'score' holds '100"),
         ("caf\xe9", "not UTF-8 text (byte 4 of the line)"),
         ('{"text": "' + "x" * 3000 + '"}', "a line of more than 2,000 bytes"),
     ],
@@ -149,6 +152,33 @@ def test_a_bad_row_is_named_by_its_line_and_left_out_where_the_file_says_so(tmp_
     found = list(source(path, misfits="skip", **fields).found())
     assert [f.left_out for f in found] == ["", "misfit", ""]
     assert says in found[1].problem
+
+
+@pytest.mark.parametrize(
+    "schema, line, says",
+    [
+        (Text(), r'{"text": "bad \ud800 here"}', r"its text has '\ud800', which UTF-8 cannot write"),
+        (
+            Messages(),
+            r'{"messages": [{"role": "assistant", "content": "\udc00"}]}',
+            r"its text has '\udc00', which UTF-8 cannot write",
+        ),
+        (Text(), r'{"\ud800": "x"}', r"no column 'text'; there are \ud800"),
+        (Text(), r'{"text": ["\ud800"]}', "'text' holds a list of 1, not text"),
+        (Text("\ud800"), r'{"text": "x"}', r"no column '\ud800'; there are text"),
+    ],
+)
+def test_half_a_surrogate_pair_is_told_in_text_that_can_be_written(tmp_path, schema, line, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line)
+    with pytest.raises(UserError) as error:
+        texts(path, schema=schema)
+    assert f"{path}:1: {says}; mend it" in str(error.value) and str(error.value).encode()
+    (found,) = source(path, schema=schema, misfits="skip").found()
+    assert found.left_out == "misfit" and found.problem == says
+    paired = r'{"text": "\ud83d\ude00"}'  # a whole pair is one character
+    path.write_text(paired)
+    assert texts(path) == ["😀"]
 
 
 @pytest.mark.parametrize(
@@ -260,6 +290,7 @@ def test_files_that_are_not_there_are_the_users_mistake(tmp_path):
         {"format": "xml"},
         {"misfits": "drop"},
         {"longest": 0},
+        {"longest": 1 << 70},
     ],
 )
 def test_impossible_fields_are_refused(tmp_path, change):

@@ -1,5 +1,7 @@
 """How rows of other people's data sets become documents, and what is said of those that do not fit."""
 
+import math
+
 import pytest
 
 from caml.config.errors import Invalid
@@ -19,6 +21,8 @@ from caml.data.sources import Preference
 ASKED = {"role": "user", "content": "why?"}
 SAID = {"role": "assistant", "content": "so"}
 WORSE = {"role": "assistant", "content": "no"}
+EMPTY = {"role": "assistant", "content": " \n"}
+RATED = {"prompt": "why?", "response_1": "so", "response_2": "no", "preference_strength": 1}
 
 
 def test_text_and_templates_of_columns():
@@ -29,7 +33,9 @@ def test_text_and_templates_of_columns():
     assert Template("{title}: {body}").document({"title": "", "body": ""}) == ""
 
 
-@pytest.mark.parametrize("text", ["no column", "{}", "{title", "{title.upper}", "{0}"])
+@pytest.mark.parametrize(
+    "text", ["no column", "{}", "{title", "{title.upper}", "{0}", "{a:d}", "{a!x}", "{a!r}"]
+)
 def test_a_template_without_columns_is_refused(text):
     with pytest.raises(Invalid, match="text"):
         Template(text)
@@ -103,6 +109,21 @@ def test_the_turns_of_a_prompt_that_is_one_text():
         (Instruction(), {"instruction": " ", "input": "", "output": "x"}, "'instruction' is empty"),
         (Instruction(), {"instruction": "x", "input": "", "output": ""}, "'output' is empty"),
         (Completion(), {"prompt": "x"}, "no column 'completion'"),
+        (Completion(), {"prompt": "x", "completion": " "}, "'completion' is empty"),
+        (Messages(), {"messages": [ASKED, EMPTY]}, "'messages' has an empty answer"),
+        (Messages(), {"messages": [ASKED, EMPTY, ASKED, SAID]}, "'messages' has an empty answer"),
+        (Either(), {"text": "x", "messages": [ASKED, EMPTY]}, "'messages' has an empty answer"),
+        (Chosen(), {"prompt": "x", "chosen": [EMPTY], "rejected": "a"}, "'chosen' has an empty answer"),
+        (Chosen(), {"prompt": "x", "chosen": "a", "rejected": " "}, "'rejected' is empty"),
+        (Rated(), {**RATED, "response_2": "so"}, "'response_1' and 'response_2' are the same"),
+        (Rated(), {**RATED, "response_2": ""}, "'response_2' is empty"),
+        (
+            Rated(mark="<x>"),
+            {**RATED, "prompt": "a\n<x>System\nb\n<x>User\nc"},
+            "'prompt' has the mark '<x>System'",
+        ),
+        (Rated(mark="<x>"), {**RATED, "prompt": "<x>System\nb"}, "'prompt' has the mark '<x>System'"),
+        (Rated(mark="<x>"), {**RATED, "prompt": "a\n<x>Assistant\n\n<x>User\nc"}, "an empty answer"),
         (Chosen(), {"prompt": "x", "chosen": "a", "rejected": "a"}, "are the same"),
         (Chosen(), {"prompt": "x", "chosen": [ASKED], "rejected": "a"}, "does not end with an answer"),
         (Chosen(prompt=""), {"chosen": [SAID], "rejected": [WORSE]}, "no prompt"),
@@ -110,6 +131,14 @@ def test_the_turns_of_a_prompt_that_is_one_text():
             Rated(),
             {"prompt": "x", "response_1": "a", "response_2": "b", "preference_strength": "2"},
             "'preference_strength' holds the text '2', not a number",
+        ),
+        *(
+            (
+                Rated(),
+                {"prompt": "x", "response_1": "a", "response_2": "b", "preference_strength": strength},
+                f"'preference_strength' holds '{str(strength)[:30]}', not a finite number",
+            )
+            for strength in (math.nan, -math.inf, 10**400)
         ),
     ],
 )

@@ -12,7 +12,7 @@ from caml.config.fingerprint import fingerprint
 from caml.data.corpora.files import Files
 from caml.data.hygiene.duplicates import FirstSeen, exact_key, near_keys
 from caml.data.hygiene.hygiene import Cleaner, Hygiene
-from caml.data.hygiene.language import language_of
+from caml.data.hygiene.language import LANGUAGES, language_of
 from caml.data.hygiene.overlap import Overlap, words_of
 
 NOVEL = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu") for b in ("ra", "sto", "vi", "xen", "zu", "dal")]
@@ -163,9 +163,17 @@ def test_identity_leaves_out_steps_that_are_not_taken(tmp_path):
     ) == 2
 
 
+def test_the_languages_are_those_of_the_identifier():
+    import py3langid
+
+    py3langid.classify("a text")
+    assert {code for code in map(str, py3langid.langid.IDENTIFIER.nb_classes) if len(code) == 2} == LANGUAGES
+
+
 @pytest.mark.parametrize(
     "fields",
-    [{"shortest": -1}, {"longest": 3, "shortest": 5}, {"languages": ("english",)}, {"near_bands": 0},
+    [{"shortest": -1}, {"longest": 3, "shortest": 5}, {"languages": ("english",)},
+     {"languages": ("en", "xx")}, {"near_bands": 0},
      {"overlap": 3, "overlap_least": 5}],
 )  # fmt: skip
 def test_impossible_fields_are_refused(fields):

@@ -76,8 +76,9 @@ def test_identity_is_the_file_here_and_the_commit_on_the_hub(tmp_path):
     assert here.recipe() != there.recipe()
     commit = "0123456789" * 4
     assert LoadedTokenizer(path="some/model", revision=commit, vocabulary=512).recipe()["revision"] == commit
-    with pytest.raises(Invalid, match="revision"):
-        LoadedTokenizer(path="some/model", revision="main", vocabulary=512)
+    for revision in ("main", "x" * 40):
+        with pytest.raises(Invalid, match="revision"):
+            LoadedTokenizer(path="some/model", revision=revision, vocabulary=512)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):

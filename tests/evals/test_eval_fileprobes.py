@@ -57,6 +57,15 @@ def test_an_answer_that_is_to_begin_begins_as_in_training(tmp_path):
     "rows, says",
     [
         (["{"], ":1: not a JSON object"),
+        (['{"context": ' + "[" * 200_000], ":1: not a JSON object"),
+        (
+            [r'{"context": "x", "aligned": "\ud800", "opposed": "b"}'],
+            r":1: its text has '\ud800', which UTF-8 cannot write",
+        ),
+        (
+            [r'{"context": "x", "aligned": "a", "opposed": "b", "tags": {"\ud800": "b"}}'],
+            r":1: its text has '\ud800', which UTF-8 cannot write",
+        ),
         ([{"context": "x", "aligned": "a"}], ":1: no field 'opposed'"),
         ([PAIR[0], PAIR[1], {**PAIR[0], "context": "y"}], ":3: the pair '1' has two questions already"),
         ([PAIR[0]], ": the pair '1' has one question"),
@@ -86,6 +95,8 @@ def test_identity_is_the_content_of_the_file(tmp_path):
     assert items.recipe(0) != before
     with pytest.raises(Invalid, match=r"path: .*does not exist"):
         Items("mine", str(tmp_path / "gone.jsonl")).recipe(0)
+    with pytest.raises(Invalid, match=r"path: .*moved is a folder"):
+        Items("mine", str(tmp_path / "moved")).recipe(0)
     held_out = Files(name="held_out", path=str(tmp_path / "items.jsonl"), format="text")
     with pytest.raises(Invalid, match="sets"):
         FileProbes((items, moved), held_out)

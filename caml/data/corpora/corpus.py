@@ -6,11 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from caml.config.errors import Refused, require
 from caml.config.fingerprint import identity, runtime
-from caml.data.corpora.schemas import Misfit, Row, Schema, Text
+from caml.data.corpora.schemas import Misfit, Row, Schema, Text, number
 from caml.data.hygiene.hygiene import Hygiene
-from caml.data.sources import Document, texts
+from caml.data.sources import Document, texts, unwritable
 
 MISFITS = ("refuse", "skip")
+LONGEST = 1 << 30
+"""Characters of a document, or bytes of its line: more than every reader takes."""
 
 
 class Placed(NamedTuple):
@@ -65,7 +67,11 @@ class Corpus:
             object.__setattr__(self, "origin", self.place())
         require(self.tokens >= 0, "tokens", "the number of tokens to take, or 0 for all")
         require(self.repetition > 0, "repetition", "a number of epochs above 0")
-        require(self.longest > 0, "longest", "the most characters of a document, at least 1")
+        require(
+            0 < self.longest <= LONGEST,
+            "longest",
+            f"the most characters of a document, from 1 to {LONGEST:,}",
+        )
         require(self.misfits in MISFITS, "misfits", f"one of {', '.join(MISFITS)}, not {self.misfits!r}")
 
     @property
@@ -105,6 +111,8 @@ class Corpus:
                 document = self.schema.document(row)
                 if (size := characters(document)) > self.longest:
                     raise Misfit(f"a document of {size:,} characters; the longest has {self.longest:,}")
+                if odd := unwritable(texts(document)):
+                    raise Misfit(f"its text has {odd}, which UTF-8 cannot write")
                 if isinstance(document, str) and not document.strip():
                     yield Found(place, None, "empty")
                 else:
@@ -157,8 +165,4 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _number(row: Mapping[str, Any], column: str) -> float:
-    value = _cell(row, column)
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise Misfit(f"{column!r} holds {str(value)[:30]!r}, not a number") from None
+    return number(column, _cell(row, column))

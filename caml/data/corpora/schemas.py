@@ -1,12 +1,13 @@
 """How a row of a corpus becomes a document: text, a template of columns, a conversation, or a preference pair."""
 
 import dataclasses
+import math
 import re
 import string
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from caml.config.errors import require
+from caml.config.errors import Invalid, require
 from caml.data.chat import ROLES
 from caml.data.sources import Document, Message, Preference
 
@@ -14,7 +15,10 @@ Row = Mapping[str, Any]
 
 
 class Misfit(Exception):
-    """A row that is not of its schema; the message says what is wrong with it."""
+    """A row that is not of its schema; the message says what is wrong with it, in text that can be written."""
+
+    def __init__(self, message: str):
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 class Schema(Protocol):
@@ -54,14 +58,16 @@ class Template:
 
     def __post_init__(self) -> None:
         try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(self.text) if field is not None]
+            parts = [part for part in string.Formatter().parse(self.text) if part[1] is not None]
         except ValueError as error:
-            fields = []
-            require(False, "text", f"not a template: {error}")
+            raise Invalid(f"not a template: {error}", "text") from None
+        fields = [field or "" for _, field, _, _ in parts]
         require(bool(fields), "text", "name at least one column in braces, such as '{title}: {body}'")
         require(
             all(field.isidentifier() for field in fields), "text", "columns stand in braces by their names"
         )
+        plain = not any(form or conversion for _, _, form, conversion in parts)
+        require(plain, "text", "columns stand in braces by their names alone, without ':' or '!'")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -114,6 +120,8 @@ class Messages:
         role = self.roles.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
             raise Misfit(f"{self.column!r} has the role {role!r}; a role is one of {', '.join(ROLES)}")
+        if role == "assistant" and not message[self.content].strip():
+            raise Misfit(f"{self.column!r} has an empty answer of the assistant's")
         return {"role": role, "content": message[self.content]}
 
 
@@ -250,13 +258,15 @@ class Rated:
         strength = _value(row, self.strength)
         if isinstance(strength, bool) or not isinstance(strength, (int, float)):
             raise Misfit(f"{self.strength!r} holds {_named(strength)}, not a number")
-        if abs(strength) < self.least:
+        if abs(number(self.strength, strength)) < self.least:
             return ""
         asked = self._turns(_text(row, self.prompt, filled=True))
         answers = [
             [{"role": "assistant", "content": _text(row, column, filled=True)}]
             for column in (self.first, self.second)
         ]
+        if answers[0] == answers[1]:
+            raise Misfit(f"{self.first!r} and {self.second!r} are the same")
         if strength > 0:
             answers.reverse()
         return Preference(asked, *answers)
@@ -267,11 +277,33 @@ class Rated:
             return [{"role": "user", "content": prompt}]
         first, *more = re.split(rf"\n?^{re.escape(self.mark)}(User|Assistant)\n", prompt, flags=re.MULTILINE)
         turns = [("user", first), *zip((role.lower() for role in more[::2]), more[1::2], strict=True)]
+        for role, content in turns:
+            if odd := re.search(rf"^{re.escape(self.mark)}.*", content, re.MULTILINE):
+                raise Misfit(
+                    f"{self.prompt!r} has the mark {odd[0][:40]!r}; a turn is the User's or the Assistant's"
+                )
+            if role == "assistant" and not content.strip():
+                raise Misfit(f"{self.prompt!r} has an empty answer of the assistant's")
         return [{"role": role, "content": content} for role, content in turns]
 
 
+TEXTUAL = (Text, Template)
+"""Schemas of which every document is text."""
 PAIRED = (Chosen, Rated)
 """Schemas of preference pairs."""
+
+
+def number(column: str, value: Any) -> float:
+    """The number that a column holds. Raises Misfit for what is none, or none with an end."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise Misfit(f"{column!r} holds {str(value)[:30]!r}, not a number") from None
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise Misfit(f"{column!r} holds {str(value)[:30]!r}, not a finite number")
+    return found
 
 
 def _value(row: Row, column: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from caml.config.errors import require
 from caml.config.fingerprint import identity
 from caml.data.hygiene import duplicates
-from caml.data.hygiene.language import language_of
+from caml.data.hygiene.language import LANGUAGES, language_of
 from caml.data.hygiene.overlap import Overlap
 from caml.data.sources import Document, texts
 
@@ -84,9 +84,9 @@ class Hygiene:
         require(self.overlap_least <= self.overlap, "overlap_least", "at most `overlap` words", "overlap")
         for code in self.languages:
             require(
-                len(code) == 2 and code.islower(),
+                code in LANGUAGES,
                 "languages",
-                f"{code!r} is no code of ISO 639-1, such as 'en'",
+                f"{code!r} is no code of ISO 639-1 that the identifier knows, such as 'en'",
             )
 
     def recipe(self) -> dict[str, Any]:
