@@ -296,3 +296,10 @@ def test_files_that_are_not_there_are_the_users_mistake(tmp_path):
 def test_impossible_fields_are_refused(tmp_path, change):
     with pytest.raises(Invalid, match=next(iter(change))):
         dataclasses.replace(source(tmp_path), **change)
+
+
+def test_a_row_that_is_nested_too_deeply_is_no_object(tmp_path):
+    (tmp_path / "deep.jsonl").write_text("[" * 200_000 + "\n" + '{"text": "whole"}\n')
+    corpus = Files(name="deep", path=str(tmp_path / "deep.jsonl"), misfits="skip")
+    assert list(corpus.documents(0)) == ["whole"]
+    assert [found.problem for found in corpus.found()][0] == "not a JSON object on one line"

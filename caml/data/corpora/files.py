@@ -184,7 +184,7 @@ def _json_rows(path: Path, file: IO[bytes], longest: int) -> Iterator[Placed]:
         elif line.strip():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):
                 yield Placed(place, row)
