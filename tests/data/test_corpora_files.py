@@ -302,4 +302,4 @@ def test_a_row_that_is_nested_too_deeply_is_no_object(tmp_path):
     (tmp_path / "deep.jsonl").write_text("[" * 200_000 + "\n" + '{"text": "whole"}\n')
     corpus = Files(name="deep", path=str(tmp_path / "deep.jsonl"), misfits="skip")
     assert list(corpus.documents(0)) == ["whole"]
-    assert [found.problem for found in corpus.found()][0] == "not a JSON object on one line"
+    assert next(found.problem for found in corpus.found()) == "not a JSON object on one line"
