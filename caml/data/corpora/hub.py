@@ -246,7 +246,7 @@ def _of_the_system(error: OSError) -> bool:
 
 def _told(error: BaseException) -> str:
     """What an exception says, in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:600] or type(error).__name__
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
