@@ -190,8 +190,8 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
                     "claim's own", ""),
         "primary": ("the contrast belongs to the primary family", ""),
         "exploratory": ("nothing was claimed of this row: all but the sum of primary contrasts", ""),
-        "agrees": ("says what the sum says: of a primary contrast the same verdict with the same sign, else that the "
-                   "t interval lies on the same side of 0, or holds it; empty where that cannot be told", ""),
+        "agrees": ("says what the sum says: the t interval lies on the same side of 0, or holds it too, and a "
+                   "primary contrast has the same verdict; empty where that cannot be told", ""),
     },
     "lengths": {
         "family": LABEL["family"],

@@ -134,10 +134,10 @@ def _rounding(margins: np.ndarray) -> float:
 
 def _agrees(table: pd.DataFrame, claimed: pd.DataFrame) -> pd.Series:
     """Whether each row says what the row of the sum says: `agrees` of RESULTS_DICTIONARY."""
-    same_sign = np.sign(table["estimate"]) == np.sign(claimed["estimate"])
-    same_verdict = table["verdict"] == claimed["verdict"]
-    of_claim = same_verdict & (same_sign | (table["claim"] == "equivalent"))
-    agrees = of_claim.where(table["primary"], _side(table) == _side(claimed))
+    # The sign of an estimate whose interval holds 0 is a matter of chance.
+    same_side = _side(table) == _side(claimed)
+    of_claim = (table["verdict"] == claimed["verdict"]) & (same_side | (table["claim"] == "equivalent"))
+    agrees = of_claim.where(table["primary"], same_side)
     unknown = (table["verdict"] == UNJUDGED) | (~table["primary"] & (table["seeds"] < 2))
     return agrees.astype(object).where(~unknown, None)
 

@@ -151,9 +151,10 @@ def _by(row: Any) -> str:
 
 
 def _said(row: Any) -> str:
-    sign = "positive" if row.estimate > 0 else "negative" if row.estimate < 0 else "0"
     verdict = {"too few seeds": "of too few seeds for a verdict"}.get(row.verdict, row.verdict)
-    return verdict if row.claim == "equivalent" else f"{sign} and {verdict}"
+    if row.claim == "equivalent" or not (row.t_low > 0 or row.t_high < 0):
+        return verdict
+    return f"{'positive' if row.t_low > 0 else 'negative'} and {verdict}"
 
 
 def _limits(row: Any) -> str:
