@@ -4,6 +4,7 @@ from caml.analysis.tables import DATA_DICTIONARY
 
 NATS = "nats"
 BY_NORM = "as unit says"
+T_LIMIT = "95% limit, Student's t on seed means"
 CELL = {c: DATA_DICTIONARY["cells"][c] for c in (
     "size", "params", "ratio", "dose_tokens", "placement", "pretrain_tokens", "variant", "finetune", "S",
     "second", "second_ratio",
@@ -23,6 +24,32 @@ STATUS = {
     "needs": ("what would make it so; empty where it is", ""),
 }
 
+# Of the table of effects, beside LABEL; other tables of estimates share some of it.
+EFFECT = {
+    "seeds": ("seed blocks", "seed blocks"),
+    "items": ("probe items", "items"),
+    "estimate": ("mean of m(treated) - m(control), or of m alone, over items and seed blocks", NATS),
+    "sd": ("standard deviation of the seed blocks' means", NATS),
+    "t_low": ("95% limit, Student's t on seed means: the primary interval", NATS),
+    "t_high": ("95% limit, Student's t on seed means: the primary interval", NATS),
+    "boot_fixed_low": ("95% percentile limit, seed blocks drawn anew, items fixed", NATS),
+    "boot_fixed_high": ("95% percentile limit, seed blocks drawn anew, items fixed", NATS),
+    "boot_new_low": ("95% percentile limit, seed blocks, templates, kinds and items drawn anew", NATS),
+    "boot_new_high": ("95% percentile limit, seed blocks, templates, kinds and items drawn anew", NATS),
+    "share": ("share of the differences of items and seed blocks that lie above 0", "share"),
+    "p": ("two-sided p of the t test against 0", ""),
+    "p_flip": ("exact two-sided p against 0 by flipping the signs of seed blocks; NaN beyond 14", ""),
+    "p_holm": ("p of the claim after Holm over the primary family; NaN outside of it", ""),
+    "tost_p": ("p of two one-sided t tests: the mean lies within the margin", ""),
+    "margin": ("equivalence margin, or smallest effect of interest; NaN where none is stated", NATS),
+    "claim": ("above, below or equivalent to 0, or explore", ""),
+    "verdict": ("supported, not supported, contradicted, too few seeds or exploratory", ""),
+    "locked": ("the contrast was locked, as it stands, before results existed", ""),
+    "primary": ("the contrast belongs to the primary family", ""),
+    "flagged": FLAGGED,
+    "mixed": ("seed blocks whose two members were trained on unlike machines or numerics", "seed blocks"),
+}
+
 # Of the table item_margins of a report, beside a column for each arm.
 ITEM_MARGINS: dict[str, tuple[str, str]] = {
     **{c: v for c, v in DATA_DICTIONARY["items"].items() if "mirror" not in c},
@@ -31,32 +58,9 @@ ITEM_MARGINS: dict[str, tuple[str, str]] = {
     "finetune": CELL["finetune"],
     "S": CELL["S"],
 }
+
 RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
-    "effects": {
-        **LABEL,
-        "seeds": ("seed blocks", "seed blocks"),
-        "items": ("probe items", "items"),
-        "estimate": ("mean of m(treated) - m(control), or of m alone, over items and seed blocks", NATS),
-        "sd": ("standard deviation of the seed blocks' means", NATS),
-        "t_low": ("95% limit, Student's t on seed means: the primary interval", NATS),
-        "t_high": ("95% limit, Student's t on seed means: the primary interval", NATS),
-        "boot_fixed_low": ("95% percentile limit, seed blocks drawn anew, items fixed", NATS),
-        "boot_fixed_high": ("95% percentile limit, seed blocks drawn anew, items fixed", NATS),
-        "boot_new_low": ("95% percentile limit, seed blocks, templates, kinds and items drawn anew", NATS),
-        "boot_new_high": ("95% percentile limit, seed blocks, templates, kinds and items drawn anew", NATS),
-        "share": ("share of the differences of items and seed blocks that lie above 0", "share"),
-        "p": ("two-sided p of the t test against 0", ""),
-        "p_flip": ("exact two-sided p against 0 by flipping the signs of seed blocks; NaN beyond 14", ""),
-        "p_holm": ("p of the claim after Holm over the primary family; NaN outside of it", ""),
-        "tost_p": ("p of two one-sided t tests: the mean lies within the margin", ""),
-        "margin": ("equivalence margin, or smallest effect of interest; NaN where none is stated", NATS),
-        "claim": ("above, below or equivalent to 0, or explore", ""),
-        "verdict": ("supported, not supported, contradicted, too few seeds or exploratory", ""),
-        "locked": ("the contrast was locked, as it stands, before results existed", ""),
-        "primary": ("the contrast belongs to the primary family", ""),
-        "flagged": FLAGGED,
-        "mixed": ("seed blocks whose two members were trained on unlike machines or numerics", "seed blocks"),
-    },
+    "effects": {**LABEL, **EFFECT},
     "seed_effects": {
         **LABEL,
         "seed": ("seed block", ""),
@@ -163,8 +167,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "stated": ("arm of the control that the contrast states", ""),
         "seeds": ("seed blocks", "seed blocks"),
         "estimate": ("effect against the other control", NATS),
-        "t_low": ("95% limit, Student's t on seed means", NATS),
-        "t_high": ("95% limit, Student's t on seed means", NATS),
+        **dict.fromkeys(("t_low", "t_high"), (T_LIMIT, NATS)),
         "stated_estimate": ("effect against the stated control", NATS),
         "agrees": ("both controls say the same of the claim; empty where seeds are too few for one", ""),
     },
@@ -172,23 +175,21 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         **LABEL,
         "norm": ("sum (what effects are, and what is claimed), token, character, or unconditional taken off", ""),
         "unit": ("unit of the norm: that of estimate, sd, limits and margin", ""),
-        "seeds": ("seed blocks", "seed blocks"),
-        "items": ("probe items", "items"),
-        "estimate": ("mean of m(treated) - m(control), or of m alone, over items and seed blocks", BY_NORM),
-        "sd": ("standard deviation of the seed blocks' means", BY_NORM),
-        "t_low": ("95% limit, Student's t on seed means", BY_NORM),
-        "t_high": ("95% limit, Student's t on seed means", BY_NORM),
-        "p": ("two-sided p of the t test against 0", ""),
+        "seeds": EFFECT["seeds"],
+        "items": EFFECT["items"],
+        **{c: (EFFECT[c][0], BY_NORM) for c in ("estimate", "sd")},
+        **dict.fromkeys(("t_low", "t_high"), (T_LIMIT, BY_NORM)),
+        "p": EFFECT["p"],
         "p_holm": ("p of the claim after Holm over the primary family by this norm; NaN outside of it", ""),
         "margin": ("equivalence margin, or smallest effect of interest; NaN where none is stated, or this norm has "
                    "no number for what was stated in nats", BY_NORM),
         "scale": ("what the sum's margins are multiplied by to give this norm's, where it is one number for every "
                   "item and StageRun of the rung: then the norm says nothing of its own; NaN where it does", ""),
-        "claim": ("above, below or equivalent to 0, or explore", ""),
+        "claim": EFFECT["claim"],
         "verdict": ("what this norm says of the claim: supported, not supported, contradicted, not judged (its "
                     "margin in nats has no number in this norm), too few seeds or exploratory; only the sum's is the "
                     "claim's own", ""),
-        "primary": ("the contrast belongs to the primary family", ""),
+        "primary": EFFECT["primary"],
         "exploratory": ("nothing was claimed of this row: all but the sum of primary contrasts", ""),
         "agrees": ("says what the sum says: the t interval lies on the same side of 0, or holds it too, and a "
                    "primary contrast has the same verdict; empty where that cannot be told", ""),

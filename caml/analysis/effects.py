@@ -9,6 +9,7 @@ import pandas as pd
 
 from caml.analysis.cells import prepared
 from caml.analysis.contrasts import Contrast
+from caml.analysis.intervals import student
 from caml.analysis.tables import Tables
 from caml.config.errors import Failure, UserError
 
@@ -69,12 +70,43 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The paired differences of one comparison on one rung: `values` [seeds, items] in nats."""
+    """The paired differences of one comparison on one rung: `values` [seeds, items] in the unit of their norm."""
 
     comparison: Comparison
     family: str
     rung: str
     values: np.ndarray
+
+    @property
+    def over_items(self) -> np.ndarray:
+        """The mean of each seed block over items, [seeds]."""
+        return self.values.mean(1)
+
+    @property
+    def margin(self) -> float:
+        """The margin or smallest effect that its contrast states, in nats of the sum; NaN where there is none."""
+        contrast = self.comparison.contrast
+        return contrast.margin if contrast and contrast.margin > 0 else np.nan
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What every table of estimates tells of it: what it is of, Student's t on seed means, what is claimed."""
+        contrast, t = self.comparison.contrast, student(self.over_items)
+        seeds, items = self.values.shape
+        return {
+            **self.comparison.label,
+            "family": self.family,
+            "rung": self.rung,
+            "seeds": seeds,
+            "items": items,
+            "estimate": float(t.estimate),
+            "sd": float(t.sd),
+            "t_low": float(t.low),
+            "t_high": float(t.high),
+            "p": float(t.p),
+            "claim": contrast.claim if contrast else "explore",
+            "primary": bool(contrast and contrast.primary),
+        }
 
 
 def score_matrix(tables: Tables, margin: str = "margin") -> Scores:

@@ -10,7 +10,6 @@ import pandas as pd
 from caml.analysis.claims import judged
 from caml.analysis.effects import Comparison, estimates, score_matrix
 from caml.analysis.equivalence import tost
-from caml.analysis.intervals import student
 from caml.analysis.tables import NATS, Tables
 
 
@@ -51,33 +50,13 @@ def norms_table(tables: Tables, compared: Sequence[Comparison]) -> pd.DataFrame:
         found = estimates(scores, compared)
         rows: list[dict[str, Any]] = []
         for e in found:
-            contrast, over, times = e.comparison.contrast, e.values.mean(1), scale[e.family, e.rung]
-            t = student(over)
+            row, times = e.row, scale[e.family, e.rung]
             # An equivalence margin is stated in nats of the sum.
-            margin = contrast.margin if contrast and contrast.margin > 0 else np.nan
-            margin *= 1.0 if norm.unit == NATS else times
-            rows.append(
-                {
-                    **e.comparison.label,
-                    "family": e.family,
-                    "rung": e.rung,
-                    "norm": name,
-                    "unit": norm.unit,
-                    "seeds": len(over),
-                    "items": e.values.shape[1],
-                    "estimate": float(t.estimate),
-                    "sd": float(t.sd),
-                    "t_low": float(t.low),
-                    "t_high": float(t.high),
-                    "p": float(t.p),
-                    "tost_p": float(tost(over, margin)),
-                    "margin": margin,
-                    "scale": times,
-                    "claim": contrast.claim if contrast else "explore",
-                    "primary": bool(contrast and contrast.primary),
-                    "exploratory": not (name == CLAIMED and contrast is not None and contrast.primary),
-                }
-            )
+            margin = e.margin * (1.0 if norm.unit == NATS else times)
+            row |= {"norm": name, "unit": norm.unit, "scale": times, "margin": margin}
+            row |= {"tost_p": float(tost(e.over_items, margin))}
+            row |= {"exploratory": name != CLAIMED or not row["primary"]}
+            rows.append(row)
         table = pd.DataFrame(rows)
         unjudged = (table["claim"] == "equivalent") & table["margin"].isna()
         first = parts[0] if parts else table

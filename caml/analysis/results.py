@@ -23,7 +23,7 @@ from caml.analysis.effects import (
 )
 from caml.analysis.equivalence import tost
 from caml.analysis.gates import flagged, numerics_classes
-from caml.analysis.intervals import block_weights, bootstrap, item_weights, sign_flip, student
+from caml.analysis.intervals import block_weights, bootstrap, item_weights, sign_flip
 from caml.analysis.norms import lengths_table, norms_table
 from caml.analysis.othercontrols import other_controls
 from caml.analysis.retention import across_sizes, kept_effects, retention_table
@@ -133,35 +133,21 @@ def _effects(
     rows = []
     for e in estimates:
         contrast = e.comparison.contrast
-        over = e.values.mean(1)
-        t = student(over)
         fixed_low, fixed_high, new_low, new_high = bootstrap(
             e.values, blocks[e.comparison.seeds], items[e.family, e.rung]
         )
-        margin = contrast.margin if contrast and contrast.margin > 0 else np.nan
         rows.append(
             {
-                **e.comparison.label,
-                "family": e.family,
-                "rung": e.rung,
-                "seeds": len(over),
-                "items": e.values.shape[1],
-                "estimate": float(t.estimate),
-                "sd": float(t.sd),
-                "t_low": float(t.low),
-                "t_high": float(t.high),
+                **e.row,
                 "boot_fixed_low": fixed_low,
                 "boot_fixed_high": fixed_high,
                 "boot_new_low": new_low,
                 "boot_new_high": new_high,
                 "share": float((e.values > 0).mean()),
-                "p": float(t.p),
-                "p_flip": sign_flip(over),
-                "tost_p": float(tost(over, margin)),
-                "margin": margin,
-                "claim": contrast.claim if contrast else "explore",
+                "p_flip": sign_flip(e.over_items),
+                "tost_p": float(tost(e.over_items, e.margin)),
+                "margin": e.margin,
                 "locked": bool(contrast and locked.get(contrast.name, False)),
-                "primary": bool(contrast and contrast.primary),
                 "flagged": sum(flag for flag in _flags(e.comparison, members)),
                 "mixed": sum(_mixed(e.comparison, classes)),
             }
