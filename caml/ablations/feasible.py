@@ -228,5 +228,6 @@ class Feasible:
             f"{source.repetition:g} times over; that needs {named}.tokens of {enough} or more, "
             f"or {named}.repetition of {needed / seen:.4g} or more"
         )
-        beside = [(source, "repetition"), (stage, "tokens"), *((stage.mixture, field) for field in by)]
+        beside = [(source, "repetition"), (stage, "tokens"), (stage, "target_tokens")]
+        beside += [(stage.mixture, field) for field in by]
         raise self._loaded.fault(message, (source, "tokens"), *beside)

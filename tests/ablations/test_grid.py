@@ -444,6 +444,10 @@ def test_a_name_may_be_long_where_cells_run_alone(tmp_path: Path) -> None:
             "pretrain/Stage.target_tokens = 512",
             "pretrain/Stage.target_tokens = 512: the budget of the stage that this one of 1024 tokens stands for, or 0",
         ),
+        (
+            "pretrain/Stage.target_tokens = 40960",
+            "pretrain/Stage.target_tokens = 40960: the stage pretrain takes 1024 tokens of 'base_text', of which it sees 26,",
+        ),
     ],
 )
 def test_of_lines_that_are_impossible_together_the_users_own_is_named(

@@ -65,6 +65,13 @@ def test_a_model_learns_to_prefer_what_was_chosen(folder: Path, cache: Path) -> 
     assert "as a proxy of 8,192 tokens that sees 0.5 of each source" in page
 
 
+def test_what_a_preference_stage_costs_is_shown(folder: Path) -> None:
+    """Two stages of 4,096 tokens, and two on pairs of 8,192, where the reference has a forward of its own."""
+    shown = CliRunner().invoke(app, ["show", str(GIN)]).stdout
+    cost = (6 * 2 * 4096 + 8 * 2 * 8192) * (2624 + 2048)
+    assert f"{cost:.3g} floating-point operations (6 x parameters x tokens, 8 in preference stages)" in shown
+
+
 def test_beta_belongs_to_the_preference_stage_and_to_nothing_else(folder: Path) -> None:
     def by_id(*settings: str) -> dict[str, list[str]]:
         found = cells(load_ablation(GIN, settings))
