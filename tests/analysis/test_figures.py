@@ -786,6 +786,17 @@ def test_conditions_have_names_of_their_own_and_files_that_can_be_written():
     )
 
 
+def test_of_a_chain_of_stages_the_caption_says_that_its_last_was_measured():
+    tables, _ = full()
+    chain = tables.cells.replace({"finetune": {"neutral_dialogue": "neutral_dialogue+pairs"}})
+    told = {
+        drawing.section: drawing.caption
+        for drawing in drawings(seen(dataclasses.replace(tables, cells=chain)))
+    }
+    assert "on neutral dialogue+pairs (its last stage) from " in told["washout"]
+    assert "its last stage" not in "".join(d.caption for d in drawings(look(*full())))
+
+
 def test_two_sources_of_fine_tuning_are_not_pooled():
     tables, _ = full()
     where = f"{SMALL} and S > 0 and second_ratio == 0"

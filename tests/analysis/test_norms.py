@@ -151,6 +151,9 @@ def test_sentences_say_of_each_primary_contrast_whether_the_norm_matters():
     together = told.sentences(pd.concat([results.norms, again]), look(tables, results))
     assert len(together) == 4 and "about “care is installed” and “once more”: positive" in together[0]
     assert "in none of 41 other comparisons" in said[3]
+    # No sign where the interval holds 0.
+    of_two_seeds = told.sentences(poor()[1].norms, look(*poor()))
+    assert "“care is installed”: of too few seeds for a verdict by the sum" in of_two_seeds[0]
     nothing = analyse(tables, (), CONTROL, gate=1.0, draws=5)
     (said,) = told.sentences(nothing.norms, look(tables, nothing))
     assert "in none of 42 comparisons" in said
