@@ -446,7 +446,7 @@ def test_a_name_may_be_long_where_cells_run_alone(tmp_path: Path) -> None:
         ),
         (
             "pretrain/Stage.target_tokens = 40960",
-            "pretrain/Stage.target_tokens = 40960: the stage pretrain takes 1024 tokens of 'base_text', of which it sees 26,",
+            "pretrain/Stage.target_tokens = 40960: the stage pretrain takes 1024 tokens of 'base_text', of which",
         ),
     ],
 )
