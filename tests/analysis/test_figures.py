@@ -282,13 +282,15 @@ def test_captions_name_the_members_of_the_control_that_stray():
     assert "seed 1: −0.30" in told["ladder"] and "neutral 10%" not in told["ladder"]
     # Before fine-tuning and without counter-evidence they stand in the same figures, and may be farther off there.
     effects = strayed.effects
-    far = [[2.0] * len(c) if ratio == 0.3 and s == 0 else c
-           for c, ratio, s in zip(effects["controls"], effects["ratio"], effects["S"], strict=True)]  # fmt: skip
-    before = {
-        d.name: d.caption
-        for d in drawings(dataclasses.replace(strayed, effects=effects.assign(controls=far)))
-    }
-    assert all("seed 0: +2.00" in before[name] for name in ("washout", "counter_evidence"))
+
+    def far(where: str) -> dict[str, str]:
+        there = effects.eval(f"ratio == 0.3 and second_ratio == 0 and {where}")
+        controls = [[2.0] * len(c) if off else c for c, off in zip(effects["controls"], there, strict=True)]
+        off = dataclasses.replace(strayed, effects=effects.assign(controls=controls))
+        return {drawing.name: drawing.caption for drawing in drawings(off)}
+
+    assert all("seed 0: +2.00" in far("S == 0")[name] for name in ("washout", "counter_evidence"))
+    assert "seed 0: +2.00" in far("S > 0")["counter_evidence"]
     # One nat where no margin is stated.
     unstated = {d.name: d.caption for d in drawings(dataclasses.replace(strayed, bound=math.nan))}
     assert "beyond ±1 nats" in unstated["install"] and "seed 1" not in unstated["install"]
