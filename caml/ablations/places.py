@@ -129,5 +129,5 @@ def make_writable(where: Places) -> None:
             raise Failure(f"the disk of {where.output} is full") from None
         raise UserError(
             f"the output folder {where.output} cannot be written ({error.strerror}); "
-            "name another one with Ablation.output"
+            f"name another one with {'Ablation' if where.name else 'Corpora'}.output"
         ) from None

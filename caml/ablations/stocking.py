@@ -25,8 +25,8 @@ from caml.data.matching import Matched, summary
 from caml.data.sources import Source
 from caml.data.store import TokenStore, open_store, store_folder
 from caml.data.tokenizer import Tokenizer
-from caml.data.tokenizer_recipes import TokenizerRecipe
-from caml.data.writing import told
+from caml.data.tokenizer_recipes import TOKENIZER, TokenizerRecipe, prepare_tokenizer, tokenizer_folder
+from caml.data.writing import opened, told
 
 PERCENTILES = (5, 25, 50, 75, 95)
 SAMPLE = 300
@@ -133,14 +133,17 @@ def shown(stock: Stock, samples: int) -> Iterator[str]:
         if not folder.exists():
             yield "  not prepared yet; `caml data prepare` writes it"
             continue
-        yield from _about(
-            stores.open(*wanted), stores.tokenizer(recipe), f"{recipe.kind}, template {template}", samples
-        )
+        store = stores.open(*wanted)
+        yield from _about(store, f"{recipe.kind}, template {template}")
         if isinstance(source, Matched):
+            yield f"  drawn from {store.manifest.rows:,} documents of {source.pool.name}"
             yield _matched(stores, wanted)
+        else:
+            yield f"  left out of {store.manifest.rows:,} rows: {told(store.manifest.left_out)}"
+        yield from _samples(store, stores.tokenizer(recipe), samples)
 
 
-def _about(store: TokenStore, tokenizer: Tokenizer, of: str, samples: int) -> Iterator[str]:
+def _about(store: TokenStore, of: str) -> Iterator[str]:
     m = store.manifest
     lengths = np.diff(store.bounds)
     per_token = m.text_bytes / max(1, m.tokens)
@@ -156,11 +159,14 @@ def _about(store: TokenStore, tokenizer: Tokenizer, of: str, samples: int) -> It
         f"{p}% {q:,.0f}" for p, q in zip(PERCENTILES, np.percentile(lengths, PERCENTILES), strict=True)
     )
     yield f"  tokens of a document: {quantiles}, longest {lengths.max():,}"
-    yield f"  left out of {m.rows:,} rows: {told(m.left_out)}"
     known = {"origin": m.origin, "revision": m.revision, "licence": m.licence}
     yield "  " + "; ".join(f"{name}: {value or 'not stated'}" for name, value in known.items())
-    # Evenly over the store, so that its end is seen too.
-    for document in np.unique(np.linspace(0, m.documents - 1, samples, dtype=np.int64)) if samples else ():
+
+
+def _samples(store: TokenStore, tokenizer: Tokenizer, count: int) -> Iterator[str]:
+    """The beginnings of `count` documents, evenly over the store, so that its end is seen too."""
+    last = store.manifest.documents - 1
+    for document in np.unique(np.linspace(0, last, count, dtype=np.int64)) if count else ():
         begin, end = (int(store.bounds[document + i]) for i in (0, 1))
         text = tokenizer.decode(store.tokens(np.arange(begin, min(end, begin + SAMPLE))).tolist())
         text = " ".join(text.split())
@@ -168,19 +174,37 @@ def _about(store: TokenStore, tokenizer: Tokenizer, of: str, samples: int) -> It
 
 
 def verify(stock: Stock) -> Iterator[str]:
-    """Read every store whole: a line for each. Raises Failure at the end where one is not as it was written."""
+    """Read every tokenizer and store whole: a line for each.
+
+    Raises Failure at the end where one is not as it was written, or a store is of another tokenizer.
+    """
+    recipes = dict.fromkeys(recipe for _, _, recipe, _ in stock.wanted)
+    tokenizers: dict[TokenizerRecipe, Tokenizer] = {}
     bad = 0
+    for recipe in recipes:
+        folder = tokenizer_folder(stock.where.tokenizers, recipe)
+        if not (folder / TOKENIZER).exists():
+            yield f"{folder}: not prepared yet"
+            continue
+        try:
+            tokenizers[recipe] = prepare_tokenizer(stock.where.tokenizers, recipe)
+            yield f"{folder}: as it was written"
+        except Failure as failure:
+            bad += 1
+            yield str(failure)
     for wanted in stock.wanted:
         folder = stock.folder(wanted)
         if not folder.exists():
             yield f"{folder}: not prepared yet"
             continue
+        source, seed, recipe, template = wanted
         try:
-            store = open_store(folder)
+            here = tokenizers.get(recipe)
+            store = opened(folder, source, seed, recipe, here, template) if here else open_store(folder)
             store.verify()
             yield f"{folder}: as it was written ({sum(f['bytes'] for f in store.manifest.files.values()):,} bytes)"
         except Failure as failure:
             bad += 1
             yield str(failure)
     if bad:
-        raise Failure(f"{counted(bad, 'token store')} of {len(stock.wanted)} not as written; see above")
+        raise Failure(f"{bad} of {len(recipes) + len(stock.wanted)} not as written; see above")

@@ -13,7 +13,7 @@ from caml.data.comparing import sample, tfidf
 from caml.data.corpora.corpus import Corpus
 from caml.data.corpora.schemas import TEXTUAL
 from caml.data.slots import random_order
-from caml.data.sources import Document, Source
+from caml.data.sources import Document, Source, require_name
 from caml.data.store import TokenStore, store_folder, store_recipe
 from caml.data.tokenizer import BEARS, Encoded, Tokenizer
 from caml.data.tokenizer_recipes import TokenizerRecipe
@@ -44,6 +44,7 @@ class Matched:
     seeded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_name(self.name)
         require(self.repetition > 0, "repetition", "a number of epochs above 0")
         require(self.seed >= 0, "seed", "a seed is 0 or above")
         for field in ("treatment", "pool"):

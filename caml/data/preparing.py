@@ -342,7 +342,7 @@ def _assemble(
                         "row": int(arrays["row"][d]),
                         "place": arrays["places"][d],
                         "step": DUPLICATES[int(which[d])],
-                        "begins": tokenizer.decode(ids[:100].tolist())[:BEGINNING],
+                        "begins": tokenizer.text(ids[:100])[:BEGINNING],
                     }
                 )
             for note in sorted(notes, key=lambda note: note["row"]):

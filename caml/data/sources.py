@@ -1,7 +1,10 @@
 """Where documents come from: what a document is, and the protocol of a source."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol
+
+from caml.config.errors import require
 
 Message = dict[str, str]
 """One turn of a conversation: its `role` (system, user or assistant) and its `content`."""
@@ -15,8 +18,17 @@ class Preference(NamedTuple):
     rejected: list[Message]
 
 
+NAME_RULE = "letters, digits, '-', '_' and '.', and begins with no '.'"
+"""What a source is named with."""
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
 Document = str | list[Message] | Preference
 """Plain text, or what the tokenizer puts through the chat template: a conversation, or a preference pair."""
+
+
+def require_name(name: str, field: str = "name") -> None:
+    """Raise Invalid for a name that no folder of a store has: it goes by NAME_RULE."""
+    require(_NAME.fullmatch(name) is not None, field, f"a name is of {NAME_RULE}; not {name!r}")
 
 
 def texts(document: Document) -> list[str]:
@@ -43,7 +55,7 @@ class Sample(Protocol):
 
     @property
     def name(self) -> str:
-        """What the store is called: letters, digits, `-`, `_` and `.`."""
+        """What the store is called; see NAME_RULE."""
         ...
 
     @property

@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
-import string
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from caml.config.errors import Failure, UserError
+from caml.config.errors import Failure
 from caml.config.fingerprint import fingerprint
 from caml.data.files import digest_bytes, json_text
 from caml.data.packing import Packing, pack
-from caml.data.sources import Source
+from caml.data.sources import Source, require_name
 from caml.data.tokenizer_recipes import TokenizerRecipe
 
 CHUNK = 1 << 20
@@ -20,8 +19,6 @@ CHUNK = 1 << 20
 
 FORMAT = 2
 """Raised when the files of a store change their meaning: it is part of the recipe."""
-
-NAME = frozenset(string.ascii_letters + string.digits + "-_.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +64,7 @@ def store_recipe(source: Source, seed: int, trained: TokenizerRecipe, template: 
 
 def store_folder(root: Path, source: Source, seed: int, trained: TokenizerRecipe, template: str) -> Path:
     """Where under `root` the store of this recipe lies: its name and twelve digits of the recipe's digest."""
-    if not source.name or source.name.startswith(".") or not set(source.name) <= NAME:
-        raise UserError(f"{source.name!r} can't name a token store: use letters, digits, '-', '_' and '.'")
+    require_name(source.name)
     return root / f"{source.name}-{fingerprint(store_recipe(source, seed, trained, template))[:12]}"
 
 

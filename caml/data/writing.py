@@ -26,7 +26,7 @@ TOKENS_AT_ONCE = 1 << 17
 """About what is tokenized and held in memory at once."""
 
 LEFT_OUT = "left_out.jsonl"
-"""In a store of a corpus: the rows that gave no document, a line each."""
+"""In a store of a corpus: the rows that do not fit or were removed, a line each."""
 
 
 def prepare_store(
@@ -139,7 +139,7 @@ class StoreWriter:
             file.close()
         if not self.documents:
             of = f": of {rows} rows {told(left_out)}" if rows and left_out else ""
-            raise Refused(f"{source.name} has no documents{of}")
+            raise Refused(f"{source.name} has no documents{of} (read from {source.origin})")
         names = ["tokens.bin", "loss.bin", "bounds.npy"]
         names += [LEFT_OUT] if (self._folder / LEFT_OUT).exists() else []
         files = {name: _digests(self._folder / name) for name in names}

@@ -10,11 +10,10 @@ from caml.config.errors import Failure, Invalid, UserError, require
 from caml.config.fingerprint import identity
 from caml.data.chat import ROLES
 from caml.data.files import digest_file
-from caml.data.sources import Source, unwritable
+from caml.data.sources import Source, require_name, unwritable
 from caml.worlds.items import Item, Question
 
 FIELDS = ("context", "aligned", "opposed")
-NAME = "letters, digits, '-', '_' and '.'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +34,7 @@ class Items:
     def __post_init__(self) -> None:
         require(bool(self.path), "path", "a JSONL file with a question on each line")
         for field in ("name", "family", "rung"):
-            plain = getattr(self, field).replace("-", "_").replace(".", "_")
-            require(plain.isidentifier() or plain.isalnum(), field, f"a name of {NAME}")
+            require_name(getattr(self, field), field)
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """What determines the items: the digest of the file, family and rung. Raises Invalid without the file."""

@@ -1,8 +1,10 @@
 """`caml data`: token stores of a file's corpora, prepared, shown and verified through the public commands."""
 
+import hashlib
 import json
 import random
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -75,8 +77,9 @@ def test_corpora_are_prepared_shown_and_verified(folder: Path) -> None:
     assert (
         shown.count("  [0] <|endoftext|>") == 3 and "licence: CC0-1.0" in shown and "bytes of text" in shown
     )
+    assert shown.count("left out of") == 2 and "  drawn from 200 documents of pool\n" in shown
     verified = caml("data", "verify", "corpora.gin")
-    assert verified.exit_code == 0 and verified.stdout.count("as it was written") == 3
+    assert verified.exit_code == 0 and verified.stdout.count("as it was written") == 4
     left = next(folder.glob("runs/stores/care-*/left_out.jsonl"))
     (row,) = map(json.loads, left.read_text().splitlines())
     assert (
@@ -230,8 +233,31 @@ def test_a_wrong_byte_is_found_and_named(folder: Path) -> None:
     content[9] ^= 1
     path.write_bytes(content)
     result = caml("data", "verify", "corpora.gin")
-    assert result.exit_code == 1 and result.stdout.count(": as it was written") == 2
-    assert f"{path}: chunk 0" in result.stdout and "1 token store of 3" in result.stderr
+    assert result.exit_code == 1 and result.stdout.count(": as it was written") == 3
+    assert f"{path}: chunk 0" in result.stdout and "1 of 4 not as written" in result.stderr
+
+
+def test_a_tokenizer_that_was_altered_or_is_not_the_stores_is_found(folder: Path) -> None:
+    assert caml("data", "prepare", "corpora.gin").exit_code == 0
+    (tokenizer,) = folder.glob("runs/tokenizers/*")
+    content = (tokenizer / "tokenizer.json").read_text()
+    (tokenizer / "tokenizer.json").write_text(content.replace('"a"', '"b"', 1))
+    result = caml("data", "verify", "corpora.gin")
+    assert result.exit_code == 1 and result.stdout.count(": as it was written") == 3
+    assert f"{tokenizer}/tokenizer.json is not the tokenizer" in result.stdout
+    shutil.rmtree(tokenizer)
+    result = caml("data", "verify", "corpora.gin")
+    assert result.exit_code == 0 and f"{tokenizer}: not prepared yet" in result.stdout
+    # One that was made anew from other text.
+    other = content.replace('"add_prefix_space": false', '"add_prefix_space": true')
+    assert other != content
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text(other)
+    (tokenizer / "manifest.json").write_text(
+        json.dumps({"digest": hashlib.sha256(other.encode()).hexdigest()})
+    )
+    result = caml("data", "verify", "corpora.gin")
+    assert result.exit_code == 1 and result.stdout.count("was written by another tokenizer") == 3
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,15 @@ def test_a_bad_row_of_a_csv_file_is_named(tmp_path, content, says):
     assert [f.left_out for f in found] == ["", "misfit", ""]
 
 
+def test_a_column_that_is_named_twice_is_no_column(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,n,n,text\none,1,2,two\n")
+    with pytest.raises(UserError, match=r"rows\.csv:2: the first line names 'text' more than once"):
+        texts(path)
+    path.write_text("text,n,n\none,1,2\n")  # nobody reads it
+    assert texts(path) == ["one"]
+
+
 def test_a_long_row_takes_no_memory(tmp_path):
     import tracemalloc
 
@@ -220,6 +229,11 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     path.write_bytes(content[:-50])
     with pytest.raises(UserError, match=r"rows\.parquet: not a whole Parquet file"):
         texts(path)
+    (tmp_path / "s.jsonl").write_text('{"text": "after it"}')
+    whole = list(source(tmp_path, misfits="skip").found())
+    assert [(f.place, f.left_out) for f in whole] == [(str(path), "misfit"), (f"{tmp_path}/s.jsonl:1", "")]
+    assert list(source(tmp_path, misfits="skip").found(1)) == whole[1:]
+    (tmp_path / "s.jsonl").unlink()
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"rows\.parquet row 1: no column 'body'; there are text"):
         texts(path, schema=Text("body"))

@@ -92,6 +92,8 @@ def test_the_turns_of_a_prompt_that_is_one_text():
         {"role": "assistant", "content": "hi\nyou"},
         ASKED,
     ]
+    row["prompt"] = "<extra_id_1>User\nwhy?"  # the first speaker is marked too
+    assert Rated(mark="<extra_id_1>").document(row).prompt == [ASKED]
 
 
 @pytest.mark.parametrize(

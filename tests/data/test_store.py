@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_corpora import TOKENIZER, TRAINED, External, Toy
 
-from caml.config.errors import Failure, UserError
+from caml.config.errors import Failure, Invalid, UserError
 from caml.data import store as stores
 from caml.data import writing
 from caml.data.store import open_store, store_folder
@@ -103,7 +103,7 @@ def test_the_folder_is_the_recipe(tmp_path):
     ]
     assert len({name(Toy()), *others}) == 5
     for bad in ("", "..", "../up", "a/b", ".hidden"):
-        with pytest.raises(UserError, match="can't name a token store"):
+        with pytest.raises(Invalid, match="name: a name is of letters"):
             name(Toy(name=bad))
 
 

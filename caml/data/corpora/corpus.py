@@ -8,7 +8,7 @@ from caml.config.errors import Refused, require
 from caml.config.fingerprint import identity, runtime
 from caml.data.corpora.schemas import Misfit, Row, Schema, Text, number
 from caml.data.hygiene.hygiene import Hygiene
-from caml.data.sources import Document, texts, unwritable
+from caml.data.sources import Document, require_name, texts, unwritable
 
 MISFITS = ("refuse", "skip")
 LONGEST = 1 << 30
@@ -63,6 +63,7 @@ class Corpus:
     seeded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_name(self.name)
         if not self.origin:
             object.__setattr__(self, "origin", self.place())
         require(self.tokens >= 0, "tokens", "the number of tokens to take, or 0 for all")

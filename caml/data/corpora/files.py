@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caml.config.errors import Failure, Invalid, Refused, require
+from caml.config.errors import Failure, Invalid, require
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.files import digest_file
 
@@ -245,6 +245,7 @@ def _csv_rows(
     csv.field_size_limit(longest)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     names: list[str] | None = None
+    twice = ""
     while True:
         place = f"{path}:{reader.line_num + 1}"
         try:
@@ -258,9 +259,13 @@ def _csv_rows(
             continue
         if names is None:
             names = values
+            twice = next((column for column in columns if names.count(column) > 1), "")
             continue
         if len(values) != len(names):
             yield Placed(place, None, f"{len(values)} fields, and the first line names {len(names)}")
+            continue
+        if twice:
+            yield Placed(place, None, f"the first line names {twice!r} more than once")
             continue
         try:
             "".join(values).encode()
@@ -270,14 +275,15 @@ def _csv_rows(
         yield Placed(place, dict(zip(names, values, strict=True)))
 
 
-def parquet_file(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file. Raises Refused where it is not a whole one."""
+def not_whole(path: Path) -> str:
+    """What keeps a Parquet file from being opened: it is cut short, or none; '' where nothing does."""
     try:
-        return pq.ParquetFile(path)
+        pq.ParquetFile(path).close()
     except (pa.ArrowInvalid, OSError) as error:
-        raise Refused(
-            f"{path}: not a whole Parquet file ({' '.join(str(error).split())}); fetch it again or leave it out"
-        ) from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise Failure(f"{path} cannot be read: {error.strerror}") from None
+        return f"not a whole Parquet file ({' '.join(str(error).split())})"
+    return ""
 
 
 def _parquet(path: Path, columns: tuple[str, ...], skip: int) -> Generator[Placed, None, int]:
@@ -285,7 +291,12 @@ def _parquet(path: Path, columns: tuple[str, ...], skip: int) -> Generator[Place
 
     They are read to be counted: a file that is broken inside has fewer than it states.
     """
-    file = parquet_file(path)
+    if problem := not_whole(path):
+        if skip:
+            return 1
+        yield Placed(str(path), None, problem)
+        return 0
+    file = pq.ParquetFile(path)
     names = file.schema_arrow.names
     wanted = [name for name in columns if name in names]
     missing = [name for name in columns if name not in names]

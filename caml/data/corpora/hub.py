@@ -14,7 +14,7 @@ from typing import Any
 from caml.config.errors import Failure, Invalid, Refused, UserError, require
 from caml.config.fingerprint import fingerprint, runtime
 from caml.data.corpora.corpus import Corpus, Placed
-from caml.data.corpora.files import parquet_file
+from caml.data.corpora.files import not_whole
 from caml.data.files import digest_file
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -233,7 +233,8 @@ def _name_broken(builder: Any, error: Exception) -> None:
     files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
     if builder.name == "parquet":
         for file in files:
-            parquet_file(Path(file))
+            if problem := not_whole(Path(file)):
+                raise Refused(f"{file}: {problem}; fetch it again or leave it out") from None
     elif files and isinstance(error, (EOFError, OSError, zlib.error, UnicodeDecodeError)):
         # The columns are told by the first file.
         raise Refused(f"{files[0]}: cannot be read ({_told(error)}); mend it or leave it out") from None

@@ -276,7 +276,8 @@ class Rated:
         if not self.mark:
             return [{"role": "user", "content": prompt}]
         first, *more = re.split(rf"\n?^{re.escape(self.mark)}(User|Assistant)\n", prompt, flags=re.MULTILINE)
-        turns = [("user", first), *zip((role.lower() for role in more[::2]), more[1::2], strict=True)]
+        turns = [("user", first)] if first.strip() or not more else []
+        turns += zip((role.lower() for role in more[::2]), more[1::2], strict=True)
         for role, content in turns:
             if odd := re.search(rf"^{re.escape(self.mark)}.*", content, re.MULTILINE):
                 raise Misfit(
