@@ -25,6 +25,7 @@ from caml.models.transformer import init_parameters
 from caml.tracking.ledger import State
 from caml.training.checkpoints import save_parameters
 from caml.training.loop import Member, Pace, Parameters, train
+from caml.training.population import METRICS
 
 # Steps over which metrics are averaged into one row of the ledger, and between probes in mid-training. Both
 # are matters of record keeping: neither changes a bit of what is trained.
@@ -289,7 +290,7 @@ def _rows(
     The first step stands alone: its loss is that of the parameters before it, on rows that they have not seen.
     """
     per_step: dict[str, np.ndarray] = {}
-    for name in ("loss", "gradient_norm", "rate"):
+    for name in records[0][1]:
         found = np.full(end - begin, np.nan)
         for first, arrays in records:
             values = arrays[name][member]
@@ -302,5 +303,8 @@ def _rows(
     windows = list(zip([0, *ends[:-1]], ends, strict=True))
     columns: dict[str, list] = {"step": [int(steps[b - 1]) for _, b in windows]}
     for name, values in per_step.items():
-        columns[name] = [float(values[a:b].mean()) for a, b in windows]
+        parts = [values[a:b] for a, b in windows]
+        if name not in METRICS:  # of a batch without pairs there is nothing to tell
+            parts = [part[~np.isnan(part)] for part in parts]
+        columns[name] = [float(part.mean()) if len(part) else float("nan") for part in parts]
     return columns

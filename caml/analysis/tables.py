@@ -117,6 +117,21 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
+OPTIONAL = {
+    "metrics": {
+        "preference_accuracy": (
+            "share of the pairs of which the chosen answer is preferred more than by the reference, mean of the same "
+            "steps; of preference stages",
+            "",
+        ),
+        "preference_margin": (
+            "how much more the chosen answer is preferred than by the reference, mean of the same steps",
+            "nats per pair",
+        ),
+    },
+}
+"""Columns that a table has where there is something to tell."""
+
 KEYS = {
     "cells": ["cell"],
     "stageruns": ["stagerun"],
@@ -175,6 +190,12 @@ class Tables:
     def dictionary(self) -> pd.DataFrame:
         """The data dictionary: one row per table and column, with meaning and unit."""
         rows = [(t, c, *text) for t, columns in DATA_DICTIONARY.items() for c, text in columns.items()]
+        rows += [
+            (t, c, *text)
+            for t, columns in OPTIONAL.items()
+            for c, text in columns.items()
+            if c in getattr(self, t).columns
+        ]
         rows += [("cells", axis, "value of the axis", "as the macro says") for axis in self.axes]
         return pd.DataFrame(rows, columns=["table", "column", "meaning", "unit"])
 

@@ -31,14 +31,17 @@ def require_complete(ledger: Ledger, names: Sequence[str], evaluation: str | Non
 def metrics(ledger: Ledger, names: Sequence[str]) -> pd.DataFrame:
     """`stagerun, step, tokens, loss, gradient_norm, rate` of the complete StageRuns `names`.
 
-    `stagerun` is the fingerprint. Raises Failure naming what is incomplete or damaged, as all readers here.
+    And what else segments tell, NaN where a StageRun has none of it. `stagerun` is the fingerprint. Raises Failure
+    naming what is incomplete or damaged, as all readers here.
     """
-    return _rows(ledger, names, "metrics")
+    found = _rows(ledger, names, "metrics")
+    more = sorted(set(found.columns) - {"stagerun", *COLUMNS["metrics"]})
+    return found[["stagerun", *COLUMNS["metrics"], *more]]
 
 
 def trajectory(ledger: Ledger, names: Sequence[str]) -> pd.DataFrame:
     """`stagerun, step, tokens, outcome, value` of the complete StageRuns `names`: for curves only."""
-    return _rows(ledger, names, "trajectory")
+    return _rows(ledger, names, "trajectory")[["stagerun", *COLUMNS["trajectory"]]]
 
 
 LENGTHS = ("tokens_aligned", "tokens_opposed")
@@ -56,7 +59,8 @@ def margins(ledger: Ledger, names: Sequence[str], evaluation: str) -> pd.DataFra
         part = ledger.read_evaluation(name, evaluation).margins.to_pandas()
         part.insert(0, "stagerun", ledger.manifest(name)["fingerprint"])
         parts.append(part)
-    return _joined(parts, ["stagerun", "item", *LENGTHS, *NORMS])
+    columns = ["stagerun", "item", *LENGTHS, *NORMS]
+    return _joined(parts, columns)[columns]
 
 
 def outcomes(ledger: Ledger, names: Sequence[str], evaluation: str) -> pd.DataFrame:
@@ -102,7 +106,5 @@ def _rows(ledger: Ledger, names: Sequence[str], kind: Kind) -> pd.DataFrame:
 
 
 def _joined(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of all `parts`, in the columns that are frozen."""
-    if not parts:
-        return pd.DataFrame(columns=list(columns))
-    return pd.concat(parts, ignore_index=True)[list(columns)]
+    """The rows of all `parts`; without any, none in `columns`."""
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))

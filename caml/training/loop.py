@@ -87,7 +87,7 @@ class Sink(Protocol):
         ...
 
     def record(self, first_step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Metrics by name, float32 `[members, steps]`: loss, gradient_norm, rate.
+        """Metrics by name, float32 `[members, steps]`: `population.METRICS`, of pairs PREFERENCE_METRICS too.
 
         NaN where a member made no step; a step that stopped it has a finite rate and the rest as it was.
         """

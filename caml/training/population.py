@@ -13,6 +13,8 @@ from caml.training.optimizer import Hyper
 from caml.training.step import Batch, train_step
 
 METRICS = ("loss", "gradient_norm", "rate")
+PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
+"""What is told besides of a loss on preference pairs."""
 
 
 class State(NamedTuple):
@@ -51,6 +53,7 @@ def _member_steps(
     A loop with a trip count that is data: a member that is finished or stopped costs nothing, and the
     body is compiled the same however many steps a dispatch holds.
     """
+    names = METRICS if reference is None else METRICS + PREFERENCE_METRICS
     steps = batches.tokens.shape[0]
     last = jnp.minimum(count, h.steps - first_step)
 
@@ -66,10 +69,10 @@ def _member_steps(
             model, name, state.params, state.optimizer, batch, step, h, reference
         )
         stopped = jnp.where(finite, state.stopped, step)
-        metrics = {k: metrics[k].at[i].set(found[k]) for k in METRICS}
+        metrics = {k: metrics[k].at[i].set(found[k]) for k in names}
         return i + 1, State(params, optimizer_state, stopped), metrics
 
-    empty = {k: jnp.full((steps,), jnp.nan, jnp.float32) for k in METRICS}
+    empty = {k: jnp.full((steps,), jnp.nan, jnp.float32) for k in names}
     _, state, metrics = jax.lax.while_loop(open_step, body, (jnp.int32(0), state, empty))
     return state, metrics
 

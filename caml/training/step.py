@@ -61,13 +61,16 @@ def loss_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
 
 def preference_loss(
     params: Parameters, model: Model, batch: Batch, reference: Parameters, beta: jax.Array
-) -> jax.Array:
-    """The DPO loss, mean over the pairs of the batch, in nats per pair; 0 where it has none.
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The DPO loss, mean over the pairs of the batch, in nats per pair, and what else is told of them.
 
     Segments 2k + 1 and 2k + 2 of a row are the chosen and the rejected half of its pair k; weights are 1 on targets
     in chosen answers and -1 on those in rejected ones. A pair's loss is -log sigmoid(beta * m), m being how much
     more the model prefers the chosen answer than `reference` does: log p(chosen) - log p(rejected), less the same of
     the reference. Rafailov et al. 2023, Direct Preference Optimization (arXiv 2305.18290), equation 7.
+
+    `preference_accuracy` is the share of pairs of which m is above 0, `preference_margin` the mean of m in nats. A
+    batch without pairs costs 0, and has neither (NaN).
     """
     rows, length = batch.tokens.shape
     nats_N = nats_of(params, model, batch)
@@ -80,7 +83,12 @@ def preference_loss(
     m_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(more_BxT)
     there_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(jnp.abs(batch.weights)) > 0
     losses_BxP = jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)
-    return jnp.sum(losses_BxP) / jnp.maximum(jnp.sum(there_BxP), 1)
+    pairs = jnp.sum(there_BxP)
+    told = {
+        "preference_accuracy": jnp.sum((m_BxP > 0) & there_BxP) / pairs,
+        "preference_margin": jnp.sum(jnp.where(there_BxP, m_BxP, 0.0)) / pairs,
+    }
+    return jnp.sum(losses_BxP) / jnp.maximum(pairs, 1), told
 
 
 def train_step(
@@ -100,12 +108,14 @@ def train_step(
     """
     if reference is None:
         loss, gradients = jax.value_and_grad(loss_of)(params, model, batch)
+        told: dict[str, jax.Array] = {}
     else:
-        loss, gradients = jax.value_and_grad(preference_loss)(params, model, batch, reference, h.beta)
+        of_pairs = jax.value_and_grad(preference_loss, has_aux=True)
+        (loss, told), gradients = of_pairs(params, model, batch, reference, h.beta)
     new_params, new_state, norm = updates.update(name, params, state, gradients, step, h)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     kept = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), (new_params, new_state), (params, state)
     )
     rate = updates.rate_factor(step, h) * h.rate
-    return *kept, {"loss": loss, "gradient_norm": norm, "rate": rate}, finite
+    return *kept, {"loss": loss, "gradient_norm": norm, "rate": rate, **told}, finite

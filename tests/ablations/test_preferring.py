@@ -53,6 +53,16 @@ def test_a_model_learns_to_prefer_what_was_chosen(folder: Path, cache: Path) -> 
     assert preferring["preference_loss_nats"].tolist() == pytest.approx([math.log(2)] * 2, rel=1e-6)
     assert (preferring["preference_loss_drop_nats"] > 0.2).all()
     assert preferring["finetuning_loss_nats"].isna().all()
+    metrics = tables["metrics"]
+    pairs = metrics["stagerun"].map(stages) == "dpo"
+    told = metrics[["preference_accuracy", "preference_margin"]]
+    assert told[~pairs].isna().all(axis=None) and told[pairs].notna().all(axis=None)
+    last = metrics[pairs].groupby("stagerun").last()
+    assert (last["preference_accuracy"] > 0.9).all() and (last["preference_margin"] > 1).all()
+    first = metrics[pairs].groupby("stagerun").first()
+    assert (first["preference_margin"].abs() < 1e-5).all()
+    columns = tables["dictionary"].query("table == 'metrics'")["column"]
+    assert set(metrics.columns) == set(columns)
     for manifest in manifests(folder / "runs").values():
         if manifest["stage"] == "dpo":
             assert manifest["identity"]["dpo"]["beta"] == 1.0

@@ -133,8 +133,8 @@ BETA = np.float32(0.3)
 preferring = jax.jit(preference_loss, static_argnums=1)
 
 
-def plain_preference_loss(params, batch, reference) -> float:
-    """DPO by the plainest loop: each half of each pair read alone."""
+def plain_margins(params, batch, reference) -> np.ndarray:
+    """How much more each chosen answer is preferred, by the plainest loop: each half of each pair read alone."""
 
     def answer(params, row: int, half: int) -> float:
         mine = np.flatnonzero(batch.segments[row] == half)
@@ -147,29 +147,36 @@ def plain_preference_loss(params, batch, reference) -> float:
         bearing = np.flatnonzero(batch.weights[row, mine])
         return sum(log_p[t, alone.tokens[0, t + 1]] for t in bearing)
 
-    losses = []
+    found = []
     for row in range(BATCH):
         bearing = set(batch.segments[row][batch.weights[row] != 0].tolist())
         for chosen in sorted(half for half in bearing if half % 2):
             more = [answer(params, row, half) - answer(reference, row, half) for half in (chosen, chosen + 1)]
-            losses.append(np.log1p(np.exp(-BETA * (more[0] - more[1]))))
-    return float(np.mean(losses))
+            found.append(more[0] - more[1])
+    return np.array(found)
 
 
 def test_the_preference_loss_is_that_of_halves_read_alone():
     reference = init_parameters(MODEL, VOCAB, seed=1)
+    shares = set()
     for step in range(3):
         batch = PAIRS.batch(step)
-        found = float(preferring(PARAMS, MODEL, batch, reference, BETA))
-        assert found == pytest.approx(plain_preference_loss(PARAMS, batch, reference), rel=1e-5)
-        assert found != pytest.approx(np.log(2), abs=1e-3)
+        loss, told = preferring(PARAMS, MODEL, batch, reference, BETA)
+        margins = plain_margins(PARAMS, batch, reference)
+        assert float(loss) == pytest.approx(np.mean(np.log1p(np.exp(-BETA * margins))), rel=1e-5)
+        assert float(loss) != pytest.approx(np.log(2), abs=1e-3)
+        assert float(told["preference_margin"]) == pytest.approx(margins.mean(), abs=1e-5)
+        assert float(told["preference_accuracy"]) == np.float32(np.mean(margins > 0))
+        shares.add(np.mean(margins > 0))
+    assert len(shares) > 1
 
 
 def test_a_model_is_its_own_reference_at_log_2_and_a_batch_without_pairs_costs_nothing():
     batch = PAIRS.batch(0)
-    assert float(preferring(PARAMS, MODEL, batch, PARAMS, BETA)) == pytest.approx(np.log(2), rel=1e-6)
+    assert float(preferring(PARAMS, MODEL, batch, PARAMS, BETA)[0]) == pytest.approx(np.log(2), rel=1e-6)
     nothing = batch._replace(weights=0 * batch.weights)
-    assert float(preferring(PARAMS, MODEL, nothing, PARAMS, BETA)) == 0
+    loss, told = preferring(PARAMS, MODEL, nothing, PARAMS, BETA)
+    assert float(loss) == 0 and np.isnan(list(told.values())).all()
 
 
 def test_the_numbers_of_a_preference_step_are_pinned():
