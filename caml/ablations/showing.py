@@ -14,24 +14,33 @@ from caml.tracking.ledger import State
 
 
 def shown(loaded: Loaded) -> list[str]:
-    """Lines: the cells with what exists of them, the audit of their mixtures, then sizes, tokens and training cost."""
+    """Lines: the cells with what exists of them, what is damaged, the audit of their mixtures, sizes, tokens and cost.
+
+    Damage is seen here by what files there are and their sizes; whatever reads a file checks its digest.
+    """
     ablation: Ablation = loaded.tree
     grid = cells(loaded)
     where = places(ablation)
     evaluation = evaluation_fingerprint(grid[0].run.probes)
     stageruns = used_stageruns(grid)
     states = {s: where.ledger.state(s.name) for s in stageruns}
-    scored = {
-        s
-        for s in stageruns
-        if states[s] is State.COMPLETE and where.ledger.evaluation_state(s.name, evaluation) is State.COMPLETE
+    evaluated = {
+        s: where.ledger.evaluation_state(s.name, evaluation) for s in stageruns if states[s] is State.COMPLETE
     }
+    scored = {s for s, state in evaluated.items() if state is State.COMPLETE}
+    damage = [
+        found
+        for s in stageruns
+        for of, state in ((None, states[s]), (evaluation, evaluated.get(s)))
+        if state is State.DAMAGED and (found := where.ledger.damage(s.name, evaluation=of))
+    ]
     width = max(len(cell.id) for cell in grid)
     lines = []
     for cell in grid:
         last = cell.stageruns[-1]
         exists = "scored" if last in scored else str(states[last])
         lines.append(f"{cell.id:<{width}}  {exists:<9} {last.name}")
+    lines += [f"damaged: {found}" for found in damage]
     lines += ["", *audit(stageruns, where), ""]
     for size in dict.fromkeys(s.model for s in stageruns):
         vocabulary = next(s.tokenizer.vocabulary for s in stageruns if s.model == size)

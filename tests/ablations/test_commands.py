@@ -47,6 +47,20 @@ def test_show_says_what_is_there(copy: Path) -> None:
     )
 
 
+def test_show_names_what_is_damaged(copy: Path) -> None:
+    assert "damaged" not in caml("show", str(TINY)).stdout
+    params = next(copy.glob("ledger/pretrain-*/checkpoints/final/params.safetensors"))
+    params.write_bytes(params.read_bytes()[:-1])
+    scores = next(copy.glob("ledger/sft-compassion*seed0*/evals/*/*.parquet"))
+    scores.unlink()
+    lines = caml("show", str(TINY)).stdout.splitlines()
+    told = [line for line in lines if line.startswith("damaged: ")]
+    assert [line.split()[1] for line in told] == [str(params), str(scores)]
+    assert told[0].endswith("the StageRun is trained again") and told[1].endswith(
+        "the evaluation is done again"
+    )
+
+
 def test_a_lock_counts_when_it_was_there_before_the_results(copy: Path) -> None:
     late = caml("lock", str(TINY))
     assert late.exit_code == 2 and "already scored: 12 StageRuns of this grid" in late.stderr
