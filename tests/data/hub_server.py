@@ -22,8 +22,8 @@ class Hub(ThreadingHTTPServer):
 
     `repositories` maps a name ('someone/some-set') to its folder and `commits` to its commit where that is not
     COMMIT. Of the files of those in `gated` nothing but the card is given. `drops` maps a file's path to the bytes
-    of it that are sent, in all answers together, before every connection breaks; `fails` are statuses that the next
-    requests are answered with, one each. `requests` are those that came: method and path.
+    of it that are sent, in all answers together, before every connection breaks. When the file `stops_at` is asked
+    for, the server is gone. `fails` maps the end of an address to statuses that it is answered with, one each.
     """
 
     daemon_threads = True
@@ -34,8 +34,8 @@ class Hub(ThreadingHTTPServer):
         self.commits: dict[str, str] = {}
         self.gated: set[str] = set()
         self.drops: dict[str, int] = {}
-        self.fails: list[int] = []
-        self.requests: list[str] = []
+        self.stops_at = ""
+        self.fails: dict[str, list[int]] = {}
 
     @property
     def url(self) -> str:
@@ -44,6 +44,11 @@ class Hub(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a client that left."""
+
+    def stop(self) -> None:
+        """Answer nothing more: whoever connects is refused."""
+        self.shutdown()
+        self.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -69,9 +74,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         """Find what is asked for, and send it or say as the Hub does why not."""
         path = unquote(urlsplit(self.path).path)
-        self.server.requests.append(f"{self.command} {path}")
-        if self.server.fails:
-            return self.refuse(self.server.fails.pop(0), "", "Busy")
+        for end, statuses in self.server.fails.items():
+            if path.endswith(end) and statuses:
+                return self.refuse(statuses.pop(0), "", "")
         asked = API.fullmatch(path) or RESOLVE.fullmatch(path)
         if not asked or asked["repo"] not in self.server.repositories:
             return self.refuse(401, "RepoNotFound", "Repository not found")
@@ -103,6 +108,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(401, "GatedRepo", f"Access to dataset {repo} is restricted")
         if not path.is_file():
             return self.refuse(404, "EntryNotFound", "Entry not found")
+        if name == self.server.stops_at and self.command == "GET":
+            return self.server.stop()
         content = path.read_bytes()
         headers = {"ETag": f'"{digest(path)}"', "Accept-Ranges": "bytes"}
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -178,6 +185,5 @@ def hub(**repositories: Path) -> Iterator[Hub]:
     try:
         yield server
     finally:
-        server.shutdown()
-        server.server_close()
+        server.stop()
         thread.join()
