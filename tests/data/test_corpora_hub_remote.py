@@ -125,6 +125,7 @@ ASKED = {
     "gated": {**PARQUET, "path": "someone/gated"},
     "revision": {**PARQUET, "revision": ELSEWHERE},
     "split": {**PARQUET, "split": "valid"},
+    "split that was guessed": {**LINES, "split": "valid"},
     "config": {**PARQUET, "config": "simple"},
     "no config": {**PARQUET, "config": ""},
     "data_dir": {**LINES, "data_dir": "above"},
@@ -186,6 +187,7 @@ def test_rows_and_their_places_are_those_of_the_same_folder_here(answers):
         ("gated", "someone/gated is a gated data set: accept its terms on its page at the Hub, then log in"),
         ("revision", f"HuggingFace.revision: someone/some-set has no commit {ELSEWHERE}"),
         ("split", "HuggingFace.split: someone/some-set has no split 'valid'; there are train, test"),
+        ("split that was guessed", "HuggingFace.split: someone/lines has no split 'valid'; there are train"),
         (
             "config",
             "HuggingFace.config: someone/some-set has no configuration 'simple'; there are sample, other",
@@ -257,7 +259,8 @@ def test_where_the_server_goes_the_same_command_goes_on(way, far):
 
 def test_what_was_downloaded_is_read_without_a_network_at_its_commit_only(far, tmp_path):
     folder, home = far
-    downloaded = [{**PARQUET, "streaming": False}, {**LINES, "streaming": False}]
+    downloaded = [{**one, "streaming": False} for one in (PARQUET, LINES, {**LINES, "data_dir": ""})]
+    downloaded += [{**one, "config": "default"} for one in downloaded[2:]]
     with hub(some_set=folder, lines=lines(tmp_path / "b")) as server:
         first = ask(server.url, home, *downloaded)
     asked = [
@@ -265,18 +268,20 @@ def test_what_was_downloaded_is_read_without_a_network_at_its_commit_only(far, t
         {**PARQUET, "skip": 8},
         {**PARQUET, "revision": ELSEWHERE},
         {**PARQUET, "config": "other"},
-        {**LINES, "data_dir": ""},
+        {**LINES, "data_dir": "above"},
         {**PARQUET, "split": "valid"},
         {**PARQUET, "path": "someone/other-set"},
     ]
     again = ask("http://127.0.0.1:9", home, *asked, HF_HUB_OFFLINE="1")
-    assert [one["rows"] for one in again[:2]] == [one["rows"] for one in first]
-    assert again[2]["rows"] == first[0]["rows"][8:]
-    for answer in again[3:]:
+    assert [len(one["rows"]) for one in first] == [12] * 4
+    assert [one["rows"] for one in again[:4]] == [one["rows"] for one in first]
+    again = again[4:]
+    assert again[0]["rows"] == first[0]["rows"][8:]
+    for answer in again[1:]:
         assert answer["error"] == "UserError" and answer["rows"] == []
-    for answer in (again[3], again[4], again[5], again[7]):
+    for answer in (*again[1:4], again[5]):
         assert "HF_HUB_OFFLINE is set, and the library's cache has no copy of commit" in answer["says"]
-    assert "HuggingFace.split: someone/some-set has no split 'valid'" in again[6]["says"]
+    assert "HuggingFace.split: someone/some-set has no split 'valid'" in again[4]["says"]
 
 
 def test_a_token_that_is_refused_and_a_hub_that_is_busy(far):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import lzma
 import os
 import re
 import sys
@@ -24,8 +25,9 @@ from caml.data.files import digest_file
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NETWORK = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "aiohttp")
 _LIBRARIES = ("datasets", "pyarrow", "fsspec", *_NETWORK)
+_CUT = (zlib.error, lzma.LZMAError)
 _NOTE = "caml.json"
-"""Beside a split in the library's cache: what was asked for, and the names of the files it was made of."""
+"""Beside a split in the library's cache: as what it was asked for, and the names of the files it is made of."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ class HuggingFace(Corpus):
         if not self.local:
             self._reach()
         builder = self._builder(self.streaming)
-        self._check_split(list(builder.config.data_files or {}))
+        self._check_split(list(map(str, builder.config.data_files or {})))
         try:
             if self.streaming:
                 return self._streamed(builder, self._files(builder), name)
@@ -141,7 +143,7 @@ class HuggingFace(Corpus):
                 return self._downloaded(builder, name)
             except Exception as error:
                 cause = _cause(error)
-                if not _expected(cause) or _of_the_system(cause) or not self.split.isidentifier():
+                if not _expected(cause) or _of_the_system(cause) or self.split not in self._files(builder):
                     raise
             return self._one_by_one(name)
         except Exception as error:
@@ -186,8 +188,9 @@ class HuggingFace(Corpus):
         except ValueError as error:
             if "config" not in str(error).lower():
                 raise
-            there = datasets.get_dataset_config_names(path, revision=revision)
-            if self.config in there:
+            with _no_other_commit():
+                there = datasets.get_dataset_config_names(path, revision=revision)
+            if self.config in there or (not self.config and len(there) < 2):
                 raise
             raise UserError(
                 f"{type(self).__name__}.config: {self.path} has no configuration {self.config!r}; "
@@ -234,14 +237,15 @@ class HuggingFace(Corpus):
 
     def _downloaded(self, builder: Any, name: str) -> list[tuple[str, Any]]:
         """The files of the split, in the library's cache."""
-        builder.download_and_prepare(
-            verification_mode="no_checks"
-        )  # a card may tell of other rows than there are
+        # What a card tells of the number of rows may be stale.
+        builder.download_and_prepare(verification_mode="no_checks")
         files = self._files(builder)
         if not self.local:
-            note = {"config": self.config, "data_dir": self.data_dir, "files": files}
+            folder = Path(builder.cache_dir)
+            asked = [one for one in _noted(folder)["asked"] if one != [self.config, self.data_dir]]
+            note = {"asked": [*asked, [self.config, self.data_dir]], "files": files}
             with contextlib.suppress(OSError):
-                Path(builder.cache_dir, _NOTE).write_text(json.dumps(note))
+                (folder / _NOTE).write_text(json.dumps(note))
         return self._prepared(builder, files, name)
 
     def _prepared(self, builder: Any, files: dict[str, list[str]], name: str) -> list[tuple[str, Any]]:
@@ -267,15 +271,9 @@ class HuggingFace(Corpus):
             )
             if Path(builder.cache_dir) != info.parent:
                 continue
-            note: dict[str, Any] = {
-                "config": config,
-                "data_dir": "",
-                "files": {},
-            }  # of a split that others downloaded
-            if (noted := info.with_name(_NOTE)).exists():
-                note = json.loads(noted.read_text())
-            if (note["config"], note["data_dir"]) == (self.config, self.data_dir):
-                self._check_split(list(builder.info.splits))
+            note = _noted(info.parent)
+            if [self.config, self.data_dir] in note["asked"]:
+                self._check_split(list(map(str, builder.info.splits)))
                 return self._prepared(builder, note["files"], name)
         raise UserError(
             f"{name} cannot be reached: HF_HUB_OFFLINE is set, and the library's cache has no copy of commit "
@@ -307,7 +305,7 @@ class HuggingFace(Corpus):
                     raise Refused(
                         f"{name}: not a whole Parquet file ({_told(broken)}); fetch it again or leave it out"
                     ) from None
-        elif files and isinstance(error, (EOFError, OSError, zlib.error, UnicodeDecodeError)):
+        elif files and isinstance(error, (EOFError, OSError, UnicodeDecodeError, *_CUT)):
             # The columns are told by the first file.
             raise Refused(f"{names[0]}: cannot be read ({_told(error)}); mend it or leave it out") from None
 
@@ -365,6 +363,14 @@ def _quiet() -> None:
 def _named(files: list[str], parts: list[Any], rows: Any, name: str) -> list[tuple[str, Any]]:
     """Files and their rows, or all rows as `name` where there is not a part for each file."""
     return list(zip(files, parts, strict=True)) if len(files) == len(parts) else [(name, rows)]
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    """What is noted of a split in the library's cache, or can be told of one that others downloaded."""
+    if (note := folder / _NOTE).exists():
+        return dict(json.loads(note.read_text()))
+    config = folder.parts[-3]
+    return {"asked": [[config, ""], *([["", ""]] if config == "default" else [])], "files": {}}
 
 
 def _leave_out(builder: Any, read: tuple[str, ...]) -> None:
@@ -431,7 +437,7 @@ def _cause(error: Exception) -> BaseException:
 def _expected(error: BaseException) -> bool:
     """Whether it is what the libraries raise of files and networks, and no mistake of this code."""
     of = type(error).__module__.split(".")[0]
-    return of in _LIBRARIES or isinstance(error, (OSError, ValueError, EOFError, zlib.error))
+    return of in _LIBRARIES or isinstance(error, (OSError, ValueError, EOFError, *_CUT))
 
 
 def _of_the_system(error: BaseException) -> bool:
