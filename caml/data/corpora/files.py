@@ -275,13 +275,16 @@ def _csv_rows(
         yield Placed(place, dict(zip(names, values, strict=True)))
 
 
-def not_whole(path: Path) -> str:
-    """What keeps a Parquet file from being opened: it is cut short, or none; '' where nothing does."""
+def not_whole(file: Path | IO[bytes]) -> str:
+    """What keeps a Parquet file from being opened: it is cut short, or none; '' where nothing does.
+
+    Raises OSError where that is not the file's fault.
+    """
     try:
-        pq.ParquetFile(path).close()
+        pq.ParquetFile(file).close()
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise Failure(f"{path} cannot be read: {error.strerror}") from None
+        if isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "errno", None) is not None:
+            raise
         return f"not a whole Parquet file ({' '.join(str(error).split())})"
     return ""
 
@@ -291,7 +294,11 @@ def _parquet(path: Path, columns: tuple[str, ...], skip: int) -> Generator[Place
 
     They are read to be counted: a file that is broken inside has fewer than it states.
     """
-    if problem := not_whole(path):
+    try:
+        problem = not_whole(path)
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}") from None
+    if problem:
         if skip:
             return 1
         yield Placed(str(path), None, problem)

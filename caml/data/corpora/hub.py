@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -13,13 +13,12 @@ from typing import Any
 
 from caml.config.errors import Failure, Invalid, Refused, UserError, require
 from caml.config.fingerprint import fingerprint, runtime
+from caml.data.corpora import library
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.corpora.files import not_whole
 from caml.data.files import digest_file
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-_LIBRARIES = ("datasets", "pyarrow", "huggingface_hub", "httpx", "aiohttp", "fsspec")
-_NETWORK = ("huggingface_hub", "httpx", "aiohttp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,8 @@ class HuggingFace(Corpus):
     `path` is the data set's name on the Hub, and `revision` the commit that is read (40 hexadecimal digits), so that
     it is the same corpus tomorrow; or `path` is a folder here (a copy of such a repository), whose files identify
     it. `config` is the data set's configuration where it has several, `data_dir` a folder within it. `streaming`
-    reads it row by row and keeps nothing on the disk; without it the split is downloaded to the library's cache.
+    reads it row by row and keeps nothing on the disk; without it the split is downloaded to the library's cache, from
+    which HF_HUB_OFFLINE=1 reads it without a network. One that has a broken file is read as it was downloaded.
     """
 
     path: str
@@ -99,12 +99,11 @@ class HuggingFace(Corpus):
             except Exception as error:
                 # Of what its readers raise (a Parquet file cut short, bytes that are not UTF-8, a network that went)
                 # the library makes exceptions of many kinds.
-                of = type(error).__module__.split(".")[0]
-                if of not in _LIBRARIES and not isinstance(error, (OSError, ValueError, EOFError)):
+                if not library.expected(error):
                     raise
-                if of in _NETWORK or (isinstance(error, OSError) and _of_the_system(error)):
+                if library.of_the_system(error):
                     raise Failure(
-                        f"{place}, after {number} rows: {_told(error)}; the same command tries again"
+                        f"{place}, after {number} rows: {library.told(error)}; the same command tries again"
                     ) from None
                 if skip:
                     skip -= 1
@@ -112,49 +111,194 @@ class HuggingFace(Corpus):
                 yield Placed(
                     f"{place}, after {number} rows",
                     None,
-                    f"cannot be read on, and the rest of the file is lost: {_told(error)}",
+                    f"cannot be read on, and the rest of the file is lost: {library.told(error)}",
                 )
 
     def _shards(self, name: str) -> list[tuple[str, Any]]:
         """The files of the split by their names, and the rows of each; the whole as `name` where no files are told."""
         import datasets
 
+        library.quiet()
         # Else a split that is downloaded does not note how many of its rows are of which file.
         datasets.config.SAVE_ORIGINAL_SHARD_LENGTHS = True
-        # What it logs of a broken file, it raises too.
-        datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-        builder = datasets.load_dataset_builder(
-            str(Path(self.path).absolute()) if self.local else self.path,
-            self.config or None,
-            data_dir=self.data_dir or None,
-            revision=None if self.local else self.revision,
-        )
-        _leave_out(builder, self.columns if self.streaming else ())
+        if not self.local and datasets.config.HF_HUB_OFFLINE:
+            return self._cached(name)
+        if not self.local:
+            self._reach()
+        builder = self._builder(self.streaming)
+        self._check_split(list(map(str, builder.config.data_files or {})))
         try:
-            return self._opened(builder, name)
+            if self.streaming:
+                return self._streamed(builder, self._files(builder), name)
+            try:
+                return self._downloaded(builder, name)
+            except Exception as error:
+                cause = library.cause(error)
+                if not library.of_a_file(cause) or self.split not in self._files(builder):
+                    raise
+            return self._one_by_one(name)
         except Exception as error:
-            if self.local:
-                _name_broken(builder, error)
+            cause = library.cause(error)
+            if library.of_a_file(cause):
+                self._name_broken(builder, cause)
             raise
 
-    def _opened(self, builder: Any, name: str) -> list[tuple[str, Any]]:
-        if self.streaming:
-            with _passing_over_broken(builder.config):
-                rows = builder.as_streaming_dataset(self.split)
-            parts = [rows.shard(rows.num_shards, part) for part in range(rows.num_shards)]
-        else:
-            builder.download_and_prepare()
-            rows, split = builder.as_dataset(self.split), builder.info.splits.get(self.split)
-            lengths = (split and split.original_shard_lengths) or [len(rows)]
-            ends = list(accumulate(lengths, initial=0))
-            parts = [rows.select(range(*of_a_file)) for of_a_file in pairwise(ends)]
-        files = (builder.config.data_files or {}).get(self.split, [])
-        if len(files) != len(parts):
-            return [(name, rows)]
+    def _reach(self) -> None:
+        """Ask the Hub for the commit, once: the library goes on asking for half a minute. Raises UserError."""
+        from huggingface_hub import HfApi, constants, errors
+
+        try:
+            HfApi().dataset_info(self.path, revision=self.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except errors.HfHubHTTPError as error:
+            if isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)):
+                raise
+            if error.response.status_code in (401, 403):
+                raise UserError(
+                    f"{self.path}: the Hub refuses the token it was sent; `hf auth login` renews it, or set HF_TOKEN"
+                ) from None
+            # A Hub that is busy is asked again by the library.
+        except Exception as error:
+            if not library.of_the_system(error):
+                raise
+            raise UserError(
+                f"{self.path} cannot be reached ({library.told(error)}): without a network, set `path` to a folder "
+                "that has a copy of it, or HF_HUB_OFFLINE=1 where the library's cache has it"
+            ) from None
+
+    def _builder(self, streaming: bool) -> Any:
+        """The library's reader of the data set. Raises UserError where there is no such configuration."""
+        import datasets
+
+        path = str(Path(self.path).absolute()) if self.local else self.path
+        revision = None if self.local else self.revision
+        try:
+            with library.no_other_commit():
+                builder = datasets.load_dataset_builder(
+                    path, self.config or None, data_dir=self.data_dir or None, revision=revision
+                )
+        except ValueError as error:
+            if "config" not in str(error).lower():
+                raise
+            with library.no_other_commit():
+                there = datasets.get_dataset_config_names(path, revision=revision)
+            if self.config in there or (not self.config and len(there) < 2):
+                raise
+            raise UserError(
+                f"{type(self).__name__}.config: {self.path} has no configuration {self.config!r}; "
+                f"there are {', '.join(there)}"
+                if self.config
+                else f"{type(self).__name__}.config: {self.path} has several configurations, of which one must be "
+                f"named: {', '.join(there)}"
+            ) from None
+        library.leave_out(builder, self.columns if streaming else ())
+        return builder
+
+    def _check_split(self, there: list[str]) -> None:
+        """Raise UserError for a split that is none of those which are there, before anything is downloaded."""
+        field = f"{type(self).__name__}.split"
+        named = [part.split("[")[0].strip() for part in self.split.split("+")]
+        if lacking := [name for name in named if name not in (*there, "all")]:
+            raise UserError(f"{field}: {self.path} has no split {lacking[0]!r}; there are {', '.join(there)}")
+        if self.streaming and "[" in self.split:
+            raise UserError(f"{field}: a part of a split is had with {type(self).__name__}.streaming = False")
+
+    def _streamed(self, builder: Any, files: dict[str, list[str]], name: str) -> list[tuple[str, Any]]:
+        """The files of the split, each read when its rows are asked for."""
+        try:
+            rows = builder.as_streaming_dataset(self.split)
+        except Exception as error:
+            if (
+                not library.expected(error)
+                or library.of_the_system(error)
+                or not library.columns_told(builder)
+            ):
+                raise
+            rows = builder.as_streaming_dataset(self.split)
+        parts = [rows.shard(rows.num_shards, part) for part in range(rows.num_shards)]
+        return library.named(files.get(self.split, []), parts, rows, name)
+
+    def _one_by_one(self, name: str) -> list[tuple[str, Any]]:
+        """The files of a split that was downloaded and of which one is broken, each read by itself."""
+        import datasets
+
+        builder = self._builder(streaming=True)
+        files = self._files(builder)
+        if not self.local:
+            fetch = datasets.DownloadManager().download  # what was downloaded is not fetched again
+            builder.config.data_files = {
+                split: fetch(list(of_split)) for split, of_split in builder.config.data_files.items()
+            }
+        return self._streamed(builder, files, name)
+
+    def _downloaded(self, builder: Any, name: str) -> list[tuple[str, Any]]:
+        """The files of the split, in the library's cache."""
+        # What a card tells of the number of rows may be stale.
+        builder.download_and_prepare(verification_mode="no_checks")
+        files = self._files(builder)
+        if not self.local:
+            folder = Path(builder.cache_dir)
+            asked = [one for one in library.noted(folder)["asked"] if one != [self.config, self.data_dir]]
+            note = {"asked": [*asked, [self.config, self.data_dir]], "files": files}
+            with contextlib.suppress(OSError):
+                (folder / library.NOTE).write_text(json.dumps(note))
+        return self._prepared(builder, files, name)
+
+    def _prepared(self, builder: Any, files: dict[str, list[str]], name: str) -> list[tuple[str, Any]]:
+        rows, split = builder.as_dataset(self.split), builder.info.splits.get(self.split)
+        lengths = (split and split.original_shard_lengths) or [len(rows)]
+        parts = [rows.select(range(*of_a_file)) for of_a_file in pairwise(accumulate(lengths, initial=0))]
+        return library.named(files.get(self.split, []), parts, rows, name)
+
+    def _cached(self, name: str) -> list[tuple[str, Any]]:
+        """The split as the library's cache has it. The library itself would take the newest of any commit."""
+        import datasets
+        from datasets.packaged_modules.cache.cache import Cache
+
+        root = Path(datasets.config.HF_DATASETS_CACHE)
+        for info in sorted(root.glob(f"*/*/*/{self.revision}/dataset_info.json")):
+            config, version = info.parts[-4:-2]
+            builder = Cache(
+                repo_id=self.path,
+                dataset_name=self.path.split("/")[-1],
+                config_name=config,
+                version=version,
+                hash=self.revision,
+            )
+            if Path(builder.cache_dir) != info.parent:
+                continue
+            note = library.noted(info.parent)
+            if [self.config, self.data_dir] in note["asked"]:
+                self._check_split(list(map(str, builder.info.splits)))
+                return self._prepared(builder, note["files"], name)
+        raise UserError(
+            f"{name} cannot be reached: HF_HUB_OFFLINE is set, and the library's cache has no copy of commit "
+            f"{self.revision[:12]} of it (one is kept where {type(self).__name__}.streaming = False read it); or set "
+            "`path` to a folder that has one"
+        )
+
+    def _files(self, builder: Any) -> dict[str, list[str]]:
+        """The names of the files of each split, as they are told to the user."""
         root = f"{Path(self.path).absolute()}/" if self.local else f"@{self.revision}/"
-        return [
-            (f"{self.path}/{file.split(root)[-1]}", part) for file, part in zip(files, parts, strict=True)
-        ]
+        return {
+            str(split): [f"{self.path}/{file.split(root)[-1]}" for file in files]
+            for split, files in (builder.config.data_files or {}).items()
+        }
+
+    def _name_broken(self, builder: Any, error: BaseException) -> None:
+        """Raise Refused for a file for which the data set could not be opened, where it can be told which."""
+        from huggingface_hub import HfFileSystem
+
+        names = [name for of_split in self._files(builder).values() for name in of_split]
+        files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
+        if builder.name == "parquet":
+            for name, file in zip(names, files, strict=True):
+                if problem := not_whole(Path(file) if self.local else HfFileSystem().open(file)):
+                    raise Refused(f"{name}: {problem}; fetch it again or leave it out") from None
+        elif files and isinstance(error, (EOFError, OSError, UnicodeDecodeError, *library.CUT)):
+            # The columns are told by the first file.
+            raise Refused(
+                f"{names[0]}: cannot be read ({library.told(error)}); mend it or leave it out"
+            ) from None
 
     @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:
@@ -165,89 +309,35 @@ class HuggingFace(Corpus):
         try:
             yield
         except (datasets.exceptions.DatasetNotFoundError, errors.RepositoryNotFoundError) as error:
-            if "gated" in str(error).lower() or isinstance(error, errors.GatedRepoError):
+            if "is a gated" in str(error) or isinstance(error, errors.GatedRepoError):
                 raise UserError(
                     f"{self.path} is a gated data set: accept its terms on its page at the Hub, then log in with "
                     "`hf auth login`, or set HF_TOKEN"
                 ) from None
             raise UserError(
-                f"{self.path}: the Hub has no such data set, or it is private (set HF_TOKEN), or not at the revision "
-                f"{self.revision[:12]}; look at its page"
+                f"{self.path}: the Hub has no such data set, or it is private (set HF_TOKEN); look at its page"
             ) from None
         except errors.RevisionNotFoundError:
             raise UserError(
-                f"{self.path} has no revision {self.revision}; its page tells its commits"
+                f"{type(self).__name__}.revision: {self.path} has no commit {self.revision}; its page tells those "
+                "it has"
             ) from None
-        except (ConnectionError, errors.OfflineModeIsEnabled, OSError, EOFError) as error:
-            if self.local:
-                raise UserError(f"{name}: {_told(error)}") from None
+        except (datasets.exceptions.DataFilesNotFoundError, datasets.data_files.EmptyDatasetError) as error:
+            where = f"{type(self).__name__}.data_dir: " if self.data_dir else ""
+            raise UserError(f"{where}{name}: {library.told(error)}") from None
+        except Exception as error:
+            cause = library.cause(error)
+            if not library.expected(cause):
+                raise
+            if not self.local and library.of_the_system(cause):
+                raise Failure(
+                    f"{name} cannot be read: {library.told(cause)}; the same command tries again"
+                ) from None
+            if isinstance(cause, OSError) and cause.errno is not None:
+                raise Failure(f"{name} cannot be read: {library.told(cause)}") from None
             raise UserError(
-                f"{name} cannot be reached ({_told(error)}): without a network, set `path` to a folder that has "
-                "a copy of it, or HF_HUB_OFFLINE=1 where the library's cache has it"
+                f"{name}: {library.told(error if 'data files' in str(error) else cause)}"
             ) from None
-        except datasets.exceptions.DatasetGenerationError as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, OSError) and _of_the_system(cause):
-                raise Failure(f"{name} cannot be downloaded: {_told(cause)}") from None
-            raise UserError(
-                f"{name}: {_told(error if 'data files' in str(error) else cause)}; "
-                f"{type(self).__name__}.streaming = True reads each file by itself"
-            ) from None
-        except ValueError as error:
-            raise UserError(f"{name}: {_told(error)}") from None
-
-
-def _leave_out(builder: Any, read: tuple[str, ...]) -> None:
-    """Let a file have columns that the data set has not, or that are none of `read` where some are told.
-
-    The library refuses a file for one more column than the first has, and for another type of one that nobody reads.
-    """
-    if not hasattr(builder, "_cast_table"):
-        return
-    cast = builder._cast_table
-
-    def of_those(table: Any, *more: Any, **named: Any) -> Any:
-        if (features := builder.info.features) is not None:
-            wanted = [name for name in read if name in features] or features
-            table = table.select([name for name in table.column_names if name in wanted])
-        return cast(table, *more, **named)
-
-    builder._cast_table = of_those
-
-
-@contextlib.contextmanager
-def _passing_over_broken(config: Any) -> Iterator[None]:
-    """Let the columns be told by the first Parquet file that is whole: a broken one is named when it is read."""
-    if not hasattr(config, "on_bad_files"):
-        yield
-        return
-    before, config.on_bad_files = config.on_bad_files, "skip"
-    try:
-        yield
-    finally:
-        config.on_bad_files = before
-
-
-def _name_broken(builder: Any, error: Exception) -> None:
-    """Raise Refused for a file for which a data set could not be opened, where it can be told which."""
-    files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
-    if builder.name == "parquet":
-        for file in files:
-            if problem := not_whole(Path(file)):
-                raise Refused(f"{file}: {problem}; fetch it again or leave it out") from None
-    elif files and isinstance(error, (EOFError, OSError, zlib.error, UnicodeDecodeError)):
-        # The columns are told by the first file.
-        raise Refused(f"{files[0]}: cannot be read ({_told(error)}); mend it or leave it out") from None
-
-
-def _of_the_system(error: OSError) -> bool:
-    """Whether it tells of this machine or its network, and not of what a file holds."""
-    return isinstance(error, (ConnectionError, TimeoutError)) or error.errno is not None
-
-
-def _told(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return " ".join(str(error).split())[:600] or type(error).__name__
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
