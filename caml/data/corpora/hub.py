@@ -207,11 +207,7 @@ class HuggingFace(Corpus):
         try:
             rows = builder.as_streaming_dataset(self.split)
         except Exception as error:
-            if (
-                not library.expected(error)
-                or library.of_the_system(error)
-                or not library.columns_told(builder)
-            ):
+            if not library.of_a_file(error) or not library.columns_told(builder):
                 raise
             rows = builder.as_streaming_dataset(self.split)
         parts = [rows.shard(rows.num_shards, part) for part in range(rows.num_shards)]
