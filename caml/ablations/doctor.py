@@ -51,14 +51,14 @@ def _step() -> str:
 
     from caml.models.sizes import Model
     from caml.models.transformer import init_parameters
-    from caml.training.step import Batch, loss_of
+    from caml.training.step import Batch, loss_and_gradients
 
     model = Model("tiny", 16, 1, 2, 2, 8, 32)
     tokens = np.arange(32, dtype=np.int32).reshape(2, 16)
     ones = np.ones_like(tokens)
     batch = Batch(tokens, ones, np.broadcast_to(np.arange(16), tokens.shape), ones.astype(np.float32))
     params = {name: jnp.asarray(x) for name, x in init_parameters(model, 64, 0).items()}
-    loss = float(loss_of(params, model, batch))
+    loss = float(loss_and_gradients(params, model, batch)[0])
     if not abs(loss - np.log(64)) < 0.2:
         raise ArithmeticError(
             f"the loss of an untrained model is {loss:.3f} nats, not about {np.log(64):.3f}"

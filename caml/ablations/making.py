@@ -1,5 +1,6 @@
 """Making what is missing of an ablation: stores, then population after population, trained and scored."""
 
+import dataclasses
 import random
 import threading
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def make(
     for population in plan(used_stageruns(study.whole), launch.pace.places):
         members = tuple(member for member in population.members if member in asked_for)
         if members:
-            populations.append(Population(members))
+            populations.append(dataclasses.replace(population, members=members))
     runs = [cell.run for cell in study.whole]
     held_out = {(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs}
     if not launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress, launch.stop):

@@ -13,9 +13,13 @@ MEMBERS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Population:
-    """Members that train together, in the order in which they are laid over devices."""
+    """Members that train together, in the order in which they are laid over devices.
+
+    `of`: how many StageRuns of the whole ablation the same program trains, in this population and others.
+    """
 
     members: tuple[StageRun, ...]
+    of: int
 
     @property
     def name(self) -> str:
@@ -51,5 +55,5 @@ def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
     for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):
         group.sort(key=lambda s: -s.steps)
         size = members or MEMBERS
-        planned += [Population(tuple(group[k : k + size])) for k in range(0, len(group), size)]
+        planned += [Population(tuple(group[k : k + size]), len(group)) for k in range(0, len(group), size)]
     return planned

@@ -24,7 +24,8 @@ from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
 from caml.tracking.ledger import State
 from caml.training.checkpoints import save_parameters
-from caml.training.loop import Member, Pace, Parameters, train
+from caml.training.layouts import Layout
+from caml.training.loop import Member, Pace, Parameters, laid_out, train
 from caml.training.population import METRICS
 
 # Steps over which metrics are averaged into one row of the ledger, and between probes in mid-training. Both
@@ -71,10 +72,16 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     members = recorded_members(launch.where, population, missing, launch.progress.say)
     data = {member.name: launch.stores.data(member) for member in members}
     first = members[0]
+    # So few that they leave devices free share them instead.
+    places = (
+        min(launch.pace.places, population.of) if population.of < len(jax.devices()) else launch.pace.places
+    )
+    pace = dataclasses.replace(launch.pace, places=places)
+    layout = laid_out(pace, len(members), first.stage.batch, first.stage.length)
     with launch.progress.task(
         f"{first.stage.name} {first.model.name}", max(m.steps for m in members)
     ) as advance:
-        sink = _LedgerSink(launch, members, data, evaluator, advance)
+        sink = _LedgerSink(launch, members, data, evaluator, advance, layout)
         trained = train(
             [
                 Member(
@@ -95,7 +102,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
             first.stage.length,
             folder / CHECKPOINTS,
             sink,
-            launch.pace,
+            pace,
             launch.stop,
             launch.progress.say,
         )
@@ -106,10 +113,8 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
 
 def pace(members: int, checkpoint_seconds: float) -> Pace:
     """How this machine trains populations of at most `members` (0: the default)."""
-    layout = "turn" if jax.default_backend() == "cpu" else "stacked"
     return Pace(
         places=members or MEMBERS,
-        layout=layout,
         checkpoint_seconds=checkpoint_seconds,
         observe_steps=OBSERVE_STEPS,
     )
@@ -121,7 +126,7 @@ def _write_untrained(launch: Launch, stagerun: StageRun) -> None:
     ledger.start(
         stagerun.name,
         launch.configs[stagerun.fingerprint],
-        _manifest(launch, stagerun, None),
+        _manifest(launch, stagerun, None, None),
         launch.provenance,
     )
     ledger.truncate(stagerun.name, 0)
@@ -131,7 +136,9 @@ def _write_untrained(launch: Launch, stagerun: StageRun) -> None:
     launch.submit(stagerun.name)
 
 
-def _manifest(launch: Launch, stagerun: StageRun, data: StageData | None) -> dict[str, Any]:
+def _manifest(
+    launch: Launch, stagerun: StageRun, data: StageData | None, layout: Layout | None
+) -> dict[str, Any]:
     """What a StageRun is, for its ledger: identity, axes, and what its sources really give it."""
     counts = {role: dataclasses.asdict(count) for role, count in data.counts().items()} if data else {}
     root_dose = counts.get("intervention", {}).get("tokens", 0)
@@ -143,7 +150,7 @@ def _manifest(launch: Launch, stagerun: StageRun, data: StageData | None) -> dic
         "parent": stagerun.parent.fingerprint if stagerun.parent else None,
         "started_from": started_from(launch.where, stagerun),
         "identity": stagerun.history,
-        "numerics": NUMERICS_VERSION,
+        "numerics": f"{NUMERICS_VERSION}: {layout}" if layout else str(NUMERICS_VERSION),
         "arm": stagerun.arm,
         "control": launch.control,
         "rung": launch.rung,
@@ -187,10 +194,11 @@ class _LedgerSink:
         data: Mapping[str, StageData],
         evaluator: Evaluator,
         advance: Advance,
+        layout: Layout,
     ):
         self._launch, self._members, self._evaluator, self._advance = launch, members, evaluator, advance
         self._ledger = launch.where.ledger
-        self._data = data
+        self._data, self._layout = data, layout
         self._per_step = members[0].stage.batch * members[0].stage.length
         self._closed = self._recorded = 0
         self._rated: tuple[float, int] | None = None
@@ -204,7 +212,7 @@ class _LedgerSink:
         self._closed = self._recorded = step
         for stagerun in self._open.values():
             config = self._launch.configs[stagerun.fingerprint]
-            manifest = _manifest(self._launch, stagerun, self._data[stagerun.name])
+            manifest = _manifest(self._launch, stagerun, self._data[stagerun.name], self._layout)
             self._ledger.start(stagerun.name, config, manifest, self._launch.provenance)
             self._ledger.truncate(stagerun.name, min(step, stagerun.steps))
             self._launch.submit(stagerun.name)

@@ -18,6 +18,7 @@ from caml.models.sizes import Model
 from caml.models.transformer import init_parameters
 from caml.training import population
 from caml.training.checkpoints import Checkpoints
+from caml.training.layouts import Layout, layout_of
 from caml.training.mesh import member_mesh
 from caml.training.optimizer import Hyper, Optimizer, Schedule, hyper
 from caml.training.population import State
@@ -59,20 +60,16 @@ class Member:
 
 @dataclass(frozen=True)
 class Pace:
-    """How a population is trained: nothing here changes a member's bits but `layout` and the devices.
+    """How a population is trained: nothing here changes a member's bits but `places`, where they are few.
 
     `steps` are made in one dispatch. `places` is for how many members a program is compiled (0: as many as there
     are); populations with equal places share it, and an empty place costs nothing. A checkpoint
     is written when `checkpoint_seconds` have passed or `checkpoint_steps` were made (0: not by steps), the
     newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never).
-
-    `layout`: 'turn', members one after the other on each device, so that the bits of a member do not depend on
-    its company; or 'stacked', side by side in every product, for accelerators, where they do.
     """
 
     steps: int = 16
     places: int = 0
-    layout: str = "turn"
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0
     keep: int = 2
@@ -182,7 +179,7 @@ class _Reader:
     def _work(self, plan: Iterator[tuple[int, int]]) -> None:
         try:
             for first, count in plan:
-                batches = population.place(self._gather(first, count), self._mesh)
+                batches = population.place(self._gather(first, count), self._mesh, population.BATCHES)
                 if self._left.is_set():
                     break
                 self._ready.put((first, count, batches))
@@ -227,6 +224,12 @@ def _initial(
     return state, reference, population.stack(in_place)
 
 
+def laid_out(pace: Pace, members: int, batch: int, length: int) -> Layout:
+    """How `train` lays out so many members on this machine."""
+    places = max(pace.places, members)
+    return layout_of(jax.default_backend(), len(jax.devices()), places, batch, length)
+
+
 def train(
     members: Sequence[Member],
     model: Model,
@@ -252,13 +255,14 @@ def train(
         raise ValueError("members of a population have one kind of loss")
     if preference and any(m.parent is None for m in members):
         raise ValueError("a preference loss compares with a parent")
-    mesh = member_mesh()
-    devices = mesh.devices.size
-    count = -(-max(pace.places, len(members)) // devices) * devices
-    place = deal([m.steps for m in members], count, devices)
+    layout = laid_out(pace, len(members), batch, length)
+    mesh = member_mesh(layout.data)
+    groups = mesh.shape["member"]
+    count = -(-max(pace.places, len(members)) // groups) * groups
+    place = deal([m.steps for m in members], count, groups)
     last = max(m.steps for m in members)
     optimizer = members[0].optimizer.name
-    shape = Shape(model, vocab, batch, length, optimizer, count, pace.steps, pace.layout, preference)
+    shape = Shape(model, vocab, batch, length, optimizer, count, pace.steps, layout, preference)
     state, reference, numbers = _initial(members, model, vocab, place, count)
 
     checkpoints = Checkpoints(
@@ -266,8 +270,8 @@ def train(
         {
             "members": [m.name for m in members],
             "model": identity(model),
-            "layout": pace.layout,
-            "devices": [devices, jax.devices()[0].device_kind],
+            "layout": str(layout),
+            "devices": [groups, jax.devices()[0].device_kind],
             "numerics": NUMERICS_VERSION,
         },
         pace.keep,

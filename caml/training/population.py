@@ -9,9 +9,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from caml.models.sizes import Model
 from caml.training import updates
+from caml.training.layouts import Layout
 from caml.training.optimizer import Hyper
 from caml.training.step import Batch, train_step
 
+MEMBERS = PartitionSpec("member")
+BATCHES = PartitionSpec("member", None, "data")
 METRICS = ("loss", "gradient_norm", "rate")
 PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
 """What is told besides of a loss on preference pairs."""
@@ -47,6 +50,7 @@ def _member_steps(
     batches: Batch,
     first_step: jax.Array,
     count: jax.Array,
+    layout: Layout,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Up to `count` steps of one member; metrics `[steps]`, NaN where no step was made.
 
@@ -66,7 +70,7 @@ def _member_steps(
         batch = Batch(*(jax.lax.dynamic_index_in_dim(x, i, keepdims=False) for x in batches))
         step = first_step + i
         params, optimizer_state, found, finite = train_step(
-            model, name, state.params, state.optimizer, batch, step, h, reference
+            model, name, state.params, state.optimizer, batch, step, h, reference, layout
         )
         stopped = jnp.where(finite, state.stopped, step)
         metrics = {k: metrics[k].at[i].set(found[k]) for k in names}
@@ -77,34 +81,34 @@ def _member_steps(
     return state, metrics
 
 
-def build(model: Model, name: str, layout: str, mesh: Mesh) -> Any:
+def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
     """The program `(state, reference, hyper, batches, first_step, count) -> (state, metrics)`, jitted.
 
     `state` (donated), `reference`, `hyper` and `batches` have a member axis in front that the mesh's `member` axis
-    divides; batches are `[members, steps, B, T]`; metrics are `[members, steps]`. `reference` has the parameters with
-    which a preference loss compares, or is None for a loss on tokens.
+    divides; batches are `[members, steps, B, T]`, and the `data` axis divides B; metrics are `[members, steps]`.
+    `reference` has the parameters with which a preference loss compares, or is None for a loss on tokens.
     """
-    spread, everywhere = PartitionSpec("member"), PartitionSpec()
+    everywhere = PartitionSpec()
 
     def on_device(
         state: State, reference: Any, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array
     ) -> Any:
         def one(member: tuple[State, Any, Hyper, Batch]) -> Any:
-            return _member_steps(model, name, *member, first_step, count)
+            return _member_steps(model, name, *member, first_step, count, layout)
 
         members = (state, reference, h, batches)
-        return jax.lax.map(one, members) if layout == "turn" else jax.vmap(one)(members)
+        return jax.lax.map(one, members) if layout.members == "turn" else jax.vmap(one)(members)
 
     mapped = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(spread, spread, spread, spread, everywhere, everywhere),
-        out_specs=(spread, spread),
+        in_specs=(MEMBERS, MEMBERS, MEMBERS, BATCHES, everywhere, everywhere),
+        out_specs=(MEMBERS, MEMBERS),
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
 
 
-def place(tree: Any, mesh: Mesh) -> Any:
-    """The tree's arrays on the devices, their first axis spread along `member`."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("member")))
+def place(tree: Any, mesh: Mesh, spec: PartitionSpec = MEMBERS) -> Any:
+    """The tree's arrays on the devices, their first axis spread along `member`; batches by the spec BATCHES."""
+    return jax.device_put(tree, NamedSharding(mesh, spec))

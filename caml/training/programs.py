@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from caml.models.sizes import Model
 from caml.training import population
+from caml.training.layouts import Layout
 from caml.training.step import Batch
 
 
@@ -28,7 +29,7 @@ class Shape:
     optimizer: str
     members: int
     steps: int
-    layout: str
+    layout: Layout
     preference: bool
 
 
@@ -43,13 +44,14 @@ def program(shape: Shape, mesh: Mesh, state: Any, reference: Any, hyper: Any) ->
     if (shape, mesh) in _PROGRAMS:
         return _PROGRAMS[shape, mesh], 0.0
     start = time.monotonic()
-    sharding = NamedSharding(mesh, PartitionSpec("member"))
+    sharding = NamedSharding(mesh, population.MEMBERS)
+    of_batches = NamedSharding(mesh, population.BATCHES)
 
     def described(array: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     axes = (shape.members, shape.steps, shape.batch, shape.length)
-    whole, real = (jax.ShapeDtypeStruct(axes, kind, sharding=sharding) for kind in (np.int32, np.float32))
+    whole, real = (jax.ShapeDtypeStruct(axes, kind, sharding=of_batches) for kind in (np.int32, np.float32))
     counter = jax.ShapeDtypeStruct((), np.int32)
     built = population.build(shape.model, shape.optimizer, shape.layout, mesh)
     lowered = built.lower(

@@ -9,6 +9,7 @@ from caml.models.products import multiply
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, output_matrix, stream
 from caml.training import updates
+from caml.training.layouts import PLAIN, Layout
 from caml.training.optimizer import Hyper
 
 # Float32 logits of one piece of a batch stay below this many bytes.
@@ -19,7 +20,7 @@ class Batch(NamedTuple):
     """Packed sequences, each `[B, T]`; in a dispatch `[members, steps, B, T]`.
 
     Segment 0 is padding; positions restart in each document; weights are 1 where the target (the next
-    token of the same document) bears loss. Of preference pairs see `preference_loss`.
+    token of the same document) bears loss. Of preference pairs see `preference_sums`.
     """
 
     tokens: Any
@@ -53,24 +54,31 @@ def nats_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
     return jax.lax.map(one_piece, (x_PxDxN, targets_N.reshape(pieces, -1))).reshape(-1)
 
 
-def loss_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
-    """Mean nats over the loss-bearing targets of the batch; 0 where it has none."""
+class Sums(NamedTuple):
+    """What the parts of a batch add up to: nats, how many targets or pairs bear them, and what else is told."""
+
+    nats: jax.Array
+    bearing: jax.Array
+    told: dict[str, jax.Array]
+
+
+def token_sums(params: Parameters, model: Model, batch: Batch) -> Sums:
+    """Of the loss-bearing targets of the batch."""
     nats_N, weights_N = nats_of(params, model, batch), batch.weights.reshape(-1)
-    return jnp.sum(nats_N * weights_N) / jnp.maximum(jnp.sum(weights_N), 1.0)
+    return Sums(jnp.sum(nats_N * weights_N), jnp.sum(weights_N), {})
 
 
-def preference_loss(
+def preference_sums(
     params: Parameters, model: Model, batch: Batch, reference: Parameters, beta: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The DPO loss, mean over the pairs of the batch, in nats per pair, and what else is told of them.
+) -> Sums:
+    """The DPO losses of the pairs of the batch.
 
     Segments 2k + 1 and 2k + 2 of a row are the chosen and the rejected half of its pair k; weights are 1 on targets
     in chosen answers and -1 on those in rejected ones. A pair's loss is -log sigmoid(beta * m), m being how much
     more the model prefers the chosen answer than `reference` does: log p(chosen) - log p(rejected), less the same of
     the reference. Rafailov et al. 2023, Direct Preference Optimization (arXiv 2305.18290), equation 7.
 
-    `preference_accuracy` is the share of pairs of which m is above 0, `preference_margin` the mean of m in nats. A
-    batch without pairs costs 0, and has neither (NaN).
+    Told besides: `preference_accuracy`, the pairs of which m is above 0, and `preference_margin`, m in nats.
     """
     rows, length = batch.tokens.shape
     nats_N = nats_of(params, model, batch)
@@ -82,13 +90,58 @@ def preference_loss(
     pair_BxT = jnp.maximum(batch.segments - 1, 0) // 2
     m_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(more_BxT)
     there_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(jnp.abs(batch.weights)) > 0
-    losses_BxP = jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)
-    pairs = jnp.sum(there_BxP)
     told = {
-        "preference_accuracy": jnp.sum((m_BxP > 0) & there_BxP) / pairs,
-        "preference_margin": jnp.sum(jnp.where(there_BxP, m_BxP, 0.0)) / pairs,
+        "preference_accuracy": jnp.sum((m_BxP > 0) & there_BxP).astype(jnp.float32),
+        "preference_margin": jnp.sum(jnp.where(there_BxP, m_BxP, 0.0)),
     }
-    return jnp.sum(losses_BxP) / jnp.maximum(pairs, 1), told
+    losses_BxP = jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)
+    return Sums(jnp.sum(losses_BxP), jnp.sum(there_BxP).astype(jnp.float32), told)
+
+
+def loss_and_gradients(
+    params: Parameters,
+    model: Model,
+    batch: Batch,
+    layout: Layout = PLAIN,
+    reference: Parameters | None = None,
+    beta: Any = None,
+) -> tuple[jax.Array, dict[str, jax.Array], Parameters]:
+    """The mean loss of the batch, what else is told (means over pairs), and the gradients of the loss.
+
+    In nats per loss-bearing target, or with a `reference` per pair. A batch that has none costs 0, and nothing is told
+    of it (NaN). The batch is taken `layout.rows` at a time; where it is spread over devices, this is given one's own
+    rows of it and adds up with the others.
+    """
+
+    def sums(params: Parameters, part: Batch) -> tuple[jax.Array, Sums]:
+        if reference is None:
+            found = token_sums(params, model, part)
+        else:
+            found = preference_sums(params, model, part, reference, beta)
+        return found.nats, found
+
+    def of(part: Batch) -> tuple[Sums, Parameters]:
+        (_, found), gradients = jax.value_and_grad(sums, has_aux=True)(params, part)
+        return found, gradients
+
+    rows = batch.tokens.shape[0]
+    at_once = layout.rows or rows
+    if at_once == rows:
+        added = of(batch)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(rows // at_once, at_once, *x.shape[1:]), batch)
+        nothing = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
+        )
+        added, _ = jax.lax.scan(
+            lambda sum_, part: (jax.tree.map(jnp.add, sum_, of(part)), None), nothing, parts
+        )
+    if layout.data > 1:
+        added = jax.lax.psum(added, "data")
+    found, gradients = added
+    share = 1.0 / jnp.maximum(found.bearing, 1.0)
+    told = {name: value / found.bearing for name, value in found.told.items()}
+    return found.nats * share, told, jax.tree.map(lambda gradient: gradient * share, gradients)
 
 
 def train_step(
@@ -100,18 +153,14 @@ def train_step(
     step: jax.Array,
     h: Hyper,
     reference: Parameters | None = None,
+    layout: Layout = PLAIN,
 ) -> tuple[Parameters, Any, dict[str, jax.Array], jax.Array]:
     """New parameters and optimizer state, metrics (scalars), and whether loss and gradient were finite.
 
     `name` is the optimizer's. With a `reference` the batch holds preference pairs. Where loss or gradient was not
     finite, parameters and state come back as they were.
     """
-    if reference is None:
-        loss, gradients = jax.value_and_grad(loss_of)(params, model, batch)
-        told: dict[str, jax.Array] = {}
-    else:
-        of_pairs = jax.value_and_grad(preference_loss, has_aux=True)
-        (loss, told), gradients = of_pairs(params, model, batch, reference, h.beta)
+    loss, told, gradients = loss_and_gradients(params, model, batch, layout, reference, h.beta)
     new_params, new_state, norm = updates.update(name, params, state, gradients, step, h)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     kept = jax.tree.map(

@@ -11,17 +11,27 @@ import pytest
 import toy_training as toy
 from toy_training import Memory, member, run
 
+from caml.training import layouts
+
 PROGRAM = """
 import json, sys
 from pathlib import Path
 from toy_training import Memory, member, run, same
+from caml.training.loop import Pace, laid_out
 members = [member(seed, 40) for seed in range(5)]
 sink = Memory()
 whole = run(members, Path(sys.argv[1]) / "whole", sink, places=6)
 few = run([members[3], members[1]], Path(sys.argv[1]) / "few", Memory(), places=6)
 bits = [same({k: x[i] for k, x in few.params.items()}, {k: x[m] for k, x in whole.params.items()})
         for i, m in enumerate((3, 1))]
-print(json.dumps({"same": bits, "programs": few.programs, "loss": sink.column("loss").tolist()}))
+alone = Memory()
+run([members[0]], Path(sys.argv[1]) / "alone", alone, places=1)
+stopped = run([members[0]], Path(sys.argv[1]) / "stopped", Memory(stop_at=12), places=1)
+resumed = run([members[0]], Path(sys.argv[1]) / "stopped", Memory(), places=1)
+again = run([members[0]], Path(sys.argv[1]) / "again", Memory(), places=1)
+bits += [not stopped.complete, same(resumed.params, again.params)]
+print(json.dumps({"alone": alone.column("loss").tolist(), "layout": str(laid_out(Pace(places=1), 1, 16, 8)),
+                  "same": bits, "programs": few.programs, "loss": sink.column("loss").tolist()}))
 """
 
 
@@ -41,17 +51,21 @@ def test_two_devices(tmp_path: Path):
             text=True,
         ).stdout.splitlines()[-1]
     )
-    assert found["same"] == [True, True]
+    assert found["same"] == [True] * 4
     assert found["programs"] == 0
     sink = Memory()
     run([member(seed, 40) for seed in range(5)], tmp_path / "here", sink, places=6)
     np.testing.assert_allclose(sink.column("loss"), found["loss"], atol=1e-5)
+    # One member alone has its batches over both.
+    assert found["layout"] == "members in turn, whole batches, a batch over 2 devices"
+    np.testing.assert_allclose(sink.column("loss")[:1], found["alone"], atol=1e-5)
 
 
-def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path):
+def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     turn, stacked = Memory(), Memory()
     members = [member(0, 12), member(1, 6, broken=4), member(2, 12)]
     run(members, tmp_path / "turn", turn)
-    found = run(members, tmp_path / "stacked", stacked, layout="stacked")
+    monkeypatch.setitem(layouts.MEMBERS, "cpu", "stacked")
+    found = run(members, tmp_path / "stacked", stacked)
     assert found.stopped.tolist() == [-1, 4, -1]
     np.testing.assert_allclose(stacked.column("loss"), turn.column("loss"), atol=1e-5)

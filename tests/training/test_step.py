@@ -9,12 +9,14 @@ from toy_training import ADAMW, BATCH, LENGTH, MODEL, MUON, VOCAB, Counting, Pre
 from caml.models.transformer import init_parameters, logits
 from caml.training import step as steps
 from caml.training import updates
+from caml.training.layouts import PLAIN, Layout
 from caml.training.optimizer import Schedule, hyper
-from caml.training.step import loss_of, preference_loss, train_step
+from caml.training.step import loss_and_gradients, train_step
 
 PARAMS = init_parameters(MODEL, VOCAB, seed=0)
 DATA = Counting(seed=0, steps=10, broken=3)
-loss = jax.jit(loss_of, static_argnums=1)
+found_of = jax.jit(loss_and_gradients, static_argnums=(1, 3))
+PIECES = Layout(rows=2)
 one_step = jax.jit(train_step, static_argnums=(0, 1))
 
 
@@ -69,16 +71,30 @@ def test_the_loss_is_the_mean_over_weighted_targets():
     batch = DATA.batch(0)
     weights = np.random.default_rng(0).integers(0, 2, (BATCH, LENGTH)).astype(np.float32)
     weights[:, -1] = 0
-    found = loss(PARAMS, MODEL, batch._replace(weights=weights))
+    found = found_of(PARAMS, MODEL, batch._replace(weights=weights))[0]
     nats = np.asarray(jax.jit(lambda p: -jax.nn.log_softmax(logits(p, MODEL, *batch[:3])))(PARAMS))
     picked = [nats[b, t, batch.tokens[b, t + 1]] for b, t in zip(*weights.nonzero(), strict=True)]
     assert float(found) == pytest.approx(float(np.mean(picked)), rel=1e-5)
-    assert float(loss(PARAMS, MODEL, batch._replace(weights=0 * weights))) == 0
+    assert float(found_of(PARAMS, MODEL, batch._replace(weights=0 * weights))[0]) == 0
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_batch_in_pieces_has_the_same_loss_and_gradients(paired: bool):
+    """However unlike the pieces: some bear no loss at all."""
+    of_pairs = (init_parameters(MODEL, VOCAB, seed=1), BETA) if paired else ()
+    batch = (PAIRS if paired else DATA).batch(0)
+    for taken in (np.ones((BATCH, 1)), np.arange(BATCH)[:, None] == 0, np.arange(BATCH)[:, None] % 3 == 0):
+        some = batch._replace(weights=(batch.weights * taken).astype(np.float32))
+        whole = found_of(PARAMS, MODEL, some, PLAIN, *of_pairs)
+        pieces = found_of(PARAMS, MODEL, some, PIECES, *of_pairs)
+        assert float(whole[0]) > 0 and set(whole[1]) == set(pieces[1])
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-7)
 
 
 def test_logits_in_pieces_give_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch):
     def value_and_gradient():
-        return jax.jit(lambda p: jax.value_and_grad(loss_of)(p, MODEL, DATA.batch(0)))(PARAMS)
+        return jax.jit(lambda p: loss_and_gradients(p, MODEL, DATA.batch(0)))(PARAMS)
 
     whole = value_and_gradient()
     monkeypatch.setattr(steps, "LOGITS_BYTES", 7 * VOCAB * 4)
@@ -94,7 +110,9 @@ def test_packed_documents_train_as_if_apart():
     positions = np.tile(np.arange(half, dtype=np.int32), 2)[None]
     segments = np.repeat(np.array([1, 2], np.int32), half)[None]
     ends = positions < half - 1
-    gradient = jax.jit(jax.grad(loss_of), static_argnums=1)
+
+    def gradient(*of) -> dict:
+        return found_of(*of)[2]
 
     def of(where: np.ndarray) -> dict:
         batch = steps.Batch(tokens, segments, positions, (ends & where).astype(np.float32))
@@ -130,7 +148,6 @@ def test_a_loss_that_is_not_finite_changes_nothing(optimizer):
 
 PAIRS = Preferring(seed=0, steps=10)
 BETA = np.float32(0.3)
-preferring = jax.jit(preference_loss, static_argnums=1)
 
 
 def plain_margins(params, batch, reference) -> np.ndarray:
@@ -161,7 +178,7 @@ def test_the_preference_loss_is_that_of_halves_read_alone():
     shares = set()
     for step in range(3):
         batch = PAIRS.batch(step)
-        loss, told = preferring(PARAMS, MODEL, batch, reference, BETA)
+        loss, told, _ = found_of(PARAMS, MODEL, batch, PLAIN, reference, BETA)
         margins = plain_margins(PARAMS, batch, reference)
         assert float(loss) == pytest.approx(np.mean(np.log1p(np.exp(-BETA * margins))), rel=1e-5)
         assert float(loss) != pytest.approx(np.log(2), abs=1e-3)
@@ -173,9 +190,9 @@ def test_the_preference_loss_is_that_of_halves_read_alone():
 
 def test_a_model_is_its_own_reference_at_log_2_and_a_batch_without_pairs_costs_nothing():
     batch = PAIRS.batch(0)
-    assert float(preferring(PARAMS, MODEL, batch, PARAMS, BETA)[0]) == pytest.approx(np.log(2), rel=1e-6)
+    assert float(found_of(PARAMS, MODEL, batch, PLAIN, PARAMS, BETA)[0]) == pytest.approx(np.log(2), rel=1e-6)
     nothing = batch._replace(weights=0 * batch.weights)
-    loss, told = preferring(PARAMS, MODEL, nothing, PARAMS, BETA)
+    loss, told, _ = found_of(PARAMS, MODEL, nothing, PLAIN, PARAMS, BETA)
     assert float(loss) == 0 and np.isnan(list(told.values())).all()
 
 
