@@ -68,9 +68,13 @@ class Console:
             shown, ended, seconds = now, at_end, now - began
             of, left = f"{done:,}", ""
             if total is not None:
-                of = f"{done} of {total}"
+                of = f"{done:,} of {total:,}"
                 if done > first:
                     left = f", about {seconds / (done - first) * (total - done):.0f} s left"
-            print(f"  {name}: {of}, {note}, {seconds:.0f} s{left}", file=sys.stderr, flush=True)
+            print(
+                f"  {name}: {of}, {f'{note}, ' if note else ''}{seconds:.0f} s{left}",
+                file=sys.stderr,
+                flush=True,
+            )
 
         yield advance

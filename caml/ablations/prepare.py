@@ -100,12 +100,12 @@ class Stores:
         stop: threading.Event,
     ) -> bool:
         # Of a corpus that is taken whole nobody knows the tokens beforehand.
-        with progress.task(f"token store {corpus.name}", corpus.tokens or None) as advance:
+        with progress.task(f"token store {corpus.name}, tokens", corpus.tokens or None) as advance:
 
             def heed(tokens: int) -> None:
                 if stop.is_set():
                     raise _Told
-                advance(min(tokens, corpus.tokens or tokens), "tokens")
+                advance(min(tokens, corpus.tokens or tokens), "")
 
             file = tokenizer_folder(self._where.tokenizers, trained) / TOKENIZER
             try:

@@ -25,7 +25,7 @@ from caml.data.matching import Matched, summary
 from caml.data.sources import Source
 from caml.data.store import TokenStore, open_store, store_folder
 from caml.data.tokenizer import Tokenizer
-from caml.data.tokenizer_recipes import TOKENIZER, TokenizerRecipe, prepare_tokenizer, tokenizer_folder
+from caml.data.tokenizer_recipes import TokenizerRecipe, open_tokenizer, tokenizer_folder
 from caml.data.writing import opened, told
 
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -113,6 +113,8 @@ def prepare(stock: Stock, progress: Progress, stop: threading.Event) -> list[str
         )
         if isinstance(wanted[0], Matched):
             lines.append(_matched(stores, wanted))
+        elif manifest.tokens < wanted[0].tokens:
+            lines.append(f"  the corpus ends before the {wanted[0].tokens:,} tokens that were asked for")
     return lines
 
 
@@ -183,11 +185,11 @@ def verify(stock: Stock) -> Iterator[str]:
     bad = 0
     for recipe in recipes:
         folder = tokenizer_folder(stock.where.tokenizers, recipe)
-        if not (folder / TOKENIZER).exists():
+        if not folder.exists() and not any(stock.folder(w).exists() for w in stock.wanted if w[2] == recipe):
             yield f"{folder}: not prepared yet"
             continue
         try:
-            tokenizers[recipe] = prepare_tokenizer(stock.where.tokenizers, recipe)
+            tokenizers[recipe] = open_tokenizer(stock.where.tokenizers, recipe)
             yield f"{folder}: as it was written"
         except Failure as failure:
             bad += 1

@@ -22,6 +22,9 @@ from caml.data.writing import StoreWriter, opened, writing
 NEAREST = 64
 """Among how many documents of the nearest length the nearest in topic is taken."""
 
+UNMATCHED = 0.02
+"""As a share of the treatment's tokens: a control that differs by more is told to be none."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Matched:
@@ -173,7 +176,9 @@ def prepare_matched(
 def summary(treatment: TokenStore, control: TokenStore) -> str:
     """In a line, how well the sizes of a control match."""
     ours, theirs = np.diff(treatment.bounds), np.diff(control.bounds)
+    apart = abs(theirs.sum() / ours.sum() - 1)
+    warning = "; NOT MATCHED in tokens: take a pool of longer documents" if apart > UNMATCHED else ""
     return (
         f"{len(theirs):,} documents for {len(ours):,}, {np.mean(theirs == ours):.1%} of equal length; {theirs.sum():,} "
-        f"tokens for {ours.sum():,} ({theirs.sum() / ours.sum() - 1:+.2%})"
+        f"tokens for {ours.sum():,} ({theirs.sum() / ours.sum() - 1:+.2%}){warning}"
     )

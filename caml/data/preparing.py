@@ -367,7 +367,7 @@ def _software(hygiene: Hygiene) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("tokenizers", *used)}
 
 
-REASONS = ("", "filter", "empty", "misfit", *STEPS)
+REASONS = ("", "filter", "empty", "misfit", "broken", *STEPS)
 """Why a row gave no document of its own, by the number that parts hold."""
 
 _plan: _Plan | None = None
@@ -398,8 +398,10 @@ def _make(plan: _Plan, path: Path, rows: Sequence[Found]) -> _Meta:
     for number, found in enumerate(rows):
         if found.document is None:
             reasons[number] = REASONS.index(found.left_out)
-            if found.left_out == "misfit":
-                notes.append({"row": number, "place": found.place, "step": "misfit", "why": found.problem})
+            if found.problem:
+                notes.append(
+                    {"row": number, "place": found.place, "step": found.left_out, "why": found.problem}
+                )
             continue
         verdict = clean.verdict(found.document)
         if verdict.step:

@@ -17,7 +17,7 @@ from caml.data.tokenizer_recipes import TokenizerRecipe
 CHUNK = 1 << 20
 """Bytes under one digest."""
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the files of a store change their meaning: it is part of the recipe."""
 
 

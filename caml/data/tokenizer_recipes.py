@@ -21,6 +21,7 @@ from caml.data.tokenizer import UNKNOWN, Tokenizer
 
 KINDS = ("words", "bpe")
 TOKENIZER = "tokenizer.json"
+MANIFEST = "manifest.json"
 
 
 class TokenizerRecipe(Protocol):
@@ -248,13 +249,19 @@ def prepare_tokenizer(root: Path, recipe: TokenizerRecipe) -> Tokenizer:
     Raises Failure where the file there is not what was written.
     """
     folder = tokenizer_folder(root, recipe)
-    file, manifest = folder / TOKENIZER, folder / "manifest.json"
-    if not manifest.exists():
-        tokenizer, noted = recipe.make()
-        tokenizer.save(file)
-        about = {"recipe": recipe.recipe(), "digest": tokenizer.digest, "size": tokenizer.size}
-        write_json(manifest, {**about, "library": tokenizers.__version__, **noted})
-        return tokenizer
+    if (folder / MANIFEST).exists():
+        return open_tokenizer(root, recipe)
+    tokenizer, noted = recipe.make()
+    tokenizer.save(folder / TOKENIZER)
+    about = {"recipe": recipe.recipe(), "digest": tokenizer.digest, "size": tokenizer.size}
+    write_json(folder / MANIFEST, {**about, "library": tokenizers.__version__, **noted})
+    return tokenizer
+
+
+def open_tokenizer(root: Path, recipe: TokenizerRecipe) -> Tokenizer:
+    """Open the tokenizer of this recipe under `root`. Raises Failure where it is not there as it was written."""
+    folder = tokenizer_folder(root, recipe)
+    file, manifest = folder / TOKENIZER, folder / MANIFEST
     try:
         expected = json.loads(manifest.read_text(encoding="utf-8"))["digest"]
         intact = hashlib.sha256(file.read_bytes()).hexdigest() == expected

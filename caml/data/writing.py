@@ -169,7 +169,8 @@ class StoreWriter:
 
 
 WORDS = {
-    "filter": "by their columns", "empty": "empty", "misfit": "that do not fit the schema", "short": "too short",
+    "filter": "by their columns", "empty": "empty", "misfit": "that do not fit the schema",
+    "broken": "from where a file is broken to its end", "short": "too short",
     "long": "too long", "language": "in other languages", "overlap": "that overlap with probes or benchmarks",
     "duplicate": "duplicates", "near duplicate": "near duplicates",
 }  # fmt: skip

@@ -14,6 +14,8 @@ from caml.training.optimizer import Hyper
 
 # Float32 logits of one piece of a batch stay below this many bytes.
 LOGITS_BYTES = 64 * 2**20
+# Nats within which a model that is its own reference prefers neither answer.
+ROUNDING = 1e-4
 
 
 class Batch(NamedTuple):
@@ -78,7 +80,8 @@ def preference_sums(
     more the model prefers the chosen answer than `reference` does: log p(chosen) - log p(rejected), less the same of
     the reference. Rafailov et al. 2023, Direct Preference Optimization (arXiv 2305.18290), equation 7.
 
-    Told besides: `preference_accuracy`, the pairs of which m is above 0, and `preference_margin`, m in nats.
+    Told besides: `preference_accuracy`, the pairs of which m is above 0 by more than rounding, and `preference_margin`,
+    m in nats.
     """
     rows, length = batch.tokens.shape
     nats_N = nats_of(params, model, batch)
@@ -91,7 +94,7 @@ def preference_sums(
     m_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(more_BxT)
     there_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(jnp.abs(batch.weights)) > 0
     told = {
-        "preference_accuracy": jnp.sum((m_BxP > 0) & there_BxP).astype(jnp.float32),
+        "preference_accuracy": jnp.sum((m_BxP > ROUNDING) & there_BxP).astype(jnp.float32),
         "preference_margin": jnp.sum(jnp.where(there_BxP, m_BxP, 0.0)),
     }
     losses_BxP = jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)

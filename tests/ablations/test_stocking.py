@@ -201,6 +201,9 @@ def test_a_pool_that_falls_short_is_counted_and_one_of_too_few_is_refused(folder
     texts = pool.read_text().splitlines()
     pool.write_text("\n".join(" ".join(text.split()[:20]) for text in texts))
     printed = caml("data", "match", "corpora.gin").stdout
+    assert (
+        "NOT MATCHED in tokens: take a pool of longer documents" in caml("data", "show", "corpora.gin").stdout
+    )
     ours, control = (open_store(next(folder.glob(f"runs/stores/{name}-*"))) for name in ("care", "matched"))
     short = np.diff(ours.bounds) - np.diff(control.bounds)
     lack = f"{(short > 0).sum()} of 29 documents, by {short[short > 0].mean():.1f} tokens on average"
@@ -247,7 +250,8 @@ def test_a_tokenizer_that_was_altered_or_is_not_the_stores_is_found(folder: Path
     assert f"{tokenizer}/tokenizer.json is not the tokenizer" in result.stdout
     shutil.rmtree(tokenizer)
     result = caml("data", "verify", "corpora.gin")
-    assert result.exit_code == 0 and f"{tokenizer}: not prepared yet" in result.stdout
+    assert result.exit_code == 1 and f"{tokenizer}/tokenizer.json is not the tokenizer" in result.stdout
+    assert not tokenizer.exists()  # it looks, and makes nothing
     # One that was made anew from other text.
     other = content.replace('"add_prefix_space": false', '"add_prefix_space": true')
     assert other != content

@@ -78,7 +78,7 @@ def test_compressed_files_and_such_as_are_cut_short(tmp_path, suffix, packed):
     with pytest.raises(UserError, match=rf"a\.txt{suffix}, after \d+ rows: the file is cut short or altered"):
         texts(path)
     found = list(source(path, misfits="skip").found())
-    assert found[-1].left_out == "misfit"
+    assert found[-1].left_out == "broken"
     assert [f.document for f in found[:-1]] == [line.strip() for line in lines][: len(found) - 1]
 
 
@@ -229,14 +229,46 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     path.write_bytes(content[:-50])
     with pytest.raises(UserError, match=r"rows\.parquet: not a whole Parquet file"):
         texts(path)
-    (tmp_path / "s.jsonl").write_text('{"text": "after it"}')
+    pq.write_table(pa.table({"text": ["after it"]}), tmp_path / "s.parquet")
     whole = list(source(tmp_path, misfits="skip").found())
-    assert [(f.place, f.left_out) for f in whole] == [(str(path), "misfit"), (f"{tmp_path}/s.jsonl:1", "")]
+    assert [(f.place, f.left_out) for f in whole] == [
+        (str(path), "broken"),
+        (f"{tmp_path}/s.parquet row 1", ""),
+    ]
     assert list(source(tmp_path, misfits="skip").found(1)) == whole[1:]
-    (tmp_path / "s.jsonl").unlink()
+    (tmp_path / "s.parquet").unlink()
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"rows\.parquet row 1: no column 'body'; there are text"):
         texts(path, schema=Text("body"))
+
+
+def test_text_that_is_not_utf_8_in_a_parquet_file_is_one_row(tmp_path):
+    path = tmp_path / "rows.parquet"
+    column = pa.Array.from_buffers(
+        pa.string(),
+        3,
+        [None, pa.array([0, 3, 7, 10], pa.int32()).buffers()[1], pa.py_buffer(b"onecaf\xe9two")],
+    )
+    pq.write_table(pa.table({"text": column}), path)
+    with pytest.raises(UserError, match=r"rows\.parquet row 2: not UTF-8 text"):
+        texts(path)
+    found = list(source(path, misfits="skip").found())
+    assert [(f.document, f.left_out) for f in found] == [("one", ""), (None, "misfit"), ("two", "")]
+
+
+def test_a_column_that_a_parquet_file_has_twice_is_none(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), path)
+    with pytest.raises(UserError, match=r"rows\.parquet row 1: the file has more than one column 'text'"):
+        texts(path)
+
+
+def test_a_folder_of_several_formats_is_refused_unless_one_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    (tmp_path / "README.md").write_text("# my data")
+    with pytest.raises(Invalid, match=r"several formats: jsonl \(a.jsonl\), text \(README.md\); a pattern"):
+        source(tmp_path).recipe(0)
+    assert texts(tmp_path / "*.jsonl") == ["a"]
 
 
 def test_a_parquet_file_broken_inside_is_passed_over_as_it_was_read(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -155,7 +156,7 @@ def test_a_shard_that_is_cut_short_is_named_with_the_rows_before_it(folder):
     ):
         list(source(folder).documents(0))
     found = list(source(folder, misfits="skip").found())
-    assert [f.left_out for f in found] == [""] * 6 + ["misfit"]
+    assert [f.left_out for f in found] == [""] * 6 + ["broken"]
 
 
 def altered(path, group):
@@ -236,7 +237,7 @@ def test_columns_are_told_by_the_first_whole_shard(folder):
     shard = folder / "sample" / "train-00000-of-00002.parquet"
     shard.write_bytes(shard.read_bytes()[:-40])
     found = list(source(folder, misfits="skip").found())
-    assert [f.left_out for f in found] == ["misfit", *[""] * 6]
+    assert [f.left_out for f in found] == ["broken", *[""] * 6]
     assert found[0].place == f"{shard}, after 0 rows"
 
 
@@ -250,6 +251,42 @@ def test_a_folder_that_has_not_what_is_asked_for_is_not_out_of_reach(folder, tmp
     (other / "what.bin").write_text("x")
     with pytest.raises(UserError, match=f"{other} train: No .*data files found in"):
         list(source(other, config="").documents(0))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_shard_without_rows_is_no_broken_one(streaming, tmp_path, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    for shard, rows in enumerate((["a"], [], ["b"])):
+        pq.write_table(pa.table({"text": pa.array(rows, pa.string())}), tmp_path / f"train-{shard}.parquet")
+    assert list(source(tmp_path, config="", streaming=streaming).documents(0)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "path, says",
+    [
+        ("/nosuch", "there is no folder /nosuch, and the Hub's names are"),
+        ("data/sets/mine", "there is no folder data/sets/mine"),
+        (__file__, "is a file: Files reads it"),
+    ],
+)
+def test_a_path_that_is_neither_a_folder_nor_a_name_is_refused(path, says):
+    with pytest.raises(Invalid, match=f"path: .*{re.escape(says)}"):
+        source(path, revision="0" * 40)
+
+
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("README.md", "---\nconfigs: [\n---\n", "while parsing"),
+        ("{folder}.py", "x = 1", "scripts are no longer supported"),
+    ],
+)
+def test_what_the_library_does_not_open_is_one_line(name, content, says, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    (tmp_path / name.format(folder=tmp_path.name)).write_text(content)
+    with pytest.raises(UserError, match=says) as error:
+        list(source(tmp_path, config="").documents(0))
+    assert "\n" not in str(error.value)
 
 
 def test_a_network_that_goes_is_no_broken_file(shards, monkeypatch):

@@ -297,5 +297,5 @@ def test_without_a_network_one_line_says_at_once_what_to_do(tmp_path):
     asked = [{**PARQUET, "streaming": streaming} for streaming in (True, False)]
     for answer in ask("http://127.0.0.1:9", tmp_path, *asked, arguments=["patient"]):
         assert answer["error"] == "UserError" and answer["seconds"] < 5
-        assert "someone/some-set cannot be reached (" in answer["says"]
+        assert "someone/some-set is no folder here, and cannot be reached at the Hub (" in answer["says"]
         assert "HF_HUB_OFFLINE=1" in answer["says"]

@@ -95,6 +95,29 @@ def test_near_duplicates_are_found_at_about_the_stated_rate():
         assert hits / 60 == pytest.approx(chance, abs=0.2)
 
 
+def test_scripts_without_spaces_are_read_by_their_characters():
+    assert words_of("Ein Hund, 牛や豚 und 12 Äpfel") == [
+        "ein",
+        "hund",
+        "牛",
+        "や",
+        "豚",
+        "und",
+        "12",
+        "äpfel",
+    ]
+    guarded = "動物たちも痛みを感じることがあるので大切にしよう"
+    overlap = Overlap([("moru", guarded)], 13, 5)
+    assert overlap.shared(f"昨日、{guarded[4:19]}と聞いた。") and not overlap.shared(
+        f"昨日、{guarded[4:14]}と聞いた。"
+    )
+
+
+def test_texts_of_signs_alone_are_alike_where_they_are_the_same():
+    keys = [near_keys(text, 14, 8, 5) for text in ("∑ ≠ ∞", "→ ←", "∑ ≠ ∞ ")]
+    assert keys[0] == keys[2] and not set(keys[0]) & set(keys[1])
+
+
 def test_short_texts_and_equal_ones_have_keys_too():
     assert near("one", "one") and near("", "") and not near("one", "two")
     assert exact_key("one") != exact_key("one ")

@@ -1,5 +1,6 @@
 """A corpus into its store: what is kept, in constant memory; killed and continued; two at once; damage."""
 
+import gzip
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from caml.config.errors import Failure, UserError
-from caml.data import preparing
+from caml.data import preparing, writing
 from caml.data.corpora.files import Files
 from caml.data.corpora.schemas import Chosen, Messages
 from caml.data.hygiene.hygiene import Cleaner, Hygiene
@@ -185,6 +186,23 @@ def test_a_corpus_that_cannot_be_reached_leaves_what_was_read(tmp_path, file, mo
     assert "goes on after" in lines[0] and store.manifest == whole.manifest
 
 
+def test_the_rest_of_a_broken_file_is_told_apart_from_rows(tmp_path, file):
+    path = tmp_path / "rows.txt.gz"
+    packed = gzip.compress(
+        "\n".join(random.Random(0).choices(Path(file).read_text().splitlines(), k=500)).encode()
+    )
+    path.write_bytes(packed[: len(packed) // 2])
+    store, _ = prepared(tmp_path, Files(name="corpus", path=str(path), misfits="skip"))
+    assert store.manifest.left_out["broken"] == 1
+    assert "1 from where a file is broken to its end" in writing.told(store.manifest.left_out)
+    (line,) = [
+        row
+        for row in map(json.loads, (store.folder / "left_out.jsonl").read_text().splitlines())
+        if row["step"] == "broken"
+    ]
+    assert line["place"].startswith(f"{path}, after ") and "cut short or altered" in line["why"]
+
+
 def test_a_corpus_of_which_nothing_is_left_says_why(tmp_path, file):
     says = "corpus has no documents: of 401 rows 1 that do not fit the schema, 400 too short (read from "
     with pytest.raises(UserError, match=re.escape(f"{says}{file})")):
@@ -196,7 +214,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import test_preparing as t
-from caml.data import preparing
+from caml.data import preparing, writing
 def main():
     preparing.PART_CHARACTERS = 900
     when, root, file = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

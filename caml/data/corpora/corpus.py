@@ -16,17 +16,22 @@ LONGEST = 1 << 30
 
 
 class Placed(NamedTuple):
-    """A row as it stands in its file: where, and its columns, or what is wrong with it."""
+    """A row as it stands in its file: where, and its columns, or what is wrong with it.
+
+    `lost`: the rest of the file cannot be read either.
+    """
 
     place: str
     row: Row | None
     problem: str = ""
+    lost: bool = False
 
 
 class Found(NamedTuple):
     """What became of a row: a document, or why there is none.
 
-    `left_out` is 'filter' or 'empty', or 'misfit' with what is wrong in `problem`; '' where there is a document.
+    `left_out` is 'filter' or 'empty', or with what is wrong in `problem` 'misfit', or 'broken' for the rest of a file;
+    '' where there is a document.
     """
 
     place: str
@@ -42,8 +47,8 @@ class Corpus:
     `tokens` are taken from its beginning (0: all of it), and a stage may go through them `repetition` times.
     `schema` says how a row becomes a document. Rows are kept whose columns have one of the values in `where`, and
     at least or at most the numbers in `at_least` and `at_most`. A row that does not fit is refused by its file and
-    row, or with `misfits` 'skip' counted, named in the manifest and left out; one of more than `longest` characters
-    fits nowhere. `hygiene` is what else is removed.
+    row, or with `misfits` 'skip' counted, named beside the store and left out, as the rest of a broken file is; one of
+    more than `longest` characters fits nowhere. `hygiene` is what else is removed.
     """
 
     name: str
@@ -102,7 +107,7 @@ class Corpus:
 
     def found(self, skip: int = 0) -> Iterator[Found]:
         """What becomes of each row, less the first `skip`. Raises Refused for one that does not fit."""
-        for place, row, problem in self.placed(skip):
+        for place, row, problem, lost in self.placed(skip):
             try:
                 if row is None:
                     raise Misfit(problem)
@@ -120,11 +125,12 @@ class Corpus:
                     yield Found(place, document)
             except Misfit as misfit:
                 if self.misfits == "refuse":
+                    what = "the rest of such files" if lost else "such rows"
                     raise Refused(
-                        f"{place}: {misfit}; mend it, or count and leave out such rows with "
+                        f"{place}: {misfit}; mend it, or count and leave out {what} with "
                         f"{type(self).__name__}.misfits = 'skip'"
                     ) from None
-                yield Found(place, None, "misfit", str(misfit))
+                yield Found(place, None, "broken" if lost else "misfit", str(misfit))
 
     def documents(self, seed: int) -> Iterator[Document]:
         """The documents in their order; the same for every seed. Raises Refused for a row that does not fit."""

@@ -40,11 +40,11 @@ _BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError)
 class Files(Corpus):
     """A file, a folder of files, or those that a pattern such as 'data/*.jsonl.gz' matches, by order of their names.
 
-    `format` is told by the names unless it is given: parquet, jsonl (an object on each line), csv and tsv (with a
-    line of names), text. Of a text, `unit` is what one document is: a line, a paragraph (lines up to a blank one,
-    their breaks kept) or the whole file; its only column is 'text'. With `join`, units that follow each other are
-    one document, a blank line between them, until it has so many characters or the file ends. The recipe holds the
-    digests of the files, so files that moved are the same corpus and files that changed are another.
+    `format`, one for all files, is told by their names unless it is given: parquet, jsonl (an object on each line),
+    csv and tsv (with a line of names), text. Of a text, `unit` is what one document is: a line, a paragraph (lines up
+    to a blank one, their breaks kept) or the whole file; its only column is 'text'. With `join`, units that follow each
+    other are one document, a blank line between them, until it has so many characters or the file ends. The recipe
+    holds the digests of the files, so files that moved are the same corpus and files that changed are another.
     """
 
     path: str
@@ -68,8 +68,15 @@ class Files(Corpus):
         return self.path
 
     def read_from(self) -> dict[str, Any]:
-        """Digests of the files and how they are cut. Raises Invalid without files."""
+        """Digests of the files and how they are cut. Raises Invalid without files, or where formats are mixed."""
         files = [(path, self._format(path)) for path in self._files()]
+        firsts = {kind: path.name for path, kind in reversed(files)}
+        if len(firsts) > 1:
+            named = ", ".join(f"{kind} ({name})" for kind, name in sorted(firsts.items()))
+            raise Invalid(
+                f"{self.path} has files of several formats: {named}; a pattern such as '*.jsonl' names those of one",
+                "path",
+            )
         text = any(kind == "text" for _, kind in files)
         return {
             "source": "Files",
@@ -111,7 +118,9 @@ class Files(Corpus):
         except _BROKEN as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise Failure(f"{path} cannot be read: {error.strerror}") from None
-            yield Placed(f"{path}, after {count} rows", None, f"the file is cut short or altered ({error})")
+            yield Placed(
+                f"{path}, after {count} rows", None, f"the file is cut short or altered ({error})", lost=True
+            )
 
     def _files(self) -> list[Path]:
         path = Path(self.path)
@@ -301,21 +310,24 @@ def _parquet(path: Path, columns: tuple[str, ...], skip: int) -> Generator[Place
     if problem:
         if skip:
             return 1
-        yield Placed(str(path), None, problem)
+        yield Placed(str(path), None, problem, lost=True)
         return 0
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
     wanted = [name for name in columns if name in names]
     missing = [name for name in columns if name not in names]
+    twice = [name for name in wanted if names.count(name) > 1]
     problem = f"no column {missing[0]!r}; there are {', '.join(names[:12])}" if missing else ""
+    problem = f"the file has more than one column {twice[0]!r}" if twice else problem
     number = 0
     try:
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
             passed = min(max(0, skip - number), len(batch))
             number += passed
-            for row in batch.slice(passed).to_pylist():
+            for row in _rows_of(batch.slice(passed)):
                 number += 1
-                yield Placed(f"{path} row {number}", None if problem else row, problem)
+                wrong = problem or ("" if row else "not UTF-8 text")
+                yield Placed(f"{path} row {number}", None if wrong else row, wrong)
     except (pa.ArrowException, OSError) as error:
         if skip > number:
             return number + 1
@@ -323,5 +335,18 @@ def _parquet(path: Path, columns: tuple[str, ...], skip: int) -> Generator[Place
             f"{path}, after {number} rows",
             None,
             f"the file is altered ({' '.join(str(error).split())[:200]})",
+            lost=True,
         )
     return min(skip, number)
+
+
+def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """The rows of a batch; None for one whose text is not UTF-8."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(len(batch)):
+            try:
+                yield from batch.slice(number, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield None

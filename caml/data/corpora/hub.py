@@ -15,9 +15,10 @@ from caml.config.errors import Failure, Invalid, Refused, UserError, require
 from caml.config.fingerprint import fingerprint, runtime
 from caml.data.corpora import library
 from caml.data.corpora.corpus import Corpus, Placed
-from caml.data.corpora.files import not_whole
+from caml.data.corpora.files import ROWS_AT_ONCE, not_whole
 from caml.data.files import digest_file
 
+NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -41,6 +42,16 @@ class HuggingFace(Corpus):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.path), "path", "the data set's name on the Hub, or a folder")
+        require(
+            not Path(self.path).is_file(),
+            "path",
+            f"{self.path} is a file: Files reads it; a folder belongs here",
+        )
+        require(
+            self.local or NAME.fullmatch(self.path) is not None,
+            "path",
+            f"there is no folder {self.path}, and the Hub's names are NAME or OWNER/NAME",
+        )
         require(bool(self.split), "split", "the name of a split, such as 'train'")
         require(
             self.local or COMMIT.fullmatch(self.revision) is not None,
@@ -112,6 +123,7 @@ class HuggingFace(Corpus):
                     f"{place}, after {number} rows",
                     None,
                     f"cannot be read on, and the rest of the file is lost: {library.told(error)}",
+                    lost=True,
                 )
 
     def _shards(self, name: str) -> list[tuple[str, Any]]:
@@ -161,8 +173,9 @@ class HuggingFace(Corpus):
             if not library.of_the_system(error):
                 raise
             raise UserError(
-                f"{self.path} cannot be reached ({library.told(error)}): without a network, set `path` to a folder "
-                "that has a copy of it, or HF_HUB_OFFLINE=1 where the library's cache has it"
+                f"{self.path} is no folder here, and cannot be reached at the Hub ({library.told(error)}): without a "
+                "network, set `path` to a folder that has a copy of it, or HF_HUB_OFFLINE=1 where the library's cache "
+                "has it"
             ) from None
 
     def _builder(self, streaming: bool) -> Any:
@@ -191,6 +204,10 @@ class HuggingFace(Corpus):
                 f"named: {', '.join(there)}"
             ) from None
         library.leave_out(builder, self.columns if streaming else ())
+        if builder.name == "parquet":
+            builder.config.batch_size = (
+                ROWS_AT_ONCE  # else as many as its first group of rows has: of an empty file, 0
+            )
         return builder
 
     def _check_split(self, there: list[str]) -> None:

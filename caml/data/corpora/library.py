@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _NETWORK = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "aiohttp")
-_LIBRARIES = ("datasets", "pyarrow", "fsspec", *_NETWORK)
+_LIBRARIES = ("datasets", "pyarrow", "fsspec", "yaml", *_NETWORK)
 CUT = (zlib.error, lzma.LZMAError)
 NOTE = "caml.json"
 """Beside a split in the library's cache: as what it was asked for, and the names of the files it is made of."""
@@ -109,7 +109,8 @@ def cause(error: Exception) -> BaseException:
 def expected(error: BaseException) -> bool:
     """Whether it is what the libraries raise of files and networks, and no mistake of this code."""
     of = type(error).__module__.split(".")[0]
-    return of in _LIBRARIES or isinstance(error, (OSError, ValueError, EOFError, *CUT))
+    scripted = isinstance(error, RuntimeError) and "scripts are no longer supported" in str(error)
+    return scripted or of in _LIBRARIES or isinstance(error, (OSError, ValueError, EOFError, *CUT))
 
 
 def of_the_system(error: BaseException) -> bool:

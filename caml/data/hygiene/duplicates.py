@@ -40,7 +40,7 @@ def near_keys(text: str, bands: int, rows: int, words: int) -> list[int]:
 
     Source: A. Broder, On the resemblance and containment of documents, 1997.
     """
-    found = words_of(text)
+    found = words_of(text) or [text.strip()]  # signs alone are alike where they are the same
     runs = {" ".join(found[i : i + words]).encode() for i in range(max(1, len(found) - words + 1))}
     minhash = _permutations(bands * rows).copy()
     minhash.update_batch(sorted(runs))

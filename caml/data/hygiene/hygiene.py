@@ -49,12 +49,13 @@ class Hygiene:
 
     `shortest`, `longest`: characters of a document. `languages`: those to keep, by their ISO 639-1 codes ('en'), as
     the identifier of py3langid tells them from the whole text. `against`: probe sets and benchmarks; a document is
-    removed that has a run of `overlap` words in common with one of their texts, words being runs of letters and
-    digits in lower case (a text of fewer words, but at least `overlap_least`, is looked for as a whole). `exact`:
-    a document with the same text as an earlier one. `near`: one that agrees with an earlier one in all
-    `near_rows` MinHash values of one of `near_bands` bands, over runs of `near_words` words: for two documents that
-    share a fraction s of these runs the chance is 1 - (1 - s^rows)^bands, a half at 0.7 by default (the
-    bands and rows of FineWeb, arXiv 2406.17557). `unchecked` names probe sets in use that are knowingly left out.
+    removed that has a run of `overlap` words in common with one of their texts (a text of fewer words, but at least
+    `overlap_least`, is looked for as a whole). Words are runs of letters and digits in lower case, and single
+    characters of Chinese, Japanese and Thai. `exact`: a document with the same text as an earlier one. `near`: one that
+    agrees with an earlier one in all `near_rows` MinHash values of one of `near_bands` bands, over runs of `near_words`
+    words: for two documents that share a fraction s of these runs the chance is 1 - (1 - s^rows)^bands, a half at 0.7
+    by default (the bands and rows of FineWeb, arXiv 2406.17557). `unchecked` names probe sets in use that are
+    knowingly left out.
     """
 
     shortest: int = 0

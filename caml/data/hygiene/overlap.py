@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable
 
-WORD = re.compile(r"[^\W_]+")
+# Thai, kana and Chinese characters, which are written without spaces between words.
+_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 def words_of(text: str) -> list[str]:
-    """Runs of letters and digits of `text`, in lower case."""
+    """Runs of letters and digits of `text`, in lower case; of scripts without spaces each character is a word."""
     return WORD.findall(text.lower())
 
 
