@@ -6,22 +6,39 @@ import platform
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "or")]
-VERSIONS = ("caml", "numpy", "tokenizers", "datasets", "datasketch", "jax")
+VERSIONS = ("caml", "numpy", "tokenizers", "datasets", "datasketch", "jax", "torch")
 
 
-def line(benchmark: str, case: str, ours: float, peer: float, unit: str, ratio: float, goal: float) -> None:
-    """Print what was measured. `ratio` is how many times better ours is, and `goal` the least that it is to be."""
+def line(
+    benchmark: str,
+    case: str,
+    ours: float,
+    peer: float,
+    unit: str,
+    ratio: float,
+    goal: float,
+    runs: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """Print what was measured. `ratio` is how many times better ours is, and `goal` the least that it is to be.
+
+    Of `runs`, such as ours and the peer's, the least and the most is told.
+    """
     found = {"benchmark": benchmark, "case": case, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio}
     figures = {key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in found.items()}
-    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
+    there = {found.name.lower() for found in importlib.metadata.distributions() if found.name}
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS if name in there}
     versions["python"] = platform.python_version()
-    print(json.dumps({**figures, "goal": goal, "machine": machine(), "versions": versions}), flush=True)
+    spread = {of: [float(f"{x:.4g}") for x in (min(some), max(some))] for of, some in (runs or {}).items()}
+    about = {"spread": spread} if spread else {}
+    print(
+        json.dumps({**figures, "goal": goal, **about, "machine": machine(), "versions": versions}), flush=True
+    )
 
 
 def machine() -> str:

@@ -35,24 +35,25 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 class Layer(nn.Module):
     """Attention and MLP, each normalised before and added to the stream."""
 
-    def __init__(self, width: int, heads: int, mlp: int):
+    def __init__(self, width: int, heads: int, head: int, mlp: int):
         super().__init__()
-        self.heads, self.head = heads, width // heads
+        self.heads, self.head = heads, head
         self.before, self.between = Norm(width), Norm(width)
         self.q_norm, self.k_norm = Norm(self.head), Norm(self.head)
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        inner = heads * head
+        self.qkv, self.out = nn.Linear(width, 3 * inner, bias=False), nn.Linear(inner, width, bias=False)
         self.gate_up, self.down = nn.Linear(width, 2 * mlp, bias=False), nn.Linear(mlp, width, bias=False)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """The stream `[B, T, width]` after this layer."""
-        rows, length, width = x.shape
+        rows, length, _ = x.shape
         q, k, v = (
             part.view(rows, length, self.heads, self.head).transpose(1, 2)
             for part in self.qkv(self.before(x)).chunk(3, dim=-1)
         )
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(seen.transpose(1, 2).reshape(rows, length, width))
+        x = x + self.out(seen.transpose(1, 2).reshape(rows, length, -1))
         gate, up = self.gate_up(self.between(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
@@ -60,13 +61,13 @@ class Layer(nn.Module):
 class Qwen3(nn.Module):
     """The model with tied embeddings; its output is the mean loss of the next tokens."""
 
-    def __init__(self, width: int, layers: int, heads: int, mlp: int, vocabulary: int, length: int):
+    def __init__(self, a: argparse.Namespace):
         super().__init__()
-        self.embed = nn.Embedding(vocabulary, width)
-        self.layers = nn.ModuleList([Layer(width, heads, mlp) for _ in range(layers)])
-        self.norm = Norm(width)
-        half = width // heads // 2
-        angles = torch.arange(length)[:, None] * 10_000.0 ** (-torch.arange(half) / half)
+        self.embed = nn.Embedding(a.vocabulary, a.width)
+        self.layers = nn.ModuleList([Layer(a.width, a.heads, a.head, a.mlp) for _ in range(a.layers)])
+        self.norm = Norm(a.width)
+        half = a.head // 2
+        angles = torch.arange(a.length)[:, None] * 10_000.0 ** (-torch.arange(half) / half)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
         for parameter in self.parameters():
@@ -84,7 +85,9 @@ class Qwen3(nn.Module):
 def main() -> None:
     """Train on tokens by chance; a line of JSON with the tokens a second of each stretch."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("width", "layers", "heads", "mlp", "vocabulary", "length", "batch", "steps", "stretches"):
+    for name in (
+        "width", "layers", "heads", "head", "mlp", "vocabulary", "length", "batch", "steps", "stretches",
+    ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
@@ -92,7 +95,7 @@ def main() -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    model = Qwen3(a.width, a.layers, a.heads, a.mlp, a.vocabulary, a.length)
+    model = Qwen3(a)
     run = torch.compile(model) if a.compile else model
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True

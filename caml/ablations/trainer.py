@@ -150,7 +150,7 @@ def _manifest(
         "parent": stagerun.parent.fingerprint if stagerun.parent else None,
         "started_from": started_from(launch.where, stagerun),
         "identity": stagerun.history,
-        "numerics": f"{NUMERICS_VERSION}: {layout}" if layout else str(NUMERICS_VERSION),
+        "numerics": f"{NUMERICS_VERSION} ({layout})" if layout else str(NUMERICS_VERSION),
         "arm": stagerun.arm,
         "control": launch.control,
         "rung": launch.rung,

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 # Queries are taken in blocks of this many, each against the keys up to its end: half of a square of
-# scores is masked, and this leaves the larger part of that half out.
-BLOCK = 32
+# scores is masked, and this leaves the larger part of that half out. Of a long sequence larger ones: small products
+# cost more than their arithmetic.
+BLOCK, LONG_BLOCK = 32, 64
+LONG = 129
 
 
 def _batched(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -67,8 +69,9 @@ def attend(
     order = np.arange(T)
     seen_BxSxT = (segments_BxT[:, :, None] == segments_BxT[:, None, :]) & (order[:, None] <= order)
     blocks = []
-    for start in range(0, T, BLOCK):
-        end = min(start + BLOCK, T)
+    size = LONG_BLOCK if T >= LONG else BLOCK
+    for start in range(0, T, size):
+        end = min(start + size, T)
         blocks.append(
             _softmax_attention(
                 q_HxBxNxT[..., start:end],

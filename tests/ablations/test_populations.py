@@ -53,6 +53,9 @@ def test_every_stagerun_is_in_one_population_after_its_parent(members: int, tiny
         assert len({(depth(m), m.model, m.stage.batch, m.stage.length) for m in population.members}) == 1
         assert len({m.steps == 0 for m in population.members}) == 1
         assert len(population.members) <= (members or 12)
+        alike = [p for p in planned if p.of and (depth(p.members[0]), p.members[0].steps > 0) ==
+                 (depth(population.members[0]), population.members[0].steps > 0)]  # fmt: skip
+        assert population.of == sum(len(p.members) for p in alike)
         assert all(when[m.parent] < when[m] for m in population.members if m.parent)
     assert len({population.name for population in planned}) == len(planned)
 
