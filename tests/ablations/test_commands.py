@@ -54,11 +54,10 @@ def test_show_names_what_is_damaged(copy: Path) -> None:
     scores = next(copy.glob("ledger/sft-compassion*seed0*/evals/*/*.parquet"))
     scores.unlink()
     lines = caml("show", str(TINY)).stdout.splitlines()
-    told = [line for line in lines if line.startswith("damaged: ")]
-    assert [line.split()[1] for line in told] == [str(params), str(scores)]
-    assert told[0].endswith("the StageRun is trained again") and told[1].endswith(
-        "the evaluation is done again"
-    )
+    told = {line.split()[1]: line for line in lines if line.startswith("damaged: ")}
+    assert told.keys() == {str(params), str(scores)}
+    assert told[str(params)].endswith("the StageRun is trained again")
+    assert told[str(scores)].endswith("the evaluation is done again")
 
 
 def test_a_lock_counts_when_it_was_there_before_the_results(copy: Path) -> None:
