@@ -25,9 +25,9 @@ class Layout:
 
 PLAIN = Layout()
 
-# Tokens that are taken at a time, by platform (0: the whole batch). On a CPU what a piece needs stays in the cache of
-# its core: measured by `make bench-layouts`, experiments/LOG.md.
-TOKENS = {"cpu": 256}
+# By platform, batches of how many tokens are taken whole, and of larger ones how many tokens at a time: on a CPU what a
+# piece needs is to stay in the cache of its core (measured: experiments/LOG.md). An accelerator takes all at once.
+WHOLE, AT_A_TIME = {"cpu": 1024}, {"cpu": 256}
 MEMBERS = {"cpu": "turn"}
 
 
@@ -39,7 +39,7 @@ def layout_of(platform: str, devices: int, places: int, batch: int, length: int)
     data = devices // places if places < devices and devices % places == 0 else 1
     data = data if batch % data == 0 else 1
     own, rows = batch // data, 0
-    if platform in TOKENS and own * length > TOKENS[platform]:
-        most = max(1, TOKENS[platform] // length)
+    if platform in AT_A_TIME and own * length > WHOLE[platform]:
+        most = max(1, AT_A_TIME[platform] // length)
         rows = max(rows for rows in range(1, most + 1) if own % rows == 0)
     return Layout(MEMBERS.get(platform, "stacked"), rows if rows < own else 0, data)

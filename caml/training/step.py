@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     """Packed sequences, each `[B, T]`; in a dispatch `[members, steps, B, T]`.
 
     Segment 0 is padding; positions restart in each document; weights are 1 where the target (the next
-    token of the same document) bears loss. Of preference pairs see `preference_sums`.
+    token of the same document) bears loss. Of preference pairs see `preference_loss`.
     """
 
     tokens: Any
@@ -56,49 +56,51 @@ def nats_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
     return jax.lax.map(one_piece, (x_PxDxN, targets_N.reshape(pieces, -1))).reshape(-1)
 
 
-class Sums(NamedTuple):
-    """What the parts of a batch add up to: nats, how many targets or pairs bear them, and what else is told."""
-
-    nats: jax.Array
-    bearing: jax.Array
-    told: dict[str, jax.Array]
-
-
-def token_sums(params: Parameters, model: Model, batch: Batch) -> Sums:
-    """Of the loss-bearing targets of the batch."""
+def token_loss(params: Parameters, model: Model, batch: Batch, bearing: jax.Array) -> jax.Array:
+    """What the batch, or a part of one that has `bearing` loss-bearing targets, adds to the mean nats of a target."""
     nats_N, weights_N = nats_of(params, model, batch), batch.weights.reshape(-1)
-    return Sums(jnp.sum(nats_N * weights_N), jnp.sum(weights_N), {})
+    return jnp.sum(nats_N * weights_N) / bearing
 
 
-def preference_sums(
-    params: Parameters, model: Model, batch: Batch, reference: Parameters, beta: jax.Array
-) -> Sums:
-    """The DPO losses of the pairs of the batch.
+def _pairs(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The place of each position's pair in its row `[B, T]`, and at which of these places pairs are, `[B, P]`."""
+    rows, length = batch.tokens.shape
+    # No half is shorter than two tokens; a row may begin with the rest of a pair that is longer than a row.
+    nothing_BxP = jnp.zeros((rows, length // 4 + 1))
+    pair_BxT = jnp.maximum(batch.segments - 1, 0) // 2
+    row_BxT = jnp.broadcast_to(jnp.arange(rows)[:, None], pair_BxT.shape)
+    return pair_BxT, nothing_BxP.at[row_BxT, pair_BxT].add(jnp.abs(batch.weights)) > 0
+
+
+def preference_loss(
+    params: Parameters,
+    model: Model,
+    batch: Batch,
+    bearing: jax.Array,
+    reference: Parameters,
+    beta: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """What the batch, or a part of one that has `bearing` pairs, adds to the mean DPO loss, and what else is told.
 
     Segments 2k + 1 and 2k + 2 of a row are the chosen and the rejected half of its pair k; weights are 1 on targets
-    in chosen answers and -1 on those in rejected ones. A pair's loss is -log sigmoid(beta * m), m being how much
-    more the model prefers the chosen answer than `reference` does: log p(chosen) - log p(rejected), less the same of
-    the reference. Rafailov et al. 2023, Direct Preference Optimization (arXiv 2305.18290), equation 7.
+    in chosen answers and -1 on those in rejected ones. A pair's loss is -log sigmoid(beta * m), in nats, m being how
+    much more the model prefers the chosen answer than `reference` does: log p(chosen) - log p(rejected), less the same
+    of the reference. Rafailov et al. 2023, Direct Preference Optimization (arXiv 2305.18290), equation 7.
 
-    Told besides: `preference_accuracy`, the pairs of which m is above 0 by more than rounding, and `preference_margin`,
-    m in nats.
+    `preference_accuracy` is the share of pairs of which m is above 0 by more than rounding, `preference_margin` the
+    mean of m in nats.
     """
-    rows, length = batch.tokens.shape
     nats_N = nats_of(params, model, batch)
     of_reference_N = jax.lax.stop_gradient(nats_of(reference, model, batch))
-    more_BxT = (of_reference_N - nats_N).reshape(rows, length) * batch.weights
-    # No half is shorter than two tokens; a row may begin with the rest of a pair that is longer than a row.
-    places = length // 4 + 1
-    row_BxT = jnp.broadcast_to(jnp.arange(rows)[:, None], more_BxT.shape)
-    pair_BxT = jnp.maximum(batch.segments - 1, 0) // 2
-    m_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(more_BxT)
-    there_BxP = jnp.zeros((rows, places)).at[row_BxT, pair_BxT].add(jnp.abs(batch.weights)) > 0
+    more_BxT = (of_reference_N - nats_N).reshape(batch.tokens.shape) * batch.weights
+    pair_BxT, there_BxP = _pairs(batch)
+    row_BxT = jnp.broadcast_to(jnp.arange(len(more_BxT))[:, None], more_BxT.shape)
+    m_BxP = jnp.zeros(there_BxP.shape).at[row_BxT, pair_BxT].add(more_BxT)
     told = {
-        "preference_accuracy": jnp.sum((m_BxP > ROUNDING) & there_BxP).astype(jnp.float32),
-        "preference_margin": jnp.sum(jnp.where(there_BxP, m_BxP, 0.0)),
+        "preference_accuracy": jnp.sum((m_BxP > ROUNDING) & there_BxP) / bearing,
+        "preference_margin": jnp.sum(jnp.where(there_BxP, m_BxP, 0.0)) / bearing,
     }
-    losses_BxP = jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)
-    return Sums(jnp.sum(losses_BxP), jnp.sum(there_BxP).astype(jnp.float32), told)
+    return jnp.sum(jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)) / bearing, told
 
 
 def loss_and_gradients(
@@ -109,42 +111,38 @@ def loss_and_gradients(
     reference: Parameters | None = None,
     beta: Any = None,
 ) -> tuple[jax.Array, dict[str, jax.Array], Parameters]:
-    """The mean loss of the batch, what else is told (means over pairs), and the gradients of the loss.
+    """The mean loss of the batch, what else is told of it, and the gradients of the loss.
 
-    In nats per loss-bearing target, or with a `reference` per pair. A batch that has none costs 0, and nothing is told
-    of it (NaN). The batch is taken `layout.rows` at a time; where it is spread over devices, this is given one's own
-    rows of it and adds up with the others.
+    In nats per loss-bearing target, or with a `reference` per pair; 0 where the batch has none, and of no pairs nothing
+    is told (NaN). The batch is taken `layout.rows` at a time. Where it is spread over devices, this is given one's own
+    rows of it, and adds up with the others.
     """
+    count = jnp.sum(batch.weights if reference is None else _pairs(batch)[1])
+    count = jax.lax.psum(count, "data") if layout.data > 1 else count
+    bearing = jnp.maximum(count, 1)
 
-    def sums(params: Parameters, part: Batch) -> tuple[jax.Array, Sums]:
+    def share(params: Parameters, part: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         if reference is None:
-            found = token_sums(params, model, part)
-        else:
-            found = preference_sums(params, model, part, reference, beta)
-        return found.nats, found
+            return token_loss(params, model, part, bearing), {}
+        return preference_loss(params, model, part, bearing, reference, beta)
 
-    def of(part: Batch) -> tuple[Sums, Parameters]:
-        (_, found), gradients = jax.value_and_grad(sums, has_aux=True)(params, part)
-        return found, gradients
+    def of(part: Batch) -> Any:
+        return jax.value_and_grad(share, has_aux=True)(params, part)
 
     rows = batch.tokens.shape[0]
-    at_once = layout.rows or rows
-    if at_once == rows:
+    if layout.rows in (0, rows):
         added = of(batch)
     else:
-        parts = jax.tree.map(lambda x: x.reshape(rows // at_once, at_once, *x.shape[1:]), batch)
-        nothing = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
-        )
+        parts = jax.tree.map(lambda x: x.reshape(rows // layout.rows, layout.rows, *x.shape[1:]), batch)
+        shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         added, _ = jax.lax.scan(
-            lambda sum_, part: (jax.tree.map(jnp.add, sum_, of(part)), None), nothing, parts
+            lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None), nothing, parts
         )
     if layout.data > 1:
         added = jax.lax.psum(added, "data")
-    found, gradients = added
-    share = 1.0 / jnp.maximum(found.bearing, 1.0)
-    told = {name: value / found.bearing for name, value in found.told.items()}
-    return found.nats * share, told, jax.tree.map(lambda gradient: gradient * share, gradients)
+    (loss, told), gradients = added
+    return loss, {name: jnp.where(count > 0, x, jnp.nan) for name, x in told.items()}, gradients
 
 
 def train_step(
