@@ -9,6 +9,8 @@ from typing import Any
 from caml.ablations.grid import AXES
 from caml.ablations.runs import Ablation, Run, Stage
 from caml.analysis.contrasts import Contrast
+from caml.config import files
+from caml.config.errors import UserError
 from caml.config.files import Binding
 from caml.config.resolve import Loaded, load
 from caml.data.corpora.files import Files
@@ -41,6 +43,11 @@ def load_ablation(path: str | Path, settings: Sequence[str] = ()) -> Loaded:
     With settings that change what is trained or stated it is another ablation: its name tells them, as in
     `quickstart+tokens=65536`, and so its results have a folder of their own.
     """
+    bound = {binding.configurable for binding in files.read(Path(path))}
+    if "Corpora" in bound and "Ablation" not in bound:
+        raise UserError(
+            f"{path} binds Corpora and no Ablation: it is for `caml data prepare`, show, verify and match"
+        )
     loaded = load(path, CLASSES, Ablation, settings, axes=AXES)
     altering = loaded.text.altering()
     if not altering:

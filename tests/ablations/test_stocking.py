@@ -229,6 +229,14 @@ def test_the_matched_arm_of_an_ablation_is_drawn(folder: Path) -> None:
     assert "matched-" in result.stdout and "for each document of care one of 200 of pool" in result.stdout
 
 
+def test_a_file_of_corpora_is_no_ablation(folder: Path) -> None:
+    result = caml("run", "corpora.gin")
+    assert result.exit_code == 2 and not (folder / "runs").exists()
+    assert result.stderr.startswith(
+        "caml: corpora.gin binds Corpora and no Ablation: it is for `caml data prepare`"
+    )
+
+
 def test_a_wrong_byte_is_found_and_named(folder: Path) -> None:
     assert caml("data", "prepare", "corpora.gin").exit_code == 0
     path = next(folder.glob("runs/stores/care-*/tokens.bin"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caml.models import products
-from caml.models.attention import BLOCK, attend
+from caml.models.attention import BLOCK, LONG, attend
 from caml.models.sizes import Model
 from caml.models.transformer import hidden_states, init_parameters, logits
 
@@ -84,7 +84,7 @@ def plain_attention(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Arra
     return jnp.stack(out)
 
 
-@pytest.mark.parametrize("length", [5, BLOCK, 2 * BLOCK + 3])
+@pytest.mark.parametrize("length", [5, BLOCK, 2 * BLOCK + 3, LONG - 1, LONG + 20])
 def test_attention_in_blocks_is_plain_attention(length: int):
     rng = np.random.default_rng(1)
     q = rng.normal(size=(4, 4, 2, length)).astype(np.float32)
