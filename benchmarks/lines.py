@@ -1,4 +1,4 @@
-"""What all benchmarks share: lines of JSON, text to work on, and the memory of a process and its children."""
+"""What benchmarks share: lines of JSON, text to work on, memory of processes, and a clock of training."""
 
 import importlib.metadata
 import json
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -107,3 +108,17 @@ class Memory:
                     continue  # it has ended
             self.most = max(self.most, total)
             time.sleep(self._every)
+
+
+class Clock:
+    """A sink that knows when each dispatch was recorded."""
+
+    def __init__(self) -> None:
+        self.at: list[tuple[float, int]] = []
+
+    def progress(self, step: int, last_step: int, tokens: int, loss: Any) -> None:
+        """Note tokens and time."""
+        self.at.append((time.perf_counter(), tokens))
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None

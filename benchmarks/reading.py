@@ -10,11 +10,10 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.lines import line
+from benchmarks.lines import Clock, line
 from caml.data.mixture import Mixture, StageData
 from caml.data.store import store_folder, store_recipe
 from caml.data.tokenizer import BEARS, Encoded
@@ -31,20 +30,6 @@ SMALLEST = Model(
 )
 BATCH, LENGTH = 16, 64
 STEPS = 1500
-
-
-class Clock:
-    """A sink that knows when each dispatch was recorded."""
-
-    def __init__(self) -> None:
-        self.at: list[tuple[float, int]] = []
-
-    def progress(self, step: int, last_step: int, tokens: int, loss: Any) -> None:
-        """Note tokens and time."""
-        self.at.append((time.perf_counter(), tokens))
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
 
 
 def consumed(data: StageData, vocabulary: int, folder: Path) -> float:

@@ -12,14 +12,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.lines import line
+from benchmarks.lines import Clock, line
 
 STRETCHES = 4
 
@@ -73,20 +72,6 @@ class Chance:
         weights[..., -1] = 0
         positions = np.broadcast_to(np.arange(case.length, dtype=np.int32), axes)
         return Batch(tokens, np.ones_like(tokens), positions, weights)
-
-
-class Clock:
-    """A sink that knows when each dispatch was recorded."""
-
-    def __init__(self) -> None:
-        self.at: list[tuple[float, int]] = []
-
-    def progress(self, step: int, last_step: int, tokens: int, loss: Any) -> None:
-        """Note tokens and time."""
-        self.at.append((time.perf_counter(), tokens))
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
 
 
 def train_here(case: Case, members: int, steps: int, places: int) -> list[float]:

@@ -16,6 +16,20 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 API = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)(?:/(?P<what>revision|tree|paths-info)/(?P<rest>.+))?")
 RESOLVE = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
+CONFIGS = """configs:
+- config_name: sample
+  data_files:
+  - split: train
+    path: sample/train-*.parquet
+  - split: test
+    path: sample/test-*.parquet
+- config_name: other
+  data_files:
+  - split: train
+    path: sample/test-*.parquet
+"""
+"""Of a data set's card: two configurations, one of them with two splits."""
+
 
 class Hub(ThreadingHTTPServer):
     """Serves folders as data sets, each at one commit.

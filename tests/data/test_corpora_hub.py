@@ -7,25 +7,13 @@ import re
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import CONFIGS
 
 from caml.config.errors import Failure, Invalid, UserError
 from caml.data.corpora.hub import HuggingFace
 from caml.data.corpora.schemas import Messages, Text
 
-CARD = """---
-configs:
-- config_name: sample
-  data_files:
-  - split: train
-    path: sample/train-*.parquet
-  - split: test
-    path: sample/test-*.parquet
-- config_name: other
-  data_files:
-  - split: train
-    path: sample/test-*.parquet
----
-"""
+CARD = f"---\n{CONFIGS}---\n"
 
 
 @pytest.fixture

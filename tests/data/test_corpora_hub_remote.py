@@ -12,21 +12,10 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import COMMIT, hub
+from hub_server import COMMIT, CONFIGS, hub
 
-CARD = """---
-configs:
-- config_name: sample
-  data_files:
-  - split: train
-    path: sample/train-*.parquet
-  - split: test
-    path: sample/test-*.parquet
-- config_name: other
-  data_files:
-  - split: train
-    path: sample/test-*.parquet
-dataset_info:
+CARD = f"""---
+{CONFIGS}dataset_info:
 - config_name: sample
   features:
   - name: text
