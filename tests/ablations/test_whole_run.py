@@ -14,6 +14,7 @@ from caml.ablations.catalogue import load_ablation
 from caml.ablations.condition import unfinished
 from caml.ablations.grid import cells
 from caml.ablations.places import places
+from caml.config.fingerprint import NUMERICS_VERSION
 from caml.evals.identity import evaluation_fingerprint
 
 
@@ -123,6 +124,8 @@ def test_the_store_names_the_rung_that_is_claimed_and_has_margins_by_rung(finish
 
 def test_manifests_count_slots_and_doses(finished: Path) -> None:
     for manifest in manifests(finished / "runs").values():
+        layout = " (members in turn, whole batches)" if manifest["steps"] else ""
+        assert manifest["numerics"] == f"{NUMERICS_VERSION}{layout}"
         slots = {role: source["slots"] for role, source in manifest["sources"].items()}
         assert sum(slots.values()) == 2 * manifest["steps"]
         if "intervention" in slots:
@@ -169,3 +172,15 @@ def test_what_was_altered_is_named_put_aside_and_made_again(copy: Path, finished
     assert parameters(copy) == parameters(finished / "runs")
     for name, table in tables(finished / "runs").items():
         pd.testing.assert_frame_equal(tables(copy)[name], table, check_exact=True, obj=name)
+
+
+@pytest.mark.slow
+def test_a_lone_model_has_its_batches_over_all_devices(tmp_path: Path, cache: Path) -> None:
+    text = TINY.read_text()
+    axes = "Ablation.axes = {'ARM': ['base'], 'RATIO': [0.0], 'SEED': [0], 'SFT_TOKENS': [0, 8192]}\n\n"
+    alone = text[: text.index("Ablation.axes")] + axes + text[text.index("Run.model") :]
+    (tmp_path / "alone.gin").write_text(alone.replace("Ablation.control = {'ARM': 'neutral'}\n", ""))
+    done = run(command("run", "alone.gin"), tmp_path, cache)
+    assert done.returncode == 0, done.stderr
+    found = [manifest["numerics"] for manifest in manifests(tmp_path / "runs").values()]
+    assert found == [f"{NUMERICS_VERSION} (members in turn, whole batches, a batch over 2 devices)"] * 2
