@@ -205,9 +205,8 @@ class HuggingFace(Corpus):
             ) from None
         library.leave_out(builder, self.columns if streaming else ())
         if builder.name == "parquet":
-            builder.config.batch_size = (
-                ROWS_AT_ONCE  # else as many as its first group of rows has: of an empty file, 0
-            )
+            # Else as many as its first group of rows has: of an empty file, none.
+            builder.config.batch_size = ROWS_AT_ONCE
         return builder
 
     def _check_split(self, there: list[str]) -> None:
