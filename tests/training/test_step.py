@@ -82,8 +82,11 @@ def test_the_loss_is_the_mean_over_weighted_targets():
 def test_a_batch_in_pieces_has_the_same_loss_and_gradients(paired: bool):
     """However unlike the pieces: some bear no loss at all."""
     of_pairs = (init_parameters(MODEL, VOCAB, seed=1), BETA) if paired else ()
-    batch = (PAIRS if paired else DATA).batch(0)
-    for taken in (np.ones((BATCH, 1)), np.arange(BATCH)[:, None] == 0, np.arange(BATCH)[:, None] % 3 == 0):
+    data = PAIRS if paired else DATA
+    batch = steps.Batch(*map(np.concatenate, zip(*(data.batch(step) for step in (0, 1, 2)), strict=True)))
+    rows = np.arange(3 * BATCH)[:, None]
+    assert len(rows) > 2 * PIECES.rows
+    for taken in (rows >= 0, rows == 0, rows % 3 == 0):
         some = batch._replace(weights=(batch.weights * taken).astype(np.float32))
         whole = found_of(PARAMS, MODEL, some, PLAIN, *of_pairs)
         pieces = found_of(PARAMS, MODEL, some, PIECES, *of_pairs)
