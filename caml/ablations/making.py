@@ -13,13 +13,14 @@ from caml.ablations.prepare import Stores, stores_of
 from caml.ablations.progress import Progress, Stopped
 from caml.ablations.runs import StageRun
 from caml.ablations.scorer import Evaluators, score_missing
-from caml.ablations.trainer import Launch, pace, train_population
+from caml.ablations.trainer import Launch, layout, pace, train_population
 from caml.config.text import counted
 from caml.tracking.lease import Leases, acquire_all
 from caml.tracking.ledger import State
 from caml.tracking.markers import Damaged
 from caml.tracking.mirror import Mirror
 from caml.tracking.provenance import provenance
+from caml.training.layouts import Unfit
 
 # Seconds between looks at StageRuns that another launch is training.
 WAIT = 2.0
@@ -40,6 +41,11 @@ def make(
         members = tuple(member for member in population.members if member in asked_for)
         if members:
             populations.append(dataclasses.replace(population, members=members))
+    for population in populations:
+        try:
+            layout(launch, population)
+        except Unfit as unfit:
+            raise study.loaded.fault(str(unfit), (study.ablation.execution, unfit.field)) from unfit
     runs = [cell.run for cell in study.whole]
     held_out = {(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs}
     if not launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress, launch.stop):
@@ -75,7 +81,7 @@ def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mir
         configs={s.fingerprint: stagerun_text(ablation, s) for s in used_stageruns(study.whole)},
         control=" ".join(str(value) for value in ablation.control.values()),
         rung=next((contrast.rung for contrast in ablation.contrasts if contrast.primary), None),
-        pace=pace(ablation.population, ablation.checkpoint_seconds),
+        pace=pace(ablation.population, ablation.checkpoint_seconds, ablation.execution),
     )
 
 

@@ -45,7 +45,9 @@ def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
         stage = stagerun.stage
         # Without steps there is nothing to compile: untrained models of a size form a group of their own.
         program = (
-            (stage.optimizer.name, stage.batch, stage.length, stage.preference) if stagerun.steps else ()
+            (stage.optimizer.name, stage.batch, stage.length, stage.preference, stage.precision)
+            if stagerun.steps
+            else ()
         )
         # Those that are scored together are one group too: the same words, in sequences of one length.
         scored = (stagerun.tokenizer, stagerun.root.stage.length)

@@ -24,6 +24,7 @@ from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
 from caml.tracking.ledger import State
 from caml.training.checkpoints import save_parameters
+from caml.training.execution import Execution
 from caml.training.layouts import Layout
 from caml.training.loop import Member, Pace, Parameters, laid_out, train
 from caml.training.population import METRICS
@@ -71,17 +72,11 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     folder = launch.where.populations / population.name
     members = recorded_members(launch.where, population, missing, launch.progress.say)
     data = {member.name: launch.stores.data(member) for member in members}
-    first = members[0]
-    # So few that they leave devices free share them instead.
-    places = (
-        min(launch.pace.places, population.of) if population.of < len(jax.devices()) else launch.pace.places
-    )
-    pace = dataclasses.replace(launch.pace, places=places)
-    layout = laid_out(pace, len(members), first.stage.batch, first.stage.length)
+    first, lies = members[0], layout(launch, population)
     with launch.progress.task(
         f"{first.stage.name} {first.model.name}", max(m.steps for m in members)
     ) as advance:
-        sink = _LedgerSink(launch, members, data, evaluator, advance, layout)
+        sink = _LedgerSink(launch, members, data, evaluator, advance, lies)
         trained = train(
             [
                 Member(
@@ -102,21 +97,37 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
             first.stage.length,
             folder / CHECKPOINTS,
             sink,
-            pace,
+            _paced(launch, population),
             launch.stop,
             launch.progress.say,
+            first.stage.precision,
         )
     if trained.complete:
         discard(launch.where, population)
     return trained.complete
 
 
-def pace(members: int, checkpoint_seconds: float) -> Pace:
-    """How this machine trains populations of at most `members` (0: the default)."""
+def layout(launch: Launch, population: Population) -> Layout:
+    """How the members of `population` lie on this machine. Raises Unfit (see `layout_of`)."""
+    first, paced = population.members[0], _paced(launch, population)
+    stage = first.stage
+    return laid_out(paced, 1, first.model, stage.batch, stage.length, stage.precision)
+
+
+def _paced(launch: Launch, population: Population) -> Pace:
+    """The pace of this population: members so few that they leave devices free share them instead."""
+    few = population.of < len(jax.devices())
+    places = min(launch.pace.places, population.of) if few else launch.pace.places
+    return dataclasses.replace(launch.pace, places=places)
+
+
+def pace(members: int, checkpoint_seconds: float, asked: Execution) -> Pace:
+    """How this machine trains populations of at most `members` (0: the default), laid out as `asked`."""
     return Pace(
         places=members or MEMBERS,
         checkpoint_seconds=checkpoint_seconds,
         observe_steps=OBSERVE_STEPS,
+        asked=asked,
     )
 
 

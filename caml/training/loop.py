@@ -18,6 +18,7 @@ from caml.models.sizes import Model
 from caml.models.transformer import init_parameters
 from caml.training import population
 from caml.training.checkpoints import Checkpoints
+from caml.training.execution import AS_SUITS, Execution
 from caml.training.layouts import Layout, layout_of
 from caml.training.mesh import member_mesh
 from caml.training.optimizer import Hyper, Optimizer, Schedule, hyper
@@ -60,12 +61,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Pace:
-    """How a population is trained: nothing here changes a member's bits but `places`, where they are few.
+    """How a population is trained: nothing here changes a member's bits but `places`, where they are few, and `asked`.
 
     `steps` are made in one dispatch. `places` is for how many members a program is compiled (0: as many as there
     are); populations with equal places share it, and an empty place costs nothing. A checkpoint
     is written when `checkpoint_seconds` have passed or `checkpoint_steps` were made (0: not by steps), the
-    newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never).
+    newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never), `asked` what is asked of the
+    layout.
     """
 
     steps: int = 16
@@ -74,6 +76,7 @@ class Pace:
     checkpoint_steps: int = 0
     keep: int = 2
     observe_steps: int = 0
+    asked: Execution = AS_SUITS
 
 
 class Sink(Protocol):
@@ -179,7 +182,7 @@ class _Reader:
     def _work(self, plan: Iterator[tuple[int, int]]) -> None:
         try:
             for first, count in plan:
-                batches = population.place(self._gather(first, count), self._mesh, population.BATCHES)
+                batches = population.place_batches(self._gather(first, count), self._mesh)
                 if self._left.is_set():
                     break
                 self._ready.put((first, count, batches))
@@ -224,10 +227,12 @@ def _initial(
     return state, reference, population.stack(in_place)
 
 
-def laid_out(pace: Pace, members: int, batch: int, length: int) -> Layout:
-    """How `train` lays out so many members on this machine."""
-    places = max(pace.places, members)
-    return layout_of(jax.default_backend(), len(jax.devices()), places, batch, length)
+def laid_out(
+    pace: Pace, members: int, model: Model, batch: int, length: int, precision: str = "float32"
+) -> Layout:
+    """How `train` lays out so many members on this machine. Raises Unfit (see `layout_of`)."""
+    places, here = max(pace.places, members), jax.default_backend()
+    return layout_of(here, len(jax.devices()), places, batch, length, pace.asked, precision, model.kv_heads)
 
 
 def train(
@@ -241,12 +246,14 @@ def train(
     pace: Pace,
     stop: threading.Event,
     announce: Callable[[str], None] = lambda line: None,
+    precision: str = "float32",
 ) -> Trained:
     """Train `members` together to their last steps, from the newest valid checkpoint in `folder`.
 
     All members have the same kind of optimizer and of loss. Where `stop` is set, the dispatch under way is finished, a
     checkpoint is written, and the result is not complete: the same call goes on later with the same bits
-    as if it had never stopped. `announce` is given lines for a person: compiling, resuming, damage.
+    as if it had never stopped. `announce` is given lines for a person: compiling, resuming, damage. `precision` is
+    that of products (see caml/models/compute.py).
     """
     if len({m.optimizer.name for m in members}) != 1:
         raise ValueError("members of a population have one kind of optimizer")
@@ -255,8 +262,8 @@ def train(
         raise ValueError("members of a population have one kind of loss")
     if preference and any(m.parent is None for m in members):
         raise ValueError("a preference loss compares with a parent")
-    layout = laid_out(pace, len(members), batch, length)
-    mesh = member_mesh(layout.data)
+    layout = laid_out(pace, len(members), model, batch, length, precision)
+    mesh = member_mesh(layout.data, layout.fsdp, layout.tensor)
     groups = mesh.shape["member"]
     count = -(-max(pace.places, len(members)) // groups) * groups
     place = deal([m.steps for m in members], count, groups)

@@ -18,6 +18,7 @@ import json, sys
 from pathlib import Path
 from toy_training import Memory, member, run, same
 from caml.training.loop import Pace, laid_out
+from toy_training import MODEL
 members = [member(seed, 40) for seed in range(5)]
 sink = Memory()
 whole = run(members, Path(sys.argv[1]) / "whole", sink, places=6)
@@ -30,7 +31,7 @@ stopped = run([members[0]], Path(sys.argv[1]) / "stopped", Memory(stop_at=12), p
 resumed = run([members[0]], Path(sys.argv[1]) / "stopped", Memory(), places=1)
 again = run([members[0]], Path(sys.argv[1]) / "again", Memory(), places=1)
 bits += [not stopped.complete, same(resumed.params, again.params)]
-print(json.dumps({"alone": alone.column("loss").tolist(), "layout": str(laid_out(Pace(places=1), 1, 16, 8)),
+print(json.dumps({"alone": alone.column("loss").tolist(), "layout": str(laid_out(Pace(places=1), 1, MODEL, 16, 8)),
                   "same": bits, "programs": few.programs, "loss": sink.column("loss").tolist()}))
 """
 
