@@ -26,6 +26,12 @@ from caml.models.products import look_up, multiply
 from caml.models.sizes import Model
 
 Parameters = dict[str, jax.Array]
+OUTPUT_NORM = "model.norm.weight"
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a parameter is a matrix of a layer: neither norm, nor embedding, nor head."""
+    return name.endswith("_proj.weight")
 
 
 class Linear(nnx.Module):
@@ -201,16 +207,18 @@ def shapes(model: Model, vocab: int) -> dict[str, tuple[int, ...]]:
 def init_parameters(model: Model, vocab: int, seed: int) -> dict[str, np.ndarray]:
     """Fresh float32 parameters: matrices and embeddings normal with `init_scale`, norms 1.
 
-    That is the published architecture's own initialisation (no extra factor on the projections into the
-    residual stream). Each parameter has its own stream of numpy's Philox, so the same seed gives the same
-    numbers on every machine and accelerator.
+    That is the published architecture's own initialisation (no extra factor on the projections into the residual
+    stream), but for what a `base_width` changes (see `Model`). Each parameter has its own stream of numpy's Philox, so
+    the same seed gives the same numbers on every machine and accelerator.
     """
-    return {
-        name: np.ones(shape, np.float32)
-        if len(shape) == 1
-        else generator(seed, name).standard_normal(shape, np.float32) * np.float32(model.init_scale)
-        for name, shape in shapes(model, vocab).items()
-    }
+
+    def fresh(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if len(shape) == 1:
+            return np.full(shape, model.transfer if name == OUTPUT_NORM else 1.0, np.float32)
+        scale = model.init_scale * (model.transfer**0.5 if is_matrix(name) else 1.0)
+        return generator(seed, name).standard_normal(shape, np.float32) * np.float32(scale)
+
+    return {name: fresh(name, shape) for name, shape in shapes(model, vocab).items()}
 
 
 def stream(

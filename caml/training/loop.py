@@ -207,7 +207,7 @@ def _initial(
 ) -> tuple[State, Any, Hyper]:
     """State, reference and numbers of a population before its first step, in places. Empty places have 0 steps."""
     name = members[0].optimizer.name
-    numbers = [hyper(m.optimizer, m.schedule, m.steps, m.beta or 0.0) for m in members]
+    numbers = [hyper(m.optimizer, m.schedule, m.steps, m.beta or 0.0, model.transfer) for m in members]
     empty = numbers[0]._replace(steps=np.int32(0))
     params = [
         init_parameters(model, vocab, derive(m.seed, "init")) if m.parent is None else m.parent
