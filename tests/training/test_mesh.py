@@ -62,6 +62,45 @@ def test_two_devices(tmp_path: Path):
     np.testing.assert_allclose(sink.column("loss")[:1], found["alone"], atol=1e-5)
 
 
+COMPILED = """
+import jax, numpy as np, toy_training as toy
+from caml.models.transformer import init_parameters
+from caml.training import population
+from caml.training.layouts import Layout
+from caml.training.mesh import member_mesh
+from caml.training.optimizer import Schedule, hyper
+from caml.training.programs import Shape, program
+
+h = hyper(toy.MUON, Schedule(), 12)
+member = population.init_member("muon", init_parameters(toy.MODEL, toy.VOCAB, 0), h)
+for places, data in ((16, 1), (4, 2)):
+    state, numbers = (population.stack([x] * places) for x in (member, h))
+    shape = Shape(toy.MODEL, toy.VOCAB, 4, toy.LENGTH, "muon", places, 4, Layout(data=data), False)
+    run, _ = program(shape, member_mesh(data), state, None, numbers)
+    kinds = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
+    print(sum(run.as_text().count(f" {kind}") for kind in kinds))
+"""
+
+
+def test_nothing_is_passed_between_members_over_devices():
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONPATH": str(Path(toy.__file__).parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    apart, shared = map(int, done.stdout.split())
+    assert apart == 0
+    # Of a batch that two devices share they add up the gradients: what is looked for can be found.
+    assert shared > 0
+
+
 def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     turn, stacked = Memory(), Memory()
     members = [member(0, 12), member(1, 6, broken=4), member(2, 12)]
