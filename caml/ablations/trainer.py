@@ -12,7 +12,7 @@ from safetensors.numpy import load as parse_parameters
 
 from caml.ablations.inflight import CHECKPOINTS, discard, recorded_members, started_from
 from caml.ablations.places import Places
-from caml.ablations.populations import MEMBERS, Population
+from caml.ablations.populations import Population
 from caml.ablations.prepare import Stores
 from caml.ablations.progress import Advance, Progress
 from caml.ablations.runs import StageRun
@@ -23,6 +23,7 @@ from caml.data.mixture import StageData
 from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
 from caml.tracking.ledger import State
+from caml.training.capacity import most_members
 from caml.training.checkpoints import save_parameters
 from caml.training.execution import Execution
 from caml.training.layouts import Layout
@@ -117,14 +118,29 @@ def layout(launch: Launch, population: Population) -> Layout:
 def _paced(launch: Launch, population: Population) -> Pace:
     """The pace of this population: members so few that they leave devices free share them instead."""
     few = population.of < len(jax.devices())
-    places = min(launch.pace.places, population.of) if few else launch.pace.places
+    places = min(population.places, population.of) if few else population.places
     return dataclasses.replace(launch.pace, places=places)
 
 
-def pace(members: int, checkpoint_seconds: float, asked: Execution) -> Pace:
-    """How this machine trains populations of at most `members` (0: the default), laid out as `asked`."""
+def fitting(launch: Launch, stagerun: StageRun, alike: int) -> int:
+    """How many members like `stagerun`, of which there are `alike`, this machine trains together."""
+    stage = stagerun.stage
+    lies = layout(launch, Population((stagerun,), alike))
+    return most_members(
+        stagerun.model,
+        stagerun.tokenizer.vocabulary,
+        stage.batch,
+        stage.length,
+        launch.pace.steps,
+        stage.optimizer,
+        stage.preference,
+        lies,
+    )
+
+
+def pace(checkpoint_seconds: float, asked: Execution) -> Pace:
+    """How this machine trains populations, laid out as `asked`."""
     return Pace(
-        places=members or MEMBERS,
         checkpoint_seconds=checkpoint_seconds,
         observe_steps=OBSERVE_STEPS,
         asked=asked,
