@@ -1,7 +1,7 @@
 """What the table of caml/training/layouts.py rests on: tokens a second of the layouts that a platform could take.
 
-Members in turn or side by side, and batches whole or in pieces, each in a process of its own, in turn. `ours` is what the
-table chooses, `peer` the best of the others.
+Members in turn or side by side, and batches whole or in pieces, each in a process of its own, in turn. `ours` is the
+layout that a line names, `peer` the best of the others; the goal is set for that which the table chooses.
 """
 
 import argparse
