@@ -91,19 +91,25 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bfloat16", action="store_true", help="products by autocast, parameters in float32")
     a = parser.parse_args()
     if a.threads:
         torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    model = Qwen3(a)
+    torch.set_float32_matmul_precision("high")
+    model = Qwen3(a).to(a.device)
     run = torch.compile(model) if a.compile else model
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
-    data = torch.randint(0, a.vocabulary, (a.steps * (a.stretches + 1), a.batch, a.length + 1))
+    data = torch.randint(
+        0, a.vocabulary, (a.steps * (a.stretches + 1), a.batch, a.length + 1), device=a.device
+    )
 
     def step(rows: torch.Tensor) -> torch.Tensor:
-        loss = run(rows[:, :-1], rows[:, 1:])
+        with torch.autocast(a.device, torch.bfloat16, enabled=a.bfloat16):
+            loss = run(rows[:, :-1], rows[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

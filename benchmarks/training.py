@@ -74,10 +74,12 @@ class Chance:
         return Batch(tokens, np.ones_like(tokens), positions, weights)
 
 
-def train_here(case: Case, members: int, steps: int, places: int, rows: int = 0) -> list[float]:
+def train_here(
+    case: Case, members: int, steps: int, places: int, rows: int = 0, precision: str = "float32"
+) -> list[float]:
     """Train so many members in this process by `train`; tokens a second of each dispatch but the first.
 
-    `rows` as in Execution.
+    `rows` as in Execution, `precision` as in Stage.
     """
     from caml.ablations.machine import prepare_devices
 
@@ -94,7 +96,16 @@ def train_here(case: Case, members: int, steps: int, places: int, rows: int = 0)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder)
         train(
-            grid, model, case.vocabulary, case.batch, case.length, checkpoints, clock, pace, threading.Event()
+            grid,
+            model,
+            case.vocabulary,
+            case.batch,
+            case.length,
+            checkpoints,
+            clock,
+            pace,
+            threading.Event(),
+            precision=precision,
         )
     return [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(clock.at)]
 

@@ -43,7 +43,8 @@ def _backward(saved: tuple, gradient_HxBxNxT: jax.Array) -> tuple[jax.Array, jax
     q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT = saved
     g_HxBxNxT = gradient_HxBxNxT * share_HxBx1xT
     # The softmax's own term, from the output instead of the weights: arXiv 2205.14135, appendix B.
-    inner_HxBx1xT = jnp.sum(g_HxBxNxT * out_HxBxNxT, 2, keepdims=True)
+    # The barrier keeps XLA on a CPU from a fused form of sum and product that is several times as slow.
+    inner_HxBx1xT = jax.lax.optimization_barrier(jnp.sum(g_HxBxNxT * out_HxBxNxT, 2, keepdims=True))
     d_scores_HxBxSxT = e_HxBxSxT * (_batched(v_HxBxSxN, g_HxBxNxT) - inner_HxBx1xT)
     d_v_HxBxSxN = _batched(e_HxBxSxT, g_HxBxNxT.swapaxes(2, 3))
     d_q_HxBxNxT = _batched(k_HxBxSxN.swapaxes(2, 3), d_scores_HxBxSxT)
