@@ -1,10 +1,12 @@
 """Instruments of training: operations of a token, share of the peak, time without work, compilation, memory."""
 
+import queue
 import resource
 import sys
+import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +129,9 @@ class Meter:
         """`flops` of a token, and `peak` of all devices together, None where it is not known."""
         self._first_step, self._members, self._program = first_step, members, program
         self._flops, self._peak = flops, peak
-        self._watch = ThreadPoolExecutor(1, "dispatches")
+        self._watched: queue.SimpleQueue[tuple[Any, Future[float]] | None] = queue.SimpleQueue()
+        # Nobody waits for it: a device that hangs must not keep the process.
+        threading.Thread(target=self._watch, name="dispatches", daemon=True).start()
         self._sent: deque[tuple[float, Future[float]]] = deque()
         self._gap = self._idle = self._from = 0.0
         self._began: tuple[float, int] | None = None
@@ -140,7 +144,9 @@ class Meter:
 
     def sent(self, output: Any) -> None:
         """It was sent, and is finished when the array `output` is there."""
-        self._sent.append((self._gap, self._watch.submit(_finished_at, output)))
+        finished: Future[float] = Future()
+        self._watched.put((output, finished))
+        self._sent.append((self._gap, finished))
 
     def read(self, step: int, tokens: int) -> Reading:
         """What is known at the end of the oldest dispatch not read yet; it reached `step`, and in all `tokens`."""
@@ -183,13 +189,18 @@ class Meter:
         self._from, self._began, self._idle = time.monotonic(), None, 0.0
 
     def close(self) -> None:
-        """Let the thread go."""
-        self._watch.shutdown(wait=False)
+        """Let the thread go, once what was sent is finished."""
+        self._watched.put(None)
 
-
-def _finished_at(output: Any) -> float:
-    jax.block_until_ready(output)
-    return time.monotonic()
+    def _watch(self) -> None:
+        while (item := self._watched.get()) is not None:
+            output, finished = item
+            try:
+                jax.block_until_ready(output)
+                finished.set_result(time.monotonic())
+            # The loop raises it where it reads.
+            except BaseException as error:
+                finished.set_exception(error)
 
 
 def _peak_memory() -> tuple[int, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from toy_training import MODEL, MUON, VOCAB, Memory, member, run, same
 
@@ -48,6 +48,7 @@ def plainly(norms: np.ndarray, spike: float) -> tuple[list[bool], list[int]]:
     return skips, in_a_row
 
 
+@example(seed=0, spread=0.1, spike=3.0, spiked=[(99, 10.0), (100, 10.0), (101, 100.0)])
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
