@@ -14,8 +14,8 @@ import jax
 
 from caml.models.sizes import Model
 
-# Floating-point operations a second of one device, as jax names it: with numbers of 16 bits (bfloat16), and with those
-# of 32, which are multiplied as jax does it by default: as TF32 on these GPUs, as bfloat16 on TPUs. Dense products;
+# Floating-point operations a second of one device, as jax names it: in bfloat16, and in
+# float32, which is multiplied as jax does it by default: as TF32 on these GPUs, as bfloat16 on TPUs. Dense products;
 # data sheets of GPUs count twice as much, of sparse ones.
 PEAKS = {
     # NVIDIA H100 and H200 Tensor Core GPU data sheets, SXM.
@@ -35,10 +35,10 @@ PEAKS = {
 }
 
 
-def peak_flops(device_kind: str, bits: int = 32) -> float | None:
-    """Floating-point operations a second of one device with numbers of `bits` 16 or 32; None where nobody told."""
+def peak_flops(device_kind: str, precision: str = "float32") -> float | None:
+    """Floating-point operations a second of one device in products of `precision`; None where nobody told."""
     known = PEAKS.get(device_kind)
-    return known and known[bits == 32]
+    return known and known[precision == "float32"]
 
 
 def training_flops(model: Model, vocab: int, length: int, preference: bool = False) -> float:

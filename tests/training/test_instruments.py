@@ -47,8 +47,8 @@ def test_xla_counts_as_many_in_a_forward_pass(length: int):
 
 def test_a_peak_that_nobody_told_is_not_made_up():
     assert peak_flops("cpu") is None and peak_flops("NVIDIA H100 PCIe") is None
-    assert peak_flops("TPU v5 lite", 16) == 197e12
-    assert peak_flops("NVIDIA H100 80GB HBM3", 16) == 2 * peak_flops("NVIDIA H100 80GB HBM3", 32)
+    assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
+    assert peak_flops("NVIDIA H200", "bfloat16") == 2 * peak_flops("NVIDIA H200")
 
 
 class Work:
