@@ -74,19 +74,23 @@ class Chance:
         return Batch(tokens, np.ones_like(tokens), positions, weights)
 
 
-def train_here(case: Case, members: int, steps: int, places: int) -> list[float]:
-    """Train so many members in this process by `train`; tokens a second of each dispatch but the first."""
+def train_here(case: Case, members: int, steps: int, places: int, rows: int = 0) -> list[float]:
+    """Train so many members in this process by `train`; tokens a second of each dispatch but the first.
+
+    `rows` as in Execution.
+    """
     from caml.ablations.machine import prepare_devices
 
     prepare_devices()
     from caml.models.sizes import Model
+    from caml.training.execution import Execution
     from caml.training.loop import Member, Pace, train
     from caml.training.optimizer import Optimizer, Schedule
 
     model = Model(case.name, case.width, case.layers, case.heads, case.heads, case.head, case.mlp)
     optimizer = Optimizer("adamw", 1e-3, 1e-3)
     grid = [Member(str(seed), seed, steps, optimizer, Schedule(), Chance(case)) for seed in range(members)]
-    clock, pace = Clock(), Pace(steps=case.steps, places=places)
+    clock, pace = Clock(), Pace(steps=case.steps, places=places, asked=Execution(rows=rows))
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder)
         train(

@@ -23,12 +23,13 @@ from caml.data.mixture import Mixture
 from caml.data.tokenizer_recipes import LoadedTokenizer, Several, TrainedTokenizer
 from caml.evals.fileprobes import FileProbes, Items
 from caml.models.sizes import Model
+from caml.training.execution import Execution
 from caml.training.optimizer import Optimizer, Schedule
 from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
 
 CLASSES = (
     Ablation, Run, Stage, Contrast, Mixture, TrainedTokenizer, LoadedTokenizer, Several, Model, Optimizer, Schedule,
-    BaseText, Documents, Rows, Words, WorldProbes, Items, FileProbes,
+    Execution, BaseText, Documents, Rows, Words, WorldProbes, Items, FileProbes,
     Files, HuggingFace, Tfds, Matched, Hygiene,
     Text, Template, Messages, Instruction, Completion, Either, Chosen, Rated,
 )  # fmt: skip

@@ -98,6 +98,7 @@ def whole_grid(loaded: Loaded) -> list[Cell]:
     whole = list(found.values())
     pairing.refuse_unpaired(loaded, ablation, [(cell.values, cell.stageruns[-1]) for cell in whole])
     _refuse_unread(loaded)
+    _refuse_idle(loaded, whole)
     return whole
 
 
@@ -213,6 +214,22 @@ def restricted(loaded: Loaded, whole: list[Cell]) -> list[Cell]:
 def _same(asked: Any, held: Any) -> bool:
     """Whether a value that a person named is one of an axis: True is no 1, and 0.0 no seed."""
     return asked == held and (type(asked) is type(held) or (type(held) is float and type(asked) is int))
+
+
+def _refuse_idle(loaded: Loaded, whole: Sequence[Cell]) -> None:
+    """Raise UserError for an axis of which no value changes any run: cells that differ in it alone are all the same."""
+    for name in whole[0].macros:
+        alike: dict[tuple[Any, ...], list[Run]] = {}
+        for cell in whole:
+            others = tuple(value for other, value in cell.values.items() if other != name)
+            alike.setdefault(others, []).append(cell.run)
+        compared = [runs for runs in alike.values() if len(runs) > 1]
+        if compared and all(run == runs[0] for runs in compared for run in runs):
+            values = list(dict.fromkeys(cell.values[name] for cell in whole))
+            raise UserError(
+                f"{loaded.axis_place(name, values)}: {name} = {show(values)}: whatever it is, the runs are the same; "
+                f"let a line of the file that runs are made of read %{name}, or take the axis out"
+            )
 
 
 def _refuse_unread(loaded: Loaded) -> None:

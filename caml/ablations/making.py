@@ -1,6 +1,7 @@
 """Making what is missing of an ablation: stores, then population after population, trained and scored."""
 
 import dataclasses
+import functools
 import random
 import threading
 from collections.abc import Sequence
@@ -13,13 +14,14 @@ from caml.ablations.prepare import Stores, stores_of
 from caml.ablations.progress import Progress, Stopped
 from caml.ablations.runs import StageRun
 from caml.ablations.scorer import Evaluators, score_missing
-from caml.ablations.trainer import Launch, pace, train_population
+from caml.ablations.trainer import Launch, fitting, layout, pace, train_population
 from caml.config.text import counted
 from caml.tracking.lease import Leases, acquire_all
 from caml.tracking.ledger import State
 from caml.tracking.markers import Damaged
 from caml.tracking.mirror import Mirror
 from caml.tracking.provenance import provenance
+from caml.training.layouts import Unfit
 from caml.training.profiling import PASSED, Profile
 
 # Seconds between looks at StageRuns that another launch is training.
@@ -42,7 +44,7 @@ def make(
     """
     launch = _launch(study, progress, stop, mirror, profile)
     populations, asked_for = [], set(wanted)
-    for population in plan(used_stageruns(study.whole), launch.pace.places):
+    for population in _planned(study, launch):
         members = tuple(member for member in population.members if member in asked_for)
         if members:
             populations.append(dataclasses.replace(population, members=members))
@@ -72,6 +74,18 @@ def make(
     return made
 
 
+def _planned(study: Study, launch: Launch) -> list[Population]:
+    """The populations of the whole ablation. Raises UserError where they cannot be laid out as is asked."""
+    stageruns, members = used_stageruns(study.whole), study.ablation.population
+    try:
+        populations = plan(stageruns, members, functools.partial(fitting, launch))
+        for population in populations:
+            layout(launch, population)
+    except Unfit as unfit:
+        raise study.loaded.fault(str(unfit), (study.ablation.execution, unfit.field)) from unfit
+    return populations
+
+
 def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mirror, profile: bool) -> Launch:
     ablation, where = study.ablation, study.where
     write_cells(where.folder, ablation, study.whole)
@@ -85,7 +99,7 @@ def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mir
         configs={s.fingerprint: stagerun_text(ablation, s) for s in used_stageruns(study.whole)},
         control=" ".join(str(value) for value in ablation.control.values()),
         rung=next((contrast.rung for contrast in ablation.contrasts if contrast.primary), None),
-        pace=pace(ablation.population, ablation.checkpoint_seconds),
+        pace=pace(ablation.checkpoint_seconds, ablation.execution),
         profile=Profile(where.profile, progress.say) if profile else None,
     )
 
@@ -137,6 +151,6 @@ def _train_and_score(launch: Launch, population: Population, evaluators: Evaluat
         raise Stopped
     for folder in leases.held:
         leases.check(folder)
-    score_missing(launch, evaluators, population.members)
+    score_missing(launch, evaluators, population.members, population.places)
     if launch.stop.is_set():
         raise Stopped

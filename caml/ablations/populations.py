@@ -1,7 +1,7 @@
 """Populations: StageRuns of one shape that are trained together in one compiled program."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from caml.ablations.runs import StageRun
 from caml.config.fingerprint import fingerprint
@@ -15,11 +15,13 @@ MEMBERS = 12
 class Population:
     """Members that train together, in the order in which they are laid over devices.
 
-    `of`: how many StageRuns of the whole ablation the same program trains, in this population and others.
+    `of`: how many StageRuns of the whole ablation the same program trains, in this population and others. `places`: for
+    how many it is compiled.
     """
 
     members: tuple[StageRun, ...]
     of: int
+    places: int = MEMBERS
 
     @property
     def name(self) -> str:
@@ -34,9 +36,12 @@ def depth(stagerun: StageRun) -> int:
     return 0 if stagerun.parent is None else 1 + depth(stagerun.parent)
 
 
-def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
+def plan(
+    stageruns: Sequence[StageRun], members: int = 0, fitting: Callable[[StageRun, int], int] | None = None
+) -> list[Population]:
     """Populations of all `stageruns` of an ablation, finished or not, parents before children.
 
+    Each has at most `members` (0: as many as `fitting` says of a StageRun and how many there are like it, or MEMBERS).
     Planned from all of them, so that a launch that goes on finds the populations of the one before. Those of
     the same program are ordered by their steps, because a population lasts as long as its longest member.
     """
@@ -45,7 +50,9 @@ def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
         stage = stagerun.stage
         # Without steps there is nothing to compile: untrained models of a size form a group of their own.
         program = (
-            (stage.optimizer.name, stage.batch, stage.length, stage.preference) if stagerun.steps else ()
+            (stage.optimizer.name, stage.batch, stage.length, stage.preference, stage.precision)
+            if stagerun.steps
+            else ()
         )
         # Those that are scored together are one group too: the same words, in sequences of one length.
         scored = (stagerun.tokenizer, stagerun.root.stage.length)
@@ -54,6 +61,8 @@ def plan(stageruns: Sequence[StageRun], members: int = 0) -> list[Population]:
     planned = []
     for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):
         group.sort(key=lambda s: -s.steps)
-        size = members or MEMBERS
-        planned += [Population(tuple(group[k : k + size]), len(group)) for k in range(0, len(group), size)]
+        size = members or (fitting(group[0], len(group)) if fitting else MEMBERS)
+        planned += [
+            Population(tuple(group[k : k + size]), len(group), size) for k in range(0, len(group), size)
+        ]
     return planned

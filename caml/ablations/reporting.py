@@ -27,6 +27,7 @@ from caml.config.fingerprint import NUMERICS_VERSION
 from caml.data.corpora.corpus import Corpus
 from caml.data.files import write_text
 from caml.data.matching import Matched
+from caml.models.compute import FLOAT32
 from caml.models.sizes import Model
 from caml.tracking.provenance import provenance
 
@@ -121,6 +122,8 @@ def _facts(grid: Sequence[Cell], manifests: Sequence[dict[str, Any]]) -> dict[st
         )
         if stage.preference:
             told += f", the preference loss of DPO with beta {stage.beta:g}, its reference the model it begins from"
+        if stage.precision != FLOAT32.precision:
+            told += f", products in {stage.precision}"
         if stage.target_tokens:
             told += (
                 f", as a proxy of {stage.target_tokens:,} tokens that sees {stage.share:.3g} of each source, and each "

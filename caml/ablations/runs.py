@@ -11,7 +11,9 @@ from caml.config.errors import require
 from caml.config.fingerprint import NUMERICS_VERSION, fingerprint, identity, runtime
 from caml.data.mixture import Mixture
 from caml.data.tokenizer_recipes import TokenizerRecipe
+from caml.models.compute import FLOAT32, PRECISIONS
 from caml.models.sizes import Model
+from caml.training.execution import AS_SUITS, Execution
 from caml.training.optimizer import Optimizer, Schedule
 from caml.worlds.items import Probes
 
@@ -34,6 +36,8 @@ class Stage:
     and a later one is not taken. A preference stage (a mixture with the loss 'preference') learns by DPO to prefer the
     chosen answers more than its parent does; `beta` is its strength: the smaller, the further from the parent.
 
+    `precision` is that of its products: 'float32', or 'bfloat16' with parameters, optimizer and loss in float32.
+
     With `target_tokens` it is a small proxy of a stage of so many tokens (0: of none). It sees of each source only the
     share tokens / target_tokens, and so each source as many times over as that stage would.
     """
@@ -47,6 +51,7 @@ class Stage:
     length: int
     beta: float = 0.1
     target_tokens: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.name) is not None, "name", f"a stage is named with {NAME_RULE}")
@@ -58,6 +63,11 @@ class Stage:
             "target_tokens",
             f"the budget of the stage that this one of {self.tokens} tokens stands for, or 0; not {self.target_tokens}",
             "tokens",
+        )
+        require(
+            self.precision in PRECISIONS,
+            "precision",
+            f"'{self.precision}' is not one of {', '.join(PRECISIONS)}",
         )
         require(
             0 < self.beta < math.inf,
@@ -124,6 +134,7 @@ class Ablation:
     `control` names the arm that every treatment must have beside it, such as {'ARM': 'neutral'}. `output` is
     the folder of all results, `development` the seed blocks on which world, models or analysis were tuned (the page
     says so of what it shows of them), `population` the most members trained together (0: what suits the machine),
+    `execution` how a model is laid over devices, where what suits the machine is not wanted,
     `checkpoint_seconds` the time between checkpoints of a population in training, `tracking` the address of
     an MLflow store (empty: a SQLite file in the output folder).
     """
@@ -136,6 +147,7 @@ class Ablation:
     development: tuple[int, ...] = runtime(())
     output: str = runtime("runs")
     population: int = runtime(0)
+    execution: Execution = runtime(AS_SUITS)
     checkpoint_seconds: float = runtime(20.0)
     tracking: str = runtime("")
 
@@ -224,6 +236,8 @@ class StageRun:
                 about["beta"] = stage.beta
             if stage.target_tokens:
                 about["target_tokens"] = stage.target_tokens
+            if stage.precision != FLOAT32.precision:
+                about["precision"] = stage.precision
         return about
 
     @functools.cached_property

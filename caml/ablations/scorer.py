@@ -44,8 +44,14 @@ class Evaluators:
         return self._made[model, tokenizer, length]
 
 
-def score_missing(launch: Launch, evaluators: Evaluators, stageruns: Sequence[StageRun]) -> None:
-    """Score those of `stageruns` (of one population, complete) that have no whole evaluation of these probes."""
+def score_missing(
+    launch: Launch, evaluators: Evaluators, stageruns: Sequence[StageRun], together: int
+) -> None:
+    """Score those of `stageruns` (of one population, complete) that have no whole evaluation of these probes.
+
+    As many at a time as are trained `together`, but at most MEMBERS.
+    """
+    together = min(together, MEMBERS)
     ledger = launch.where.ledger
     due = []
     for stagerun in stageruns:
@@ -55,16 +61,16 @@ def score_missing(launch: Launch, evaluators: Evaluators, stageruns: Sequence[St
             launch.progress.say(f"scores of {stagerun.name} were damaged; moved to {aside} and made again")
         if state is not State.COMPLETE:
             due.append(stagerun)
-    for start in range(0, len(due), MEMBERS):
+    for start in range(0, len(due), together):
         if launch.stop.is_set():
             return
-        members = due[start : start + MEMBERS]
+        members = due[start : start + together]
         # Always as many as fit, so that one program serves all: the last one is repeated.
-        filled = members + [members[-1]] * (MEMBERS - len(members))
+        filled = members + [members[-1]] * (together - len(members))
         own = [parameters(launch, s) for s in members]
         before = [parameters(launch, s.parent) if s.parent else own[i] for i, s in enumerate(members)]
         params, parents = (
-            jax.tree.map(np.asarray, stack(found + [found[-1]] * (MEMBERS - len(members))))
+            jax.tree.map(np.asarray, stack(found + [found[-1]] * (together - len(members))))
             for found in (own, before)
         )
         scores = evaluators.of(members[0]).score(params, parents, [s.seed for s in filled])

@@ -11,7 +11,7 @@ from safetensors.numpy import load as parse_parameters
 
 from caml.ablations.inflight import CHECKPOINTS, discard, recorded_members, started_from
 from caml.ablations.places import Places
-from caml.ablations.populations import MEMBERS, Population
+from caml.ablations.populations import Population
 from caml.ablations.prepare import Stores
 from caml.ablations.progress import Advance, Progress
 from caml.ablations.runs import StageRun
@@ -22,7 +22,9 @@ from caml.data.mixture import StageData
 from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
 from caml.tracking.ledger import State
+from caml.training.capacity import most_members
 from caml.training.checkpoints import save_parameters
+from caml.training.execution import Execution
 from caml.training.instruments import Reading
 from caml.training.layouts import Layout
 from caml.training.loop import Member, Pace, Parameters, laid_out, train
@@ -76,17 +78,11 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     folder = launch.where.populations / population.name
     members = recorded_members(launch.where, population, missing, launch.progress.say)
     data = {member.name: launch.stores.data(member) for member in members}
-    first = members[0]
-    # So few that they leave devices free share them instead.
-    places = (
-        min(launch.pace.places, population.of) if population.of < len(jax.devices()) else launch.pace.places
-    )
-    pace = dataclasses.replace(launch.pace, places=places)
-    layout = laid_out(pace, len(members), first.stage.batch, first.stage.length)
+    first, lies = members[0], layout(launch, population)
     with launch.progress.task(
         f"{first.stage.name} {first.model.name}", max(m.steps for m in members)
     ) as advance:
-        sink = _LedgerSink(launch, members, data, evaluator, advance, layout)
+        sink = _LedgerSink(launch, members, data, evaluator, advance, lies)
         trained = train(
             [
                 Member(
@@ -107,9 +103,10 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
             first.stage.length,
             folder / CHECKPOINTS,
             sink,
-            pace,
+            _paced(launch, population),
             launch.stop,
             launch.progress.say,
+            first.stage.precision,
             launch.profile,
         )
     if trained.complete:
@@ -124,12 +121,42 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     return trained.complete
 
 
-def pace(members: int, checkpoint_seconds: float) -> Pace:
-    """How this machine trains populations of at most `members` (0: the default)."""
+def layout(launch: Launch, population: Population) -> Layout:
+    """How the members of `population` lie on this machine. Raises Unfit (see `layout_of`)."""
+    first, paced = population.members[0], _paced(launch, population)
+    stage = first.stage
+    return laid_out(paced, 1, first.model, stage.batch, stage.length, stage.precision)
+
+
+def _paced(launch: Launch, population: Population) -> Pace:
+    """The pace of this population: members so few that they leave devices free share them instead."""
+    few = population.of < len(jax.devices())
+    places = min(population.places, population.of) if few else population.places
+    return dataclasses.replace(launch.pace, places=places)
+
+
+def fitting(launch: Launch, stagerun: StageRun, alike: int) -> int:
+    """How many members like `stagerun`, of which there are `alike`, this machine trains together."""
+    stage = stagerun.stage
+    lies = layout(launch, Population((stagerun,), alike))
+    return most_members(
+        stagerun.model,
+        stagerun.tokenizer.vocabulary,
+        stage.batch,
+        stage.length,
+        launch.pace.steps,
+        stage.optimizer,
+        stage.preference,
+        lies,
+    )
+
+
+def pace(checkpoint_seconds: float, asked: Execution) -> Pace:
+    """How this machine trains populations, laid out as `asked`."""
     return Pace(
-        places=members or MEMBERS,
         checkpoint_seconds=checkpoint_seconds,
         observe_steps=OBSERVE_STEPS,
+        asked=asked,
     )
 
 

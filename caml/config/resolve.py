@@ -218,17 +218,40 @@ class Loaded:
     @contextlib.contextmanager
     def _injection(self, macros: Mapping[str, Any]) -> Iterator[None]:
         """gin's state as it is to be while values are made with `macros` bound from outside."""
+        given = {name: self._as_given(name, value) for name, value in macros.items()}
         _activate(self)
         for name in self._outside.keys() - macros.keys():
             gin.bind_parameter((name, "gin.macro", "value"), _injectable(self.macros[name].value))
-        for name, value in macros.items():
-            gin.bind_parameter((name, "gin.macro", "value"), _Fixed(value))
+        for name, value in given.items():
+            gin.bind_parameter((name, "gin.macro", "value"), value)
         self._outside, self._problem = dict(macros), None
         try:
             yield
         except UserError:
             assert self._problem  # gin has wrapped it in an exception with a longer text
             raise self._problem from None
+
+    def _as_given(self, name: str, value: Any) -> Any:
+        """What gin hands on for a macro: an object that an axis refers to is built anew, of all that is bound then."""
+        for built, written in self._axis_objects.get(name, ()) if _has_object(value) else ():
+            if built == value:
+                return _injectable(written)
+        return _Fixed(value)
+
+    @functools.cached_property
+    def _axis_objects(self) -> dict[str, list[tuple[Any, Any]]]:
+        """By macro, the values of its axes that refer to objects: as built at the file's macros, and as written."""
+        found: dict[str, list[tuple[Any, Any]]] = {}
+        axes = self.text.bound.get(("", self.root.__name__, self._axes or ""))
+        written = axes.value if axes else {}
+        for product, raw in zip(
+            self._products(), written if isinstance(written, list) else [written], strict=True
+        ):
+            for name, values in product.items() if isinstance(raw, dict) else ():
+                if isinstance(raw[name], (list, tuple)):
+                    pairs = zip(values, raw[name], strict=True)
+                    found.setdefault(name, []).extend(pair for pair in pairs if files.references(pair[1]))
+        return found
 
     def _builder(self, cls: type) -> Callable[..., Any]:
         """What gin calls in place of the class: it sees the scope, checks the values and builds the value."""
@@ -356,6 +379,13 @@ def _descend(value: Any, path: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
 def _named_value(value: Any) -> str:
     """A value for a message: a configured dataclass by its name, where it has one."""
     return str(getattr(value, "name", "")) or show(value) if dataclasses.is_dataclass(value) else show(value)
+
+
+def _has_object(value: Any) -> bool:
+    """Whether a value is an object or a sequence with one in it."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_object, value))
+    return dataclasses.is_dataclass(value)
 
 
 class _Fixed:

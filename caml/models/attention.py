@@ -1,83 +1,50 @@
-"""Causal attention within the documents of packed sequences.
+"""Causal attention within the documents of packed sequences: one interface, a kernel for each platform.
 
-Queries are on the last axis throughout, so that sums over keys and over the numbers of a head run down
-columns: on a CPU that is what vectorises. B sequences, T query positions, S key positions, H heads,
-K key-value heads, N numbers in a head.
+Every kernel computes the same, outputs and gradients, to within rounding: `plain` is the textbook's and the truth in
+tests. In names of arrays: B sequences, T positions, H heads, K key-value heads, N numbers in a head.
 """
 
+import importlib
+
 import jax
-import jax.numpy as jnp
-import numpy as np
+from jax.sharding import PartitionSpec
 
-# Queries are taken in blocks of this many, each against the keys up to its end: half of a square of
-# scores is masked, and this leaves the larger part of that half out. Of a long sequence larger ones: small products
-# cost more than their arithmetic.
-BLOCK, LONG_BLOCK = 32, 64
-LONG = 129
+# By platform. `plain` runs everywhere, and holds a square of scores for every head in memory.
+KERNELS = {"cpu": "blocks", "gpu": "triton", "tpu": "splash"}
+# Programs that XLA cannot cut: each device is given its own sequences and heads by hand.
+_WHOLE = ("triton", "splash")
 
 
-def _batched(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a[..., i, j] @ b[..., j, k]` over two batch axes."""
-    return jax.lax.dot_general(a, b, (((3,), (2,)), ((0, 1), (0, 1))))
-
-
-@jax.custom_vjp
-def _softmax_attention(
-    q_HxBxNxT: jax.Array, k_HxBxSxN: jax.Array, v_HxBxSxN: jax.Array, seen_BxSxT: jax.Array
-) -> jax.Array:
-    return _forward(q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, seen_BxSxT)[0]
-
-
-def _forward(
-    q_HxBxNxT: jax.Array, k_HxBxSxN: jax.Array, v_HxBxSxN: jax.Array, seen_BxSxT: jax.Array
-) -> tuple[jax.Array, tuple]:
-    scores_HxBxSxT = jnp.where(seen_BxSxT, _batched(k_HxBxSxN, q_HxBxNxT).astype(jnp.float32), -1e30)
-    e_HxBxSxT = jnp.exp(scores_HxBxSxT - jnp.max(scores_HxBxSxT, 2, keepdims=True)).astype(q_HxBxNxT.dtype)
-    # Dividing the output and not the weights saves a pass over the scores.
-    share_HxBx1xT = 1.0 / jnp.sum(e_HxBxSxT, 2, keepdims=True)
-    out_HxBxNxT = _batched(v_HxBxSxN.swapaxes(2, 3), e_HxBxSxT) * share_HxBx1xT
-    return out_HxBxNxT, (q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT)
-
-
-def _backward(saved: tuple, gradient_HxBxNxT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT = saved
-    g_HxBxNxT = gradient_HxBxNxT * share_HxBx1xT
-    # The softmax's own term, from the output instead of the weights: arXiv 2205.14135, appendix B.
-    inner_HxBx1xT = jnp.sum(g_HxBxNxT * out_HxBxNxT, 2, keepdims=True)
-    d_scores_HxBxSxT = e_HxBxSxT * (_batched(v_HxBxSxN, g_HxBxNxT) - inner_HxBx1xT)
-    d_v_HxBxSxN = _batched(e_HxBxSxT, g_HxBxNxT.swapaxes(2, 3))
-    d_q_HxBxNxT = _batched(k_HxBxSxN.swapaxes(2, 3), d_scores_HxBxSxT)
-    d_k_HxBxSxN = _batched(d_scores_HxBxSxT, q_HxBxNxT.swapaxes(2, 3))
-    return d_q_HxBxNxT, d_k_HxBxSxN, d_v_HxBxSxN, None
-
-
-_softmax_attention.defvjp(_forward, _backward)
+def kernel_of(platform: str) -> str:
+    """The kernel with which a platform computes attention."""
+    return KERNELS.get(platform, "plain")
 
 
 def attend(
-    q_HxNxBxT: jax.Array, k_KxNxBxT: jax.Array, v_KxNxBxT: jax.Array, segments_BxT: jax.Array
+    q_HxNxBxT: jax.Array,
+    k_KxNxBxT: jax.Array,
+    v_KxNxBxT: jax.Array,
+    segments_BxT: jax.Array,
+    kernel: str = "",
+    sharded: bool = False,
 ) -> jax.Array:
     """Softmax attention, `[H, N, B, T]`; a position sees itself and what is before it in its segment.
 
-    Query head h uses key-value head h // (H / K). Padding (segment 0) is a segment like any other, so no
-    query is without a key.
+    Query head h uses key-value head h // (H / K). Padding (segment 0) is a segment like any other, so no query is
+    without a key. Scores are scaled by 1 / sqrt(N) and summed in float32. `kernel` names a module of
+    caml/models/kernels (empty: that of the platform on which this process computes). `sharded`: sequences and heads
+    lie over the axes of a mesh (caml/training/mesh.py).
     """
-    H, _, _, T = q_HxNxBxT.shape
-    groups = H // k_KxNxBxT.shape[0]
-    q_HxBxNxT = q_HxNxBxT.swapaxes(1, 2) * q_HxNxBxT.shape[1] ** -0.5
-    k_HxBxTxN, v_HxBxTxN = (jnp.repeat(x.transpose(0, 2, 3, 1), groups, 0) for x in (k_KxNxBxT, v_KxNxBxT))
-    order = np.arange(T)
-    seen_BxSxT = (segments_BxT[:, :, None] == segments_BxT[:, None, :]) & (order[:, None] <= order)
-    blocks = []
-    size = LONG_BLOCK if T >= LONG else BLOCK
-    for start in range(0, T, size):
-        end = min(start + size, T)
-        blocks.append(
-            _softmax_attention(
-                q_HxBxNxT[..., start:end],
-                k_HxBxTxN[:, :, :end],
-                v_HxBxTxN[:, :, :end],
-                seen_BxSxT[:, :end, start:end],
-            )
+    name = kernel or kernel_of(jax.default_backend())
+    # Imported where it is used: the kernels of accelerators bring a compiler of their own.
+    run = importlib.import_module(f"caml.models.kernels.{name}").attend
+    if sharded and name in _WHOLE:
+        own_heads, own_rows = PartitionSpec("tensor", None, ("data", "fsdp")), PartitionSpec(("data", "fsdp"))
+        run = jax.shard_map(
+            run,
+            in_specs=(own_heads, own_heads, own_heads, own_rows),
+            out_specs=own_heads,
+            axis_names={"data", "fsdp", "tensor"},
+            check_vma=False,
         )
-    return jnp.concatenate(blocks, -1).swapaxes(1, 2)
+    return run(q_HxNxBxT, k_KxNxBxT, v_KxNxBxT, segments_BxT)

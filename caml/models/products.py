@@ -14,21 +14,24 @@ ONE_HOT_VOCABULARY = 2048
 
 
 def _contract_last(a_IxN: jax.Array, b_JxN: jax.Array) -> jax.Array:
-    return jax.lax.dot_general(a_IxN, b_JxN, (((1,), (1,)), ((), ())))
+    """`[I, J]` in float32, whatever the factors are in."""
+    return jax.lax.dot_general(a_IxN, b_JxN, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
 def multiply(weight_OxI: jax.Array, x_IxN: jax.Array) -> jax.Array:
-    """`weight @ x`: `[O, N]`."""
-    return weight_OxI @ x_IxN
+    """`weight @ x`: float32 `[O, N]`, from factors in the precision of `x`. The weight's gradient is float32 too."""
+    return _multiply_forward(weight_OxI, x_IxN)[0]
 
 
 def _multiply_forward(weight_OxI: jax.Array, x_IxN: jax.Array) -> tuple[jax.Array, tuple]:
-    return weight_OxI @ x_IxN, (weight_OxI, x_IxN)
+    weight_OxI = weight_OxI.astype(x_IxN.dtype)
+    return jnp.matmul(weight_OxI, x_IxN, preferred_element_type=jnp.float32), (weight_OxI, x_IxN)
 
 
 def _multiply_backward(saved: tuple, gradient_OxN: jax.Array) -> tuple[jax.Array, jax.Array]:
     weight_OxI, x_IxN = saved
+    gradient_OxN = gradient_OxN.astype(x_IxN.dtype)
     # Without the barrier XLA folds the transposition into the product and takes a path half as fast.
     weight_IxO = jax.lax.optimization_barrier(weight_OxI.T)
     return _contract_last(gradient_OxN, x_IxN), weight_IxO @ gradient_OxN

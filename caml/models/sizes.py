@@ -10,7 +10,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 @dataclass(frozen=True)
 class Model:
-    """A Qwen3 dense transformer, without the vocabulary (the tokenizer decides that)."""
+    """A Qwen3 dense transformer, without the vocabulary (the tokenizer decides that).
+
+    With a `base_width`, `init_scale` and the learning rates of its stages are those of a model of that width, and are
+    carried over to this one, so that sizes can be compared at one setting (muP: Yang et al. 2022, Tensor Programs V,
+    arXiv 2203.03466): matrices begin smaller by the square root of `transfer`, the last normalisation, which stands for
+    the output's multiplier, by `transfer`, and steps of both by AdamW are smaller by `transfer`. Muon's steps have the
+    right size at every width already (Yang et al. 2023, arXiv 2310.17813). 0: all numbers are used as they are.
+    """
 
     name: str
     width: int
@@ -23,6 +30,7 @@ class Model:
     rope_theta: float = 10000.0
     norm_epsilon: float = 1e-6
     init_scale: float = 0.02
+    base_width: int = 0
 
     def __post_init__(self) -> None:
         require(
@@ -52,9 +60,15 @@ class Model:
             "head_dim",
             f"{self.head_dim} is odd; rotary positions turn pairs of numbers, so it must be even",
         )
+        require(self.base_width >= 0, "base_width", f"{self.base_width} is no width, nor 0 for its own")
         for field in ("rope_theta", "norm_epsilon", "init_scale"):
             value = getattr(self, field)
             require(0 < value < float("inf"), field, f"{value} is not a positive finite number")
+
+    @property
+    def transfer(self) -> float:
+        """The width for which rates and scale were chosen, as a share of this one's; 1 without a `base_width`."""
+        return self.base_width / self.width if self.base_width else 1.0
 
     def parameters(self, vocab: int) -> tuple[int, int]:
         """Counts of parameters outside the embedding tables, and in them (both tables where untied)."""

@@ -12,6 +12,7 @@ Source: Qwen3 Technical Report, arXiv 2505.09388.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,17 @@ from flax import nnx
 
 from caml.config.seeds import generator
 from caml.models.attention import attend
+from caml.models.compute import FLOAT32, Compute
 from caml.models.products import look_up, multiply
 from caml.models.sizes import Model
 
 Parameters = dict[str, jax.Array]
+OUTPUT_NORM = "model.norm.weight"
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a parameter is a matrix of a layer: neither norm, nor embedding, nor head."""
+    return name.endswith("_proj.weight")
 
 
 class Linear(nnx.Module):
@@ -33,11 +41,13 @@ class Linear(nnx.Module):
         self.weight = nnx.Param(jnp.zeros((outputs, inputs), jnp.float32))
 
 
-def project(x_IxN: jax.Array, *linears: Linear) -> list[jax.Array]:
-    """Each linear map of `x`, by one product for all of them."""
+def project(x_IxN: jax.Array, *linears: Linear, sharded: bool = False) -> list[jax.Array]:
+    """Each linear map of `x`, by one product for all of them, but where each matrix lies on several devices."""
     weights = [linear.weight[...] for linear in linears]
+    if sharded or len(weights) == 1:
+        return [multiply(weight, x_IxN).astype(x_IxN.dtype) for weight in weights]
     ends = np.cumsum([weight.shape[0] for weight in weights])[:-1]
-    return jnp.split(multiply(jnp.concatenate(weights) if len(weights) > 1 else weights[0], x_IxN), ends)
+    return jnp.split(multiply(jnp.concatenate(weights), x_IxN).astype(x_IxN.dtype), ends)
 
 
 class RMSNorm(nnx.Module):
@@ -51,7 +61,7 @@ class RMSNorm(nnx.Module):
         """Normalise over the axis before the last."""
         x32 = x_xWxN.astype(jnp.float32)
         scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-2, keepdims=True) + self.epsilon)
-        return (x32 * scale).astype(x_xWxN.dtype) * self.weight[...][:, None]
+        return (x32 * scale * self.weight[...][:, None]).astype(x_xWxN.dtype)
 
 
 def rotation(positions_BxT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, ...]:
@@ -70,7 +80,8 @@ def rotate(x_HxNxBT: jax.Array, turn: tuple[jax.Array, ...]) -> jax.Array:
     """Turn the halves of each head against each other: the convention of Hugging Face."""
     cos, sin = turn
     first, second = jnp.split(x_HxNxBT, 2, axis=1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1)
+    return turned.astype(x_HxNxBT.dtype)
 
 
 class Attention(nnx.Module):
@@ -85,15 +96,18 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(model.head_dim, model.norm_epsilon)
         self.k_norm = RMSNorm(model.head_dim, model.norm_epsilon)
 
-    def __call__(self, x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple) -> jax.Array:
+    def __call__(
+        self, x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple, compute: Compute
+    ) -> jax.Array:
         """Output `[D, B * T]`, before it is added to the stream."""
         q, k, v = (
             x.reshape(-1, self.head_dim, x.shape[-1])
-            for x in project(x_DxBT, self.q_proj, self.k_proj, self.v_proj)
+            for x in project(x_DxBT, self.q_proj, self.k_proj, self.v_proj, sharded=compute.sharded)
         )
         q, k = rotate(self.q_norm(q), turn), rotate(self.k_norm(k), turn)
         q, k, v = (x.reshape(*x.shape[:2], *segments_BxT.shape) for x in (q, k, v))
-        return project(attend(q, k, v, segments_BxT).reshape(-1, x_DxBT.shape[1]), self.o_proj)[0]
+        out = attend(q, k, v, segments_BxT, compute.kernel, compute.sharded)
+        return project(out.reshape(-1, x_DxBT.shape[1]), self.o_proj)[0]
 
 
 class MLP(nnx.Module):
@@ -104,9 +118,9 @@ class MLP(nnx.Module):
         self.up_proj = Linear(model.width, model.mlp_width)
         self.down_proj = Linear(model.mlp_width, model.width)
 
-    def __call__(self, x_DxBT: jax.Array) -> jax.Array:
+    def __call__(self, x_DxBT: jax.Array, compute: Compute) -> jax.Array:
         """Output `[D, B * T]`, before it is added to the stream."""
-        gate, up = project(x_DxBT, self.gate_proj, self.up_proj)
+        gate, up = project(x_DxBT, self.gate_proj, self.up_proj, sharded=compute.sharded)
         return project(jax.nn.silu(gate) * up, self.down_proj)[0]
 
 
@@ -119,10 +133,12 @@ class Layer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(model.width, model.norm_epsilon)
         self.mlp = MLP(model)
 
-    def __call__(self, x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple) -> jax.Array:
+    def __call__(
+        self, x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple, compute: Compute
+    ) -> jax.Array:
         """The stream `[D, B * T]` after this layer."""
-        x_DxBT = x_DxBT + self.self_attn(self.input_layernorm(x_DxBT), segments_BxT, turn)
-        return x_DxBT + self.mlp(self.post_attention_layernorm(x_DxBT))
+        x_DxBT = x_DxBT + self.self_attn(self.input_layernorm(x_DxBT), segments_BxT, turn, compute)
+        return x_DxBT + self.mlp(self.post_attention_layernorm(x_DxBT), compute)
 
 
 class Trunk(nnx.Module):
@@ -134,13 +150,28 @@ class Trunk(nnx.Module):
         self.layers = nnx.List([Layer(model) for _ in range(model.layers)])
         self.norm = RMSNorm(model.width, model.norm_epsilon)
 
-    def __call__(self, tokens_BxT: jax.Array, segments_BxT: jax.Array, positions_BxT: jax.Array) -> jax.Array:
+    def __call__(
+        self, tokens_BxT: jax.Array, segments_BxT: jax.Array, positions_BxT: jax.Array, compute: Compute
+    ) -> jax.Array:
         """The normalised stream `[D, B * T]`."""
         turn = rotation(positions_BxT, self.shape.head_dim, self.shape.rope_theta)
-        x_DxBT = look_up(self.embed_tokens.weight[...], tokens_BxT.reshape(-1))
+        x_DxBT = look_up(self.embed_tokens.weight[...], tokens_BxT.reshape(-1)).astype(compute.precision)
         for layer in self.layers:
-            x_DxBT = layer(x_DxBT, segments_BxT, turn)
+            x_DxBT = _kept(layer, compute)(x_DxBT, segments_BxT, turn)
         return self.norm(x_DxBT)
+
+
+def _kept(layer: Layer, compute: Compute) -> Callable[..., jax.Array]:
+    """The layer, of which the backward pass computes again what `compute.remat` says."""
+
+    def run(x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple) -> jax.Array:
+        return layer(x_DxBT, segments_BxT, turn, compute)
+
+    if compute.remat == "none":
+        return run
+    products = compute.remat == "products"
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if products else None
+    return jax.checkpoint(run, policy=policy)
 
 
 class Qwen3(nnx.Module):
@@ -176,23 +207,30 @@ def shapes(model: Model, vocab: int) -> dict[str, tuple[int, ...]]:
 def init_parameters(model: Model, vocab: int, seed: int) -> dict[str, np.ndarray]:
     """Fresh float32 parameters: matrices and embeddings normal with `init_scale`, norms 1.
 
-    That is the published architecture's own initialisation (no extra factor on the projections into the
-    residual stream). Each parameter has its own stream of numpy's Philox, so the same seed gives the same
-    numbers on every machine and accelerator.
+    That is the published architecture's own initialisation (no extra factor on the projections into the residual
+    stream), but for what a `base_width` changes (see `Model`). Each parameter has its own stream of numpy's Philox, so
+    the same seed gives the same numbers on every machine and accelerator.
     """
-    return {
-        name: np.ones(shape, np.float32)
-        if len(shape) == 1
-        else generator(seed, name).standard_normal(shape, np.float32) * np.float32(model.init_scale)
-        for name, shape in shapes(model, vocab).items()
-    }
+
+    def fresh(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if len(shape) == 1:
+            return np.full(shape, model.transfer if name == OUTPUT_NORM else 1.0, np.float32)
+        scale = model.init_scale * (model.transfer**0.5 if is_matrix(name) else 1.0)
+        return generator(seed, name).standard_normal(shape, np.float32) * np.float32(scale)
+
+    return {name: fresh(name, shape) for name, shape in shapes(model, vocab).items()}
 
 
 def stream(
-    params: Parameters, model: Model, tokens: jax.Array, segments: jax.Array, positions: jax.Array
+    params: Parameters,
+    model: Model,
+    tokens: jax.Array,
+    segments: jax.Array,
+    positions: jax.Array,
+    compute: Compute = FLOAT32,
 ) -> jax.Array:
     """Normalised output of the last layer with features in front, `[D, B * T]`: see `hidden_states`."""
-    return _assemble(params, model).model(tokens, segments, positions)
+    return _assemble(params, model).model(tokens, segments, positions, compute)
 
 
 def hidden_states(

@@ -3,24 +3,47 @@
 Whatever is laid out otherwise has other bits, so a layout is recorded with what was trained.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from caml.models.attention import kernel_of
+from caml.models.compute import FLOAT32, Compute
+from caml.training.execution import AS_SUITS, Execution
 
 
 @dataclass(frozen=True)
 class Layout:
     """Members `turn` by turn on each device, so that the bits of one do not depend on its company, or `stacked`.
 
-    A batch is spread over `data` devices, and each takes `rows` sequences of it at a time (0: all of its own).
+    A model lies over `fsdp` x `tensor` devices and a batch over `data` x `fsdp`, each of which takes `rows` sequences
+    of it at a time (0: all of its own).
     """
 
     members: str = "turn"
     rows: int = 0
     data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    compute: Compute = FLOAT32
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a step adds up over the mesh's axis `data` itself; else the compiler does what is to be done."""
+        return self.data > 1 and self.fsdp * self.tensor == 1
 
     def __str__(self) -> str:
-        rows = f"{self.rows} rows at a time" if self.rows else "whole batches"
-        members = "members in turn" if self.members == "turn" else "members side by side"
-        return f"{members}, {rows}" + (f", a batch over {self.data} devices" if self.data > 1 else "")
+        parts = ["members in turn" if self.members == "turn" else "members side by side"]
+        parts.append(f"{self.rows} rows at a time" if self.rows else "whole batches")
+        if self.data > 1:
+            parts.append(f"a batch over {self.data} devices")
+        if self.fsdp * self.tensor > 1:
+            parts.append(f"a model over {self.fsdp} x {self.tensor} devices (fsdp x tensor)")
+        if self.compute.precision != FLOAT32.precision:
+            parts.append(f"in {self.compute.precision}")
+        if self.compute.kernel not in ("", "blocks"):
+            parts.append(f"attention by {self.compute.kernel}")
+        if self.compute.remat != "none":
+            parts.append(f"{self.compute.remat} computed again")
+        return ", ".join(parts)
 
 
 PLAIN = Layout()
@@ -31,15 +54,72 @@ WHOLE, AT_A_TIME = {"cpu": 1024}, {"cpu": 256}
 MEMBERS = {"cpu": "turn"}
 
 
-def layout_of(platform: str, devices: int, places: int, batch: int, length: int) -> Layout:
+class Unfit(ValueError):
+    """What was asked of a layout cannot be, on these devices or of this model; `field` of Execution says what."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+def layout_of(
+    platform: str,
+    devices: int,
+    places: int,
+    batch: int,
+    length: int,
+    asked: Execution = AS_SUITS,
+    precision: str = "float32",
+    kv_heads: int = 1,
+) -> Layout:
     """The layout of a population of `places` members whose batches are of `batch` sequences of `length` tokens.
 
-    Members are spread over the devices. Where there are fewer of them than devices, so is the batch of each.
+    Members are spread over the devices. Where there are fewer of them than devices, so is the batch of each. A model
+    that lies over several devices takes all of them, and its members come in turn. Raises Unfit where the devices, the
+    batch or the heads cannot be divided as `asked`.
     """
-    data = devices // places if places < devices and devices % places == 0 else 1
-    data = data if batch % data == 0 else 1
-    own, rows = batch // data, 0
-    if platform in AT_A_TIME and own * length > WHOLE[platform]:
+    over = asked.fsdp * asked.tensor
+    if kv_heads % asked.tensor:
+        raise Unfit("tensor", f"{asked.tensor} devices do not divide the model's {kv_heads} key-value heads")
+    if devices % over:
+        raise Unfit(
+            "fsdp", f"{asked.fsdp} x {asked.tensor} devices for a model do not divide {devices} devices"
+        )
+    groups = devices // over
+    if over > 1 and asked.data in (0, groups):
+        data = groups
+    elif over > 1:
+        raise Unfit(
+            "data", f"of {devices} devices, {over} for a model, {groups} share a batch, not {asked.data}"
+        )
+    elif asked.data:
+        data = asked.data
+        if groups % data:
+            raise Unfit("data", f"a batch over {data} devices, does not divide {devices} devices")
+    else:
+        data = groups // places if places < groups and groups % places == 0 else 1
+        data = data if batch % (data * asked.fsdp) == 0 else 1
+    if batch % (data * asked.fsdp):
+        raise Unfit(
+            "data" if data > 1 else "fsdp", f"{data * asked.fsdp} devices do not divide a batch of {batch}"
+        )
+    own, rows = batch // (data * asked.fsdp), 0
+    if asked.rows:
+        if own % asked.rows:
+            raise Unfit(
+                "rows", f"{asked.rows} rows at a time do not divide the {own} that a device has of a batch"
+            )
+        rows = asked.rows
+    elif platform in AT_A_TIME and own * length > WHOLE[platform]:
         most = max(1, AT_A_TIME[platform] // length)
         rows = max(rows for rows in range(1, most + 1) if own % rows == 0)
-    return Layout(MEMBERS.get(platform, "stacked"), rows if rows < own else 0, data)
+    return Layout(
+        members=MEMBERS.get(platform, "stacked") if over == 1 else "turn",
+        rows=rows if rows < own else 0,
+        data=data,
+        fsdp=asked.fsdp,
+        tensor=asked.tensor,
+        compute=replace(
+            FLOAT32, precision=precision, kernel=kernel_of(platform), remat=asked.remat, sharded=over > 1
+        ),
+    )

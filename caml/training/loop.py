@@ -19,6 +19,7 @@ from caml.models.sizes import Model
 from caml.models.transformer import init_parameters
 from caml.training import instruments, population
 from caml.training.checkpoints import Checkpoints
+from caml.training.execution import AS_SUITS, Execution
 from caml.training.instruments import Meter, Reading
 from caml.training.layouts import Layout, layout_of
 from caml.training.mesh import member_mesh
@@ -63,12 +64,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Pace:
-    """How a population is trained: nothing here changes a member's bits but `places`, where they are few.
+    """How a population is trained: nothing here changes a member's bits but `places`, where they are few, and `asked`.
 
     `steps` are made in one dispatch. `places` is for how many members a program is compiled (0: as many as there
     are); populations with equal places share it, and an empty place costs nothing. A checkpoint
     is written when `checkpoint_seconds` have passed or `checkpoint_steps` were made (0: not by steps), the
-    newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never).
+    newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never), `asked` what is asked of the
+    layout.
     """
 
     steps: int = 16
@@ -77,6 +79,7 @@ class Pace:
     checkpoint_steps: int = 0
     keep: int = 2
     observe_steps: int = 0
+    asked: Execution = AS_SUITS
 
 
 class Sink(Protocol):
@@ -186,7 +189,7 @@ class _Reader:
     def _work(self, plan: Iterator[tuple[int, int]]) -> None:
         try:
             for first, count in plan:
-                batches = population.place(self._gather(first, count), self._mesh, population.BATCHES)
+                batches = population.place_batches(self._gather(first, count), self._mesh)
                 if self._left.is_set():
                     break
                 self._ready.put((first, count, batches))
@@ -211,7 +214,7 @@ def _initial(
 ) -> tuple[State, Any, Hyper]:
     """State, reference and numbers of a population before its first step, in places. Empty places have 0 steps."""
     name = members[0].optimizer.name
-    numbers = [hyper(m.optimizer, m.schedule, m.steps, m.beta or 0.0) for m in members]
+    numbers = [hyper(m.optimizer, m.schedule, m.steps, m.beta or 0.0, model.transfer) for m in members]
     empty = numbers[0]._replace(steps=np.int32(0))
     params = [
         init_parameters(model, vocab, derive(m.seed, "init")) if m.parent is None else m.parent
@@ -231,10 +234,12 @@ def _initial(
     return state, reference, population.stack(in_place)
 
 
-def laid_out(pace: Pace, members: int, batch: int, length: int) -> Layout:
-    """How `train` lays out so many members on this machine."""
-    places = max(pace.places, members)
-    return layout_of(jax.default_backend(), len(jax.devices()), places, batch, length)
+def laid_out(
+    pace: Pace, members: int, model: Model, batch: int, length: int, precision: str = "float32"
+) -> Layout:
+    """How `train` lays out so many members on this machine. Raises Unfit (see `layout_of`)."""
+    places, here = max(pace.places, members), jax.default_backend()
+    return layout_of(here, len(jax.devices()), places, batch, length, pace.asked, precision, model.kv_heads)
 
 
 def train(
@@ -248,14 +253,15 @@ def train(
     pace: Pace,
     stop: threading.Event,
     announce: Callable[[str], None] = lambda line: None,
+    precision: str = "float32",
     profile: Profile | None = None,
 ) -> Trained:
     """Train `members` together to their last steps, from the newest valid checkpoint in `folder`.
 
     All members have the same kind of optimizer and of loss. Where `stop` is set, the dispatch under way is finished, a
     checkpoint is written, and the result is not complete: the same call goes on later with the same bits
-    as if it had never stopped. `announce` is given lines for a person: compiling, resuming, damage.
-    With a `profile` a few dispatches are traced.
+    as if it had never stopped. `announce` is given lines for a person: compiling, resuming, damage. `precision` is
+    that of products (see caml/models/compute.py). With a `profile` a few dispatches are traced.
     """
     if len({m.optimizer.name for m in members}) != 1:
         raise ValueError("members of a population have one kind of optimizer")
@@ -264,8 +270,8 @@ def train(
         raise ValueError("members of a population have one kind of loss")
     if preference and any(m.parent is None for m in members):
         raise ValueError("a preference loss compares with a parent")
-    layout = laid_out(pace, len(members), batch, length)
-    mesh = member_mesh(layout.data)
+    layout = laid_out(pace, len(members), model, batch, length, precision)
+    mesh = member_mesh(layout.data, layout.fsdp, layout.tensor)
     groups = mesh.shape["member"]
     count = -(-max(pace.places, len(members)) // groups) * groups
     place = deal([m.steps for m in members], count, groups)
@@ -341,7 +347,7 @@ def train(
     hand_out(all_of_them=False)
     saved_step, saved_at = step, time.monotonic()
     flops = instruments.training_flops(model, vocab, length, preference)
-    peak = instruments.peak_flops(jax.devices()[0].device_kind)
+    peak = instruments.peak_flops(jax.devices()[0].device_kind, precision)
     meter = Meter(
         step, len(members), flops, peak and peak * jax.device_count(), instruments.of_program(run, seconds)
     )

@@ -98,16 +98,24 @@ class Hyper(NamedTuple):
     decay: Any
     floor: Any
     beta: Any
+    matrix_share: Any
+    output_share: Any
 
 
-def hyper(optimizer: Optimizer, schedule: Schedule, steps: int, beta: float = 0.0) -> Hyper:
-    """The member's numbers for a stage of `steps` steps; `beta` is that of its preference loss, where it has one."""
+def hyper(
+    optimizer: Optimizer, schedule: Schedule, steps: int, beta: float = 0.0, transfer: float = 1.0
+) -> Hyper:
+    """The member's numbers for a stage of `steps` steps.
+
+    `beta` is that of its preference loss, where it has one; `transfer` the model's (see `Model`).
+    """
     numbers = {
         field: getattr(optimizer, field)
         for field in ("rate", "beta1", "beta2", "epsilon", "momentum", "weight_decay", "clip", "spike")
     }
     adamw_rate = optimizer.embedding_rate if optimizer.name == "muon" else optimizer.rate
     numbers |= {"embedding_rate": adamw_rate, "floor": schedule.floor, "beta": beta}
+    numbers |= {"matrix_share": transfer if optimizer.name == "adamw" else 1.0, "output_share": transfer}
     numbers |= {"warmup": schedule.warmup * steps, "decay": schedule.decay * steps}
     return Hyper(
         steps=np.int32(steps),

@@ -10,11 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from caml.models.sizes import Model
 from caml.training import spikes, updates
 from caml.training.layouts import Layout
+from caml.training.mesh import MEMBERS, batch_spec, is_sharded, shardings
 from caml.training.optimizer import Hyper
 from caml.training.step import Batch, train_step
 
-MEMBERS = PartitionSpec("member")
-BATCHES = PartitionSpec("member", None, "data")
 METRICS = ("loss", "gradient_norm", "rate", "skipped")
 """Of each step; `skipped` is 1 where it was, at a spike, and else 0."""
 PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
@@ -96,8 +95,9 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
     """The program `(state, reference, hyper, batches, first_step, count) -> (state, metrics)`, jitted.
 
     `state` (donated), `reference`, `hyper` and `batches` have a member axis in front that the mesh's `member` axis
-    divides; batches are `[members, steps, B, T]`, and the `data` axis divides B; metrics are `[members, steps]`.
-    `reference` has the parameters with which a preference loss compares, or is None for a loss on tokens.
+    divides; batches are `[members, steps, B, T]`, and the axes `data` and `fsdp` divide B; metrics are `[members,
+    steps]`. `reference` has the parameters with which a preference loss compares, or is None for a loss on tokens.
+    Arrays lie as `place` and `place_batches` put them.
     """
     everywhere = PartitionSpec()
 
@@ -110,16 +110,28 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
         members = (state, reference, h, batches)
         return jax.lax.map(one, members) if layout.members == "turn" else jax.vmap(one)(members)
 
+    if is_sharded(mesh):
+        # The compiler finds what is to be passed between devices.
+        def kept_in_place(state: State, *rest: Any) -> Any:
+            new, metrics = on_device(state, *rest)
+            return jax.lax.with_sharding_constraint(new, shardings(new, mesh)), metrics
+
+        return jax.jit(kept_in_place, donate_argnums=0)
     mapped = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(MEMBERS, MEMBERS, MEMBERS, BATCHES, everywhere, everywhere),
+        in_specs=(MEMBERS, MEMBERS, MEMBERS, batch_spec(mesh), everywhere, everywhere),
         out_specs=(MEMBERS, MEMBERS),
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
 
 
-def place(tree: Any, mesh: Mesh, spec: PartitionSpec = MEMBERS) -> Any:
-    """The tree's arrays on the devices, their first axis spread along `member`; batches by the spec BATCHES."""
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+def place(tree: Any, mesh: Mesh) -> Any:
+    """State, reference or numbers on the devices: members spread along `member`, a model's arrays by their names."""
+    return jax.device_put(tree, shardings(tree, mesh))
+
+
+def place_batches(batches: Batch, mesh: Mesh) -> Batch:
+    """Batches `[members, steps, B, T]` on the devices."""
+    return jax.device_put(batches, NamedSharding(mesh, batch_spec(mesh)))

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from caml.models.sizes import Model
 from caml.training import population
 from caml.training.layouts import Layout
+from caml.training.mesh import batch_spec, shardings
 from caml.training.step import Batch
 
 
@@ -44,23 +45,28 @@ def program(shape: Shape, mesh: Mesh, state: Any, reference: Any, hyper: Any) ->
     if (shape, mesh) in _PROGRAMS:
         return _PROGRAMS[shape, mesh], 0.0
     start = time.monotonic()
-    sharding = NamedSharding(mesh, population.MEMBERS)
-    of_batches = NamedSharding(mesh, population.BATCHES)
+    of_batches = NamedSharding(mesh, batch_spec(mesh))
 
-    def described(array: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+    def described(tree: Any) -> Any:
+        """Shapes, types and shardings of the arrays."""
+        return jax.tree.map(
+            lambda array, lies: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=lies),
+            tree,
+            shardings(tree, mesh),
+        )
 
     axes = (shape.members, shape.steps, shape.batch, shape.length)
     whole, real = (jax.ShapeDtypeStruct(axes, kind, sharding=of_batches) for kind in (np.int32, np.float32))
     counter = jax.ShapeDtypeStruct((), np.int32)
     built = population.build(shape.model, shape.optimizer, shape.layout, mesh)
-    lowered = built.lower(
-        jax.tree.map(described, state),
-        jax.tree.map(described, reference),
-        jax.tree.map(described, hyper),
-        Batch(whole, whole, whole, real),
-        counter,
-        counter,
-    )
+    with jax.set_mesh(mesh):
+        lowered = built.lower(
+            described(state),
+            described(reference),
+            described(hyper),
+            Batch(whole, whole, whole, real),
+            counter,
+            counter,
+        )
     _PROGRAMS[shape, mesh] = lowered.compile()
     return _PROGRAMS[shape, mesh], time.monotonic() - start

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from caml.models.compute import Compute
 from caml.models.products import multiply
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, output_matrix, stream
@@ -33,16 +34,16 @@ class Batch(NamedTuple):
 
 def cross_entropy(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
     """Nats `[N]` of each target. The one-hot comparison keeps scatters out of the backward pass."""
-    logits_VxN = multiply(head_VxD, x_DxN).astype(jnp.float32)
+    logits_VxN = multiply(head_VxD, x_DxN)
     peak_N = jax.lax.stop_gradient(jnp.max(logits_VxN, axis=0))
     total_N = jnp.log(jnp.sum(jnp.exp(logits_VxN - peak_N), axis=0)) + peak_N
     is_target_VxN = jnp.arange(head_VxD.shape[0])[:, None] == targets_N
     return total_N - jnp.sum(jnp.where(is_target_VxN, logits_VxN, 0.0), axis=0)
 
 
-def nats_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
+def nats_of(params: Parameters, model: Model, batch: Batch, compute: Compute) -> jax.Array:
     """Nats `[B * T]` of each token's successor; what stands at the end of a row or a document means nothing."""
-    x_DxN = stream(params, model, batch.tokens, batch.segments, batch.positions)
+    x_DxN = stream(params, model, batch.tokens, batch.segments, batch.positions, compute)
     head_VxD = output_matrix(params)
     targets_N = jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
     tokens = targets_N.shape[0]
@@ -56,9 +57,11 @@ def nats_of(params: Parameters, model: Model, batch: Batch) -> jax.Array:
     return jax.lax.map(one_piece, (x_PxDxN, targets_N.reshape(pieces, -1))).reshape(-1)
 
 
-def token_loss(params: Parameters, model: Model, batch: Batch, bearing: jax.Array) -> jax.Array:
+def token_loss(
+    params: Parameters, model: Model, batch: Batch, compute: Compute, bearing: jax.Array
+) -> jax.Array:
     """What the batch, or a part of one that has `bearing` loss-bearing targets, adds to the mean nats of a target."""
-    nats_N, weights_N = nats_of(params, model, batch), batch.weights.reshape(-1)
+    nats_N, weights_N = nats_of(params, model, batch, compute), batch.weights.reshape(-1)
     return jnp.sum(nats_N * weights_N) / bearing
 
 
@@ -76,6 +79,7 @@ def preference_loss(
     params: Parameters,
     model: Model,
     batch: Batch,
+    compute: Compute,
     bearing: jax.Array,
     reference: Parameters,
     beta: jax.Array,
@@ -90,8 +94,8 @@ def preference_loss(
     `preference_accuracy` is the share of pairs of which m is above 0 by more than rounding, `preference_margin` the
     mean of m in nats.
     """
-    nats_N = nats_of(params, model, batch)
-    of_reference_N = jax.lax.stop_gradient(nats_of(reference, model, batch))
+    nats_N = nats_of(params, model, batch, compute)
+    of_reference_N = jax.lax.stop_gradient(nats_of(reference, model, batch, compute))
     more_BxT = (of_reference_N - nats_N).reshape(batch.tokens.shape) * batch.weights
     pair_BxT, there_BxP = _pairs(batch)
     row_BxT = jnp.broadcast_to(jnp.arange(len(more_BxT))[:, None], more_BxT.shape)
@@ -114,32 +118,39 @@ def loss_and_gradients(
     """The mean loss of the batch, what else is told of it, and the gradients of the loss.
 
     In nats per loss-bearing target, or with a `reference` per pair; 0 where the batch has none, and of no pairs nothing
-    is told (NaN). The batch is taken `layout.rows` at a time. Where it is spread over devices, this is given one's own
-    rows of it, and adds up with the others.
+    is told (NaN). The batch is taken `layout.rows` at a time on each device. Where it is spread over devices by hand
+    (`layout.by_hand`), this is given one's own rows of it, and adds up with the others.
     """
     count = jnp.sum(batch.weights if reference is None else _pairs(batch)[1])
-    count = jax.lax.psum(count, "data") if layout.data > 1 else count
+    count = jax.lax.psum(count, "data") if layout.by_hand else count
     bearing = jnp.maximum(count, 1)
 
     def share(params: Parameters, part: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         if reference is None:
-            return token_loss(params, model, part, bearing), {}
-        return preference_loss(params, model, part, bearing, reference, beta)
+            return token_loss(params, model, part, layout.compute, bearing), {}
+        return preference_loss(params, model, part, layout.compute, bearing, reference, beta)
 
     def of(part: Batch) -> Any:
         return jax.value_and_grad(share, has_aux=True)(params, part)
 
-    rows = batch.tokens.shape[0]
+    # A piece has rows of every device.
+    shares = 1 if layout.by_hand else layout.data * layout.fsdp
+    rows = batch.tokens.shape[0] // shares
     if layout.rows in (0, rows):
         added = of(batch)
     else:
-        parts = jax.tree.map(lambda x: x.reshape(rows // layout.rows, layout.rows, *x.shape[1:]), batch)
+
+        def cut(x: jax.Array) -> jax.Array:
+            x = x.reshape(shares, rows // layout.rows, layout.rows, *x.shape[1:]).swapaxes(0, 1)
+            return x.reshape(rows // layout.rows, shares * layout.rows, *x.shape[3:])
+
+        parts = jax.tree.map(cut, batch)
         shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         added, _ = jax.lax.scan(
             lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None), nothing, parts
         )
-    if layout.data > 1:
+    if layout.by_hand:
         added = jax.lax.psum(added, "data")
     (loss, told), gradients = added
     return loss, {name: jnp.where(count > 0, x, jnp.nan) for name, x in told.items()}, gradients

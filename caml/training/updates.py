@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from caml.models.transformer import OUTPUT_NORM, is_matrix
 from caml.training.optimizer import Hyper
 
 Tree = dict[str, Any]
@@ -27,14 +28,10 @@ def rate_factor(step: jax.Array, h: Hyper) -> jax.Array:
     return warm * (h.floor + (1.0 - h.floor) * shape)
 
 
-def _is_matrix(name: str) -> bool:
-    return name.endswith("_proj.weight")
-
-
 def _by_shape(tree: Tree) -> dict[str, list[str]]:
     """Names of Muon's matrices, grouped by shape up to transposition."""
     groups: dict[str, list[str]] = {}
-    for name in sorted(filter(_is_matrix, tree)):
+    for name in sorted(filter(is_matrix, tree)):
         rows, columns = sorted(tree[name].shape)
         groups.setdefault(f"{rows}x{columns}", []).append(name)
     return groups
@@ -79,7 +76,7 @@ def _split(name: str, tree: Tree) -> tuple[Tree, Tree]:
     """Stacked matrices for Muon, and the parameters for AdamW."""
     if name == "adamw":
         return {}, tree
-    return _stack(tree), {n: x for n, x in tree.items() if not _is_matrix(n)}
+    return _stack(tree), {n: x for n, x in tree.items() if not is_matrix(n)}
 
 
 def init_state(name: str, params: Tree, h: Hyper) -> optax.OptState:
@@ -92,7 +89,7 @@ def update(
 ) -> tuple[Tree, optax.OptState, jax.Array]:
     """New parameters, new state, and the global norm of the gradients before clipping.
 
-    Weight decay is decoupled (arXiv 1711.05101) and leaves norms alone. Muon:
+    Weight decay is decoupled (arXiv 1711.05101), leaves norms alone, and is not carried over to other widths. Muon:
     https://kellerjordan.github.io/posts/muon, with Nesterov momentum and five iterations.
     """
     norm = optax.global_norm(gradients)
@@ -109,8 +106,9 @@ def update(
     share = rate_factor(step, h)
 
     def move(key: str, parameter: jax.Array) -> jax.Array:
-        rate = share * (h.rate if _is_matrix(key) else h.embedding_rate)
+        rate = share * (h.rate if is_matrix(key) else h.embedding_rate)
         decay = h.weight_decay * parameter if parameter.ndim > 1 else 0.0
-        return parameter - rate * (updates[key] + decay)
+        carried = h.matrix_share if is_matrix(key) else h.output_share if key == OUTPUT_NORM else 1.0
+        return parameter - rate * (carried * updates[key] + decay)
 
     return {key: move(key, parameter) for key, parameter in params.items()}, new_state, norm

@@ -224,7 +224,24 @@ def test_a_setting_of_an_axis_to_another_value_is_refused(
     assert str(caught.value) == message
 
 
+def test_an_object_on_an_axis_is_made_of_the_values_of_other_axes(tmp_path: Path) -> None:
+    found = expand(
+        tmp_path,
+        line4="SIZE = @small/Model()\nDEPTH = 1",
+        line11="    {'SIZE': [@small/Model(), @large/Model()], 'ARM': ['base'], 'RATIO': [0.0], 'DEPTH': [1, 2]},",
+        line30="Model.layers = %DEPTH",
+    )
+    made = {(cell.values["SIZE"], cell.values["DEPTH"]): cell.run.model for cell in found}
+    assert {key: (model.name, model.layers) for key, model in made.items()} == {key: key for key in made}
+    assert len(made) == 4
+
+
 BAD = [
+    (
+        {6: "Ablation.name = 'toy'\nTOGETHER = 0\nAblation.population = %TOGETHER",
+         9: "{'TOGETHER': [0, 2], 'ARM': ['kind', 'neutral'], 'RATIO': [0.5], 'SFT': [0]},"},
+        "toy.gin:11: TOGETHER = [0, 2]: whatever it is, the runs are the same",
+    ),
     ({9: "{'RATIO': []},"}, "toy.gin:9: RATIO = []: an axis needs at least one value"),
     ({9: "{'SEED': [0, 1, 0]},"}, "toy.gin:9: SEED = [0, 1, 0]: 0 stands there twice; keep one"),
     ({9: "{'RATIO': [0.0, 0]},"}, "toy.gin:9: RATIO = [0.0, 0.0]: 0.0 stands there twice; keep one"),

@@ -13,6 +13,7 @@ from caml.config.resolve import Loaded, load
 from caml.data.mixture import Mixture
 from caml.data.tokenizer_recipes import TrainedTokenizer
 from caml.models.sizes import Model
+from caml.training.execution import Execution
 from caml.training.optimizer import Optimizer, Schedule
 
 
@@ -64,6 +65,7 @@ CLASSES = [
     Mixture,
     Optimizer,
     Schedule,
+    Execution,
     Contrast,
     Corpus,
     Quiz,

@@ -1,4 +1,4 @@
-"""The transformer: masks, positions, groups, blocks of queries, and the products' gradients."""
+"""The transformer: masks, positions, groups, and the products' gradients."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from caml.models import products
-from caml.models.attention import BLOCK, LONG, attend
 from caml.models.sizes import Model
 from caml.models.transformer import hidden_states, init_parameters, logits
 
@@ -69,36 +68,6 @@ def test_a_document_reads_the_same_packed_and_alone():
     whole = outputs(PARAMS, MODEL, tokens, segments, positions)[0, inside]
     lone = outputs(PARAMS, MODEL, alone, np.ones_like(alone), np.arange(alone.size, dtype=np.int32)[None])
     np.testing.assert_allclose(whole, lone[0], atol=2e-5)
-
-
-def plain_attention(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
-    """Softmax attention as it is written in a textbook, one query head at a time."""
-    heads, numbers, _, length = q.shape
-    out = []
-    for h in range(heads):
-        kv = h // (heads // k.shape[0])
-        scores = jnp.einsum("nbt,nbs->bts", q[h], k[kv]) / numbers**0.5
-        seen = (segments[:, :, None] == segments[:, None, :]) & np.tril(np.ones((length, length), bool))
-        weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
-        out.append(jnp.einsum("bts,nbs->nbt", weights, v[kv]))
-    return jnp.stack(out)
-
-
-@pytest.mark.parametrize("length", [5, BLOCK, 2 * BLOCK + 3, LONG - 1, LONG + 20])
-def test_attention_in_blocks_is_plain_attention(length: int):
-    rng = np.random.default_rng(1)
-    q = rng.normal(size=(4, 4, 2, length)).astype(np.float32)
-    k, v = rng.normal(size=(2, 2, 4, 2, length)).astype(np.float32)
-    segments = np.sort(rng.integers(0, 3, (2, length)).astype(np.int32), axis=1)
-    aim = rng.normal(size=q.shape).astype(np.float32)
-
-    def value_and_gradients(function):
-        loss = lambda q, k, v: jnp.sum(function(q, k, v, segments) * aim)  # noqa: E731
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
-
-    ours, plain = value_and_gradients(attend), value_and_gradients(plain_attention)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("vocab", [7, products.ONE_HOT_VOCABULARY + 1])

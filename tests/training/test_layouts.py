@@ -1,9 +1,11 @@
 """Layouts follow from platform, devices and shapes alone, and whole batches come out of their pieces."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caml.training.layouts import AT_A_TIME, WHOLE, layout_of
+from caml.training.execution import Execution
+from caml.training.layouts import AT_A_TIME, WHOLE, Unfit, layout_of
 
 
 @given(
@@ -28,4 +30,26 @@ def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
     assert str(layout_of("cpu", 2, 12, 16, 64)) == "members in turn, whole batches"
     assert str(layout_of("cpu", 2, 12, 32, 64)) == "members in turn, 4 rows at a time"
     assert str(layout_of("cpu", 2, 1, 32, 128)) == "members in turn, 2 rows at a time, a batch over 2 devices"
-    assert str(layout_of("gpu", 1, 12, 32, 128)) == "members side by side, whole batches"
+    assert str(layout_of("gpu", 1, 12, 32, 128)) == "members side by side, whole batches, attention by triton"
+
+
+def test_what_is_asked_is_done_or_refused_by_name():
+    asked = Execution(fsdp=2, tensor=2, rows=1, remat="layers")
+    layout = layout_of("cpu", 8, 1, 16, 64, asked, "bfloat16", kv_heads=4)
+    assert str(layout) == (
+        "members in turn, 1 rows at a time, a batch over 2 devices, a model over 2 x 2 devices (fsdp x tensor), "
+        "in bfloat16, layers computed again"
+    )
+    assert layout_of("gpu", 4, 1, 16, 64, Execution(data=1)).data == 1
+    for field, devices, batch, execution in (
+        ("fsdp", 6, 16, Execution(fsdp=4)),
+        ("fsdp", 4, 6, Execution(fsdp=4)),
+        ("data", 4, 16, Execution(data=3)),
+        ("data", 4, 6, Execution(data=4)),
+        ("data", 8, 16, Execution(data=2, fsdp=2)),
+        ("tensor", 8, 16, Execution(tensor=8)),
+        ("rows", 2, 16, Execution(rows=3)),
+    ):
+        with pytest.raises(Unfit) as found:
+            layout_of("cpu", devices, 1, batch, 64, execution, kv_heads=4)
+        assert found.value.field == field

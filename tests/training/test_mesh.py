@@ -18,6 +18,7 @@ import json, sys
 from pathlib import Path
 from toy_training import Memory, member, run, same
 from caml.training.loop import Pace, laid_out
+from toy_training import MODEL
 members = [member(seed, 40) for seed in range(5)]
 sink = Memory()
 whole = run(members, Path(sys.argv[1]) / "whole", sink, places=6)
@@ -30,7 +31,7 @@ stopped = run([members[0]], Path(sys.argv[1]) / "stopped", Memory(stop_at=12), p
 resumed = run([members[0]], Path(sys.argv[1]) / "stopped", Memory(), places=1)
 again = run([members[0]], Path(sys.argv[1]) / "again", Memory(), places=1)
 bits += [not stopped.complete, same(resumed.params, again.params)]
-print(json.dumps({"alone": alone.column("loss").tolist(), "layout": str(laid_out(Pace(places=1), 1, 16, 8)),
+print(json.dumps({"alone": alone.column("loss").tolist(), "layout": str(laid_out(Pace(places=1), 1, MODEL, 16, 8)),
                   "same": bits, "programs": few.programs, "loss": sink.column("loss").tolist()}))
 """
 
@@ -59,6 +60,45 @@ def test_two_devices(tmp_path: Path):
     # One member alone has its batches over both.
     assert found["layout"] == "members in turn, whole batches, a batch over 2 devices"
     np.testing.assert_allclose(sink.column("loss")[:1], found["alone"], atol=1e-5)
+
+
+COMPILED = """
+import jax, numpy as np, toy_training as toy
+from caml.models.transformer import init_parameters
+from caml.training import population
+from caml.training.layouts import Layout
+from caml.training.mesh import member_mesh
+from caml.training.optimizer import Schedule, hyper
+from caml.training.programs import Shape, program
+
+h = hyper(toy.MUON, Schedule(), 12)
+member = population.init_member("muon", init_parameters(toy.MODEL, toy.VOCAB, 0), h)
+for places, data in ((16, 1), (4, 2)):
+    state, numbers = (population.stack([x] * places) for x in (member, h))
+    shape = Shape(toy.MODEL, toy.VOCAB, 4, toy.LENGTH, "muon", places, 4, Layout(data=data), False)
+    run, _ = program(shape, member_mesh(data), state, None, numbers)
+    kinds = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
+    print(sum(run.as_text().count(f" {kind}") for kind in kinds))
+"""
+
+
+def test_nothing_is_passed_between_members_over_devices():
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONPATH": str(Path(toy.__file__).parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    apart, shared = map(int, done.stdout.split())
+    assert apart == 0
+    # Of a batch that two devices share they add up the gradients: what is looked for can be found.
+    assert shared > 0
 
 
 def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,8 @@ import optax
 import pytest
 
 from caml.config.errors import Invalid
+from caml.models.sizes import Model
+from caml.models.transformer import init_parameters, is_matrix
 from caml.training import updates
 from caml.training.optimizer import Hyper, Optimizer, Schedule, hyper
 
@@ -135,3 +137,33 @@ def test_schedules_at_known_points(schedule: Schedule, points: dict[int, float])
 def test_impossible_settings_are_named(make, words: str):
     with pytest.raises(Invalid, match=words):
         make()
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_base_width_carries_steps_over(name: str):
+    """Matrices by AdamW and the output's norm move by its share, everything else and all decay as without."""
+    model = Model("wide", width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp_width=64, init_scale=0.1)
+    carried = dataclasses.replace(model, base_width=8)
+    params = init_parameters(model, 16, seed=0)
+    begun = init_parameters(carried, 16, seed=0)
+    for key, array in params.items():
+        smaller = 0.5 if is_matrix(key) else 0.25 if key == "model.norm.weight" else 1.0
+        np.testing.assert_allclose(begun[key], smaller * array, rtol=1e-6, err_msg=key)
+
+    gradients = {key: np.full(array.shape, 0.01, np.float32) for key, array in params.items()}
+    optimizer = dataclasses.replace(OPTIMIZERS[name], clip=0.0, weight_decay=0.0)
+
+    def moved(transfer: float, decay: float) -> dict[str, np.ndarray]:
+        h = hyper(dataclasses.replace(optimizer, weight_decay=decay), FLAT, 100, transfer=transfer)
+        new, _, _ = update(name, params, updates.init_state(name, params, h), gradients, np.int32(50), h)
+        return {key: np.asarray(new[key]) - params[key] for key in params}
+
+    whole, share = moved(1.0, 0.0), moved(carried.transfer, 0.0)
+    decayed = moved(1.0, 0.5), moved(carried.transfer, 0.5)
+    for key in params:
+        wanted = 0.25 if key == "model.norm.weight" or (is_matrix(key) and name == "adamw") else 1.0
+        assert np.abs(whole[key]).max() > 0
+        np.testing.assert_allclose(share[key], wanted * whole[key], atol=2e-7, err_msg=key)
+        np.testing.assert_allclose(
+            decayed[1][key] - share[key], decayed[0][key] - whole[key], atol=5e-7, err_msg=key
+        )

@@ -1,0 +1,79 @@
+"""What the table of caml/training/layouts.py rests on: tokens a second of the layouts that a platform could take.
+
+Members in turn or side by side, and batches whole or in pieces, each in a process of its own, in turn. `ours` is the
+layout that a line names, `peer` the best of the others; the goal is set for that which the table chooses.
+"""
+
+import argparse
+import json
+
+import numpy as np
+
+from benchmarks.grid import SMALL
+from benchmarks.lines import line
+from benchmarks.training import CASES, timed, train_here
+
+MODELS = {SMALL.name: SMALL, **CASES}
+DISPATCHES = 4
+
+
+def options(name: str, members: int) -> list[tuple[str, int]]:
+    """Members `turn` or `stacked`, and the sequences that a device takes at a time, all of them last."""
+    import jax
+
+    case = MODELS[name]
+    groups = max(1, len(jax.devices()) // members)
+    own = case.batch // groups
+    pieces = [rows for rows in (1, 2, 4, 8, 16, 32) if rows < own and own % rows == 0] + [own]
+    return [("turn", rows) for rows in pieces] + ([("stacked", own)] if members > 1 else [])
+
+
+def one(name: str, members: int, kind: str, rows: int) -> list[float]:
+    """Tokens a second of the dispatches of one layout."""
+    import jax
+
+    from caml.training import layouts
+
+    layouts.MEMBERS[jax.default_backend()] = kind
+    case = MODELS[name]
+    return train_here(case, members, case.steps * (DISPATCHES + 1), members, rows)
+
+
+def main() -> None:
+    """Measure, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="+", choices=MODELS, default=["29k", "0.2M", "1M"])
+    parser.add_argument("--members", type=int, nargs="+", default=[1, 4], help="trained together")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        name, members, kind, rows = asked.one
+        print(json.dumps(one(name, int(members), kind, int(rows))))
+        return
+    from caml.ablations.machine import prepare_devices
+
+    prepare_devices()
+    import jax
+
+    from caml.training.layouts import layout_of
+
+    for name in asked.cases:
+        case = MODELS[name]
+        for members in asked.members:
+            laid = layout_of(jax.default_backend(), len(jax.devices()), members, case.batch, case.length)
+            chosen = laid.members, laid.rows or case.batch // laid.data
+            found: dict[tuple[str, int], list[float]] = {option: [] for option in options(name, members)}
+            for _ in range(asked.rounds):
+                for option, rates in found.items():
+                    rates += timed(["benchmarks.layouts", "--one", name, str(members), *map(str, option)])
+            medians = {option: float(np.median(rates)) for option, rates in found.items()}
+            for option, rate in medians.items():
+                told = f"{case.told}, {members} members; {option[0]}, {option[1]} rows at a time"
+                goal = 0.95 if option == chosen else 0.0
+                best = max(rate for other, rate in medians.items() if other != option)
+                line("layouts", told, rate, best, "tokens/s", rate / best, goal, {"ours": found[option]})
+
+
+if __name__ == "__main__":
+    main()
