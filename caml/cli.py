@@ -123,11 +123,20 @@ def _load(file: Path, settings: list[str]) -> Any:
     return load_ablation(file, settings)
 
 
-@command("caml run experiments/quickstart/quickstart.gin")
+@command(
+    "caml run experiments/quickstart/quickstart.gin. With a trace: caml run experiments/smoke/smoke.gin --profile"
+)
 def run(
     file: File,
     settings: Set = NONE,
     only: Annotated[str | None, typer.Option(metavar="CELL", help="train and score this cell alone")] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="trace a few dispatches of training into the ablation's folder profile/, for Perfetto or TensorBoard",
+        ),
+    ] = False,
 ) -> None:
     """Train what is missing of an ablation, evaluate, analyse and write its report."""
     from caml.ablations.machine import prepare_devices
@@ -141,7 +150,7 @@ def run(
 
     with stop_on_signals() as stop:
         try:
-            outcome = run_ablation(loaded, Console(), stop, only)
+            outcome = run_ablation(loaded, Console(), stop, only, profile)
         except Stopped:
             raise Failure("stopped and saved; the same command goes on from here") from None
     if outcome.trained:

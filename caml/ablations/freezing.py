@@ -33,6 +33,10 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
     facts["learned_at"] = facts["stagerun"].map(_learned_at(trajectory, gate)).astype(float)
     facts["parent"] = facts["parent"].fillna("").astype(str)
     metrics = readers.metrics(ledger, names)
+    if "skipped" in metrics:  # of segments without such a step nothing is told
+        metrics["skipped"] = metrics["skipped"].fillna(0).astype(int)
+        skipped = metrics.groupby("stagerun")["skipped"].sum()
+        facts["skipped"] = facts["stagerun"].map(skipped).fillna(0).astype(int)
     margins = readers.margins(ledger, names, evaluation)
     # Lengths depend on the tokenizer alone, which all StageRuns of an ablation share.
     lengths = margins.drop_duplicates("item")[["item", *readers.LENGTHS]]

@@ -22,21 +22,27 @@ from caml.tracking.markers import Damaged
 from caml.tracking.mirror import Mirror
 from caml.tracking.provenance import provenance
 from caml.training.layouts import Unfit
+from caml.training.profiling import PASSED, Profile
 
 # Seconds between looks at StageRuns that another launch is training.
 WAIT = 2.0
 
 
 def make(
-    study: Study, wanted: Sequence[StageRun], progress: Progress, stop: threading.Event, mirror: Mirror
+    study: Study,
+    wanted: Sequence[StageRun],
+    progress: Progress,
+    stop: threading.Event,
+    mirror: Mirror,
+    profile: bool,
 ) -> int:
     """Prepare data, then train and score what is missing of `wanted`, parents before children.
 
     Populations are planned from the StageRuns of the whole ablation, so that they are the same in each launch.
     Returns how many StageRuns were made here, and not by another launch beside this one. Raises `Stopped` where
-    `stop` was set.
+    `stop` was set. `profile`: a few dispatches of training are traced.
     """
-    launch = _launch(study, progress, stop, mirror)
+    launch = _launch(study, progress, stop, mirror, profile)
     populations, asked_for = [], set(wanted)
     for population in _planned(study, launch):
         members = tuple(member for member in population.members if member in asked_for)
@@ -61,6 +67,10 @@ def make(
             f"up to {counted(max(m.steps for m in population.members), 'step')}"
         )
         made += _make_population(launch, population, evaluators)
+    if launch.profile and not launch.profile.begun:
+        progress.say(
+            f"no profile was written: nothing was left to train, or in fewer than {PASSED + 1} dispatches"
+        )
     return made
 
 
@@ -76,7 +86,7 @@ def _planned(study: Study, launch: Launch) -> list[Population]:
     return populations
 
 
-def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mirror) -> Launch:
+def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mirror, profile: bool) -> Launch:
     ablation, where = study.ablation, study.where
     write_cells(where.folder, ablation, study.whole)
     return Launch(
@@ -90,6 +100,7 @@ def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mir
         control=" ".join(str(value) for value in ablation.control.values()),
         rung=next((contrast.rung for contrast in ablation.contrasts if contrast.primary), None),
         pace=pace(ablation.checkpoint_seconds, ablation.execution),
+        profile=Profile(where.profile, progress.say) if profile else None,
     )
 
 

@@ -47,6 +47,11 @@ class Places:
         return self.output / self.name
 
     @property
+    def profile(self) -> Path:
+        """The profiler's traces that were asked for."""
+        return self.folder / "profile"
+
+    @property
     def owner(self) -> Path:
         """Which gin file has its results in `folder`, and what it states."""
         return self.folder / "owner.json"
@@ -112,7 +117,7 @@ def make_writable(where: Places) -> None:
     """Make the folders; raise UserError where they cannot be written, Failure where the disk is full."""
     own = where.folder
     folders = (where.output, own, where.ledger.root, where.stores, where.tokenizers, where.populations)
-    for path in (*folders, *(own / name for name in ("cells", "tables", "report"))):
+    for path in (*folders, *(own / name for name in ("cells", "tables", "report", "profile"))):
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file, and caml keeps a folder there: move it out of the way")
     names = ("lock.json", "owner.json", "headline.txt", "reported.txt", "report/index.html")

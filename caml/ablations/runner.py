@@ -33,12 +33,18 @@ class Outcome:
     seconds: float
 
 
-def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | None = None) -> Outcome:
+def run(
+    loaded: Loaded,
+    progress: Progress,
+    stop: threading.Event,
+    only: str | None = None,
+    profile: bool = False,
+) -> Outcome:
     """Train, evaluate, mirror, analyse and report whatever of the ablation is missing.
 
     `only` names one cell: it is trained and evaluated, and nothing is reported, as where a setting of an axis
-    macro leaves only a part of the grid. Raises UserError before anything is written, Failure for what
-    breaks, `Stopped` where `stop` was set.
+    macro leaves only a part of the grid. `profile`: a few dispatches of training are traced. Raises UserError
+    before anything is written, Failure for what breaks, `Stopped` where `stop` was set.
     """
     began = time.monotonic()
     study = study_of(loaded)
@@ -46,12 +52,17 @@ def run(loaded: Loaded, progress: Progress, stop: threading.Event, only: str | N
     refuse_too_large(study.loaded, used_stageruns(wanted), study.ablation.population)
     study.claim()
     with named_below(study.where):
-        headline, page, made = _run(study, wanted, only is not None, progress, stop)
+        headline, page, made = _run(study, wanted, only is not None, progress, stop, profile)
     return Outcome(headline, page, made, time.monotonic() - began)
 
 
 def _run(
-    study: Study, wanted: list[Cell], alone: bool, progress: Progress, stop: threading.Event
+    study: Study,
+    wanted: list[Cell],
+    alone: bool,
+    progress: Progress,
+    stop: threading.Event,
+    profile: bool,
 ) -> tuple[list[str], Path | None, int]:
     """Headline, page and number of StageRuns made; `alone`: `wanted` is one cell that was named."""
     ablation, where, evaluation = study.ablation, study.where, study.evaluation
@@ -68,7 +79,9 @@ def _run(
         # Imported where it is used, as reports are below: a finished ablation need not wait for jax.
         from caml.ablations.making import make
 
-        made = make(study, stageruns, progress, stop, mirror)
+        made = make(study, stageruns, progress, stop, mirror, profile)
+    elif profile:
+        progress.say("no profile was written: nothing is left to train")
     discard_finished(where, stageruns)
     if stop.is_set():
         raise Stopped

@@ -1,6 +1,8 @@
 """The grid of an ablation as text: what it consists of, what it costs, and what is there."""
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from caml.ablations.auditing import audit
 from caml.ablations.grid import cells, used_stageruns
@@ -11,6 +13,18 @@ from caml.config.resolve import Loaded
 from caml.config.text import counted
 from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.ledger import State
+
+
+def _trouble(name: str, manifest: Mapping[str, Any]) -> list[str]:
+    """Lines on a complete StageRun in whose training something was not as it should be."""
+    skipped = manifest.get("skipped", 0)
+    told = f"{counted(skipped, 'step')} of {name} skipped at spikes of the gradient norm" if skipped else ""
+    if manifest["diverged"]:
+        stopped = (
+            f"diverged: {name}, stopped after {counted(manifest['steps'], 'step')} with its last good state"
+        )
+        return [f"{stopped}; {told}" if told else stopped]
+    return [told] if told else []
 
 
 def shown(loaded: Loaded) -> list[str]:
@@ -41,6 +55,8 @@ def shown(loaded: Loaded) -> list[str]:
         exists = "scored" if last in scored else str(states[last])
         lines.append(f"{cell.id:<{width}}  {exists:<9} {last.name}")
     lines += [f"damaged: {found}" for found in damage]
+    for name in (s.name for s in evaluated):
+        lines += _trouble(name, where.ledger.manifest(name))
     lines += ["", *audit(stageruns, where), ""]
     for size in dict.fromkeys(s.model for s in stageruns):
         vocabulary = next(s.tokenizer.vocabulary for s in stageruns if s.model == size)

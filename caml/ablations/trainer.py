@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,9 +25,11 @@ from caml.tracking.ledger import State
 from caml.training.capacity import most_members
 from caml.training.checkpoints import save_parameters
 from caml.training.execution import Execution
+from caml.training.instruments import Reading
 from caml.training.layouts import Layout
 from caml.training.loop import Member, Pace, Parameters, laid_out, train
 from caml.training.population import METRICS
+from caml.training.profiling import Profile
 
 # Steps over which metrics are averaged into one row of the ledger, and between probes in mid-training. Both
 # are matters of record keeping: neither changes a bit of what is trained.
@@ -38,7 +39,10 @@ OBSERVE_STEPS = 80
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """What stays the same while one launch works: where things are, whom to tell, when to stop."""
+    """What stays the same while one launch works: where things are, whom to tell, when to stop.
+
+    A `profile`, where one was asked for, is of the first population that it finds.
+    """
 
     where: Places
     stores: Stores
@@ -50,6 +54,7 @@ class Launch:
     control: str
     rung: str | None
     pace: Pace
+    profile: Profile | None
 
 
 def parameters(launch: Launch, stagerun: StageRun) -> Parameters:
@@ -102,8 +107,16 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
             launch.stop,
             launch.progress.say,
             first.stage.precision,
+            launch.profile,
         )
     if trained.complete:
+        if sink.reading and sink.reading.tokens_per_second:
+            memory = f"at most {sink.reading.peak_bytes / 2**30:.2g} GiB of memory in "
+            memory += "this process" if sink.reading.peak_of == "process" else "one device"
+            told = ", ".join([*_shown(sink.reading), memory])
+            launch.progress.say(
+                f"trained {counted(len(members), 'member')} of {first.stage.name} {first.model.name}: {told}"
+            )
         discard(launch.where, population)
     return trained.complete
 
@@ -159,7 +172,7 @@ def _write_untrained(launch: Launch, stagerun: StageRun) -> None:
     ledger.truncate(stagerun.name, 0)
     params = init_parameters(stagerun.model, stagerun.tokenizer.vocabulary, derive(stagerun.seed, "init"))
     save_parameters(ledger.params_path(stagerun.name), params)
-    ledger.complete(stagerun.name, 0, {"final_loss": float("nan"), "diverged": False})
+    ledger.complete(stagerun.name, 0, {"final_loss": float("nan"), "diverged": False, "skipped": 0})
     launch.submit(stagerun.name)
 
 
@@ -228,7 +241,7 @@ class _LedgerSink:
         self._data, self._layout = data, layout
         self._per_step = members[0].stage.batch * members[0].stage.length
         self._closed = self._recorded = 0
-        self._rated: tuple[float, int] | None = None
+        self.reading: Reading | None = None
         self._left: dict[int, tuple[Parameters, int]] = {}
         self._records: list[tuple[int, dict[str, np.ndarray]]] = []
         self._probes: list[tuple[int, list[dict[str, float]]]] = []
@@ -261,15 +274,16 @@ class _LedgerSink:
         """Score the monitored probes of every member."""
         self._probes.append((step, self._evaluator.monitor(params, [s.seed for s in self._members])))
 
+    def measured(self, reading: Reading) -> None:
+        """Keep what the instruments show, for members that complete and for whoever watches."""
+        self.reading = reading
+
     def progress(self, step: int, last_step: int, tokens: int, loss: np.ndarray) -> None:
         """Tell where the population is."""
         known = loss[np.isfinite(loss)]
         mean = f"loss {known.mean():.3f}" if len(known) else "no loss yet"
-        now = time.monotonic()
-        # The first dispatch holds the compilation: the rate is of those after it.
-        begun, before = self._rated = self._rated or (now, tokens)
-        speed = f"{(tokens - before) / (now - begun):,.0f} tokens/s, " if tokens > before else ""
-        self._advance(step, f"{counted(len(self._members), 'member')}, {speed}{mean}")
+        shown = _shown(self.reading) if self.reading else []
+        self._advance(step, ", ".join([counted(len(self._members), "member"), *shown, mean]))
 
     def finished(self, member: int, params: Parameters, stopped: int) -> None:
         """Complete a member's ledger as soon as its last metrics, which come one dispatch late, are there."""
@@ -285,17 +299,21 @@ class _LedgerSink:
                 continue
             self._write(member, stagerun, reached)
             save_parameters(self._ledger.params_path(stagerun.name), params)
-            facts = {"diverged": stopped >= 0, "final_loss": self._final_loss(member, reached)}
+            facts = {"diverged": stopped >= 0, **self._told_by_metrics(member, reached)}
+            facts["instruments"] = dataclasses.asdict(self.reading) if self.reading else None
             self._ledger.complete(stagerun.name, reached, facts)
             self._launch.submit(stagerun.name)
             del self._open[member], self._left[member]
 
-    def _final_loss(self, member: int, steps: int) -> float:
-        """Mean loss over the last twentieth of the stage, as far as this launch has seen it."""
+    def _told_by_metrics(self, member: int, steps: int) -> dict[str, Any]:
+        """`final_loss`, the mean over the last twentieth of the stage, and `skipped`, steps at spikes."""
         rows = [row for content in self._ledger.read_segments(self._members[member].name, "metrics")
                 for row in content.table.to_pylist()]  # fmt: skip
         last = [row["loss"] for row in rows if row["step"] > steps * 0.95]
-        return float(np.mean(last)) if last else float("nan")
+        return {
+            "final_loss": float(np.mean(last)) if last else float("nan"),
+            "skipped": int(sum(row.get("skipped", 0) for row in rows)),
+        }
 
     def _write(self, member: int, stagerun: StageRun, end: int) -> None:
         """Close the segment of a member from the last one to step `end`."""
@@ -304,6 +322,8 @@ class _LedgerSink:
             return
         columns = _rows(self._records, member, begin, end)
         columns["tokens"] = [step * self._per_step for step in columns["step"]]
+        if not any(columns["skipped"]):
+            del columns["skipped"]
         self._ledger.write_segment(stagerun.name, "metrics", begin, end, columns)
         scored = [
             (step, step * self._per_step, outcome, value)
@@ -317,11 +337,24 @@ class _LedgerSink:
             self._ledger.write_segment(stagerun.name, "trajectory", begin, end, columns)
 
 
+def _shown(reading: Reading) -> list[str]:
+    """What a person is shown of the instruments, as far as it is known."""
+    shown = []
+    if reading.tokens_per_second is not None:
+        shown.append(f"{reading.tokens_per_second:,.0f} tokens/s")
+    if reading.model_flops_utilisation is not None:
+        shown.append(f"MFU {reading.model_flops_utilisation:.1%}")
+    if reading.host_bound is not None:
+        shown.append(f"host-bound {reading.host_bound:.0%}")
+    return shown
+
+
 def _rows(
     records: Sequence[tuple[int, dict[str, np.ndarray]]], member: int, begin: int, end: int
 ) -> dict[str, list]:
     """Metrics of one member from step `begin` to `end`, averaged over windows that end at whole LOG_STEPS.
 
+    `skipped` is not averaged but counted.
     The first step stands alone: its loss is that of the parameters before it, on rows that they have not seen.
     """
     per_step: dict[str, np.ndarray] = {}
@@ -339,6 +372,9 @@ def _rows(
     columns: dict[str, list] = {"step": [int(steps[b - 1]) for _, b in windows]}
     for name, values in per_step.items():
         parts = [values[a:b] for a, b in windows]
+        if name == "skipped":
+            columns[name] = [int(part.sum()) for part in parts]
+            continue
         if name not in METRICS:  # of a batch without pairs there is nothing to tell
             parts = [part[~np.isnan(part)] for part in parts]
         columns[name] = [float(part.mean()) if len(part) else float("nan") for part in parts]

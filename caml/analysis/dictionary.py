@@ -17,7 +17,10 @@ LABEL = {
     "family": ("what the items measure", ""),
     "rung": ("step of the ladder of generalisation; empty for families without one", ""),
 }
-FLAGGED = ("seed blocks in which a member never learned the mechanism or diverged", "seed blocks")
+FLAGGED = (
+    "seed blocks in which a member never learned the mechanism, diverged or skipped steps",
+    "seed blocks",
+)
 STAGERUN = DATA_DICTIONARY["stageruns"]
 STATUS = {
     "status": ("ok, undefined or not estimable", ""),
@@ -68,7 +71,7 @@ RESULTS_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "treated_margin": ("mean over items of m(treated)", NATS),
         "control_margin": ("mean over items of m(control)", NATS),
         "share": ("share of items whose difference lies above 0", "share"),
-        "flagged": ("a member of this pair never learned the mechanism or diverged", ""),
+        "flagged": ("a member of this pair never learned the mechanism, diverged or skipped steps", ""),
         "mixed": ("the members of this pair were trained on unlike machines or numerics", ""),
     },
     "retention": {

@@ -1,10 +1,11 @@
-"""Members that never learned the mechanism, lost it or diverged, and unlike numerics: told, never dropped."""
+"""Members that never learned the mechanism, lost it, diverged or skipped steps, and unlike numerics: told and kept."""
 
 import pandas as pd
 
 COLUMNS = ["stagerun", "name", "stage", "size", "arm", "ratio", "seed", "reason", "mechanism"]
 DIVERGED = "diverged"
 NEVER_LEARNED = "never learned the mechanism"
+SKIPPED = "skipped steps at spikes of its gradient"
 LOST = "lost the mechanism in fine-tuning"
 UNMEASURED = "mechanism not measured"
 
@@ -14,7 +15,7 @@ def flagged(stageruns: pd.DataFrame, gate: float) -> pd.DataFrame:
 
     A trained first stage whose `mechanism` (nats) ends below `gate` never learned it, and so did what was
     fine-tuned from it; a later stage that ends below it lost it. An untrained model (0 steps) is no member
-    that failed.
+    that failed. Skipped steps are told by a column that the table has where there are some.
     """
     runs = stageruns.set_index("stagerun")
     first = (runs["parent"].fillna("") == "") & (runs["steps"] > 0)
@@ -25,6 +26,8 @@ def flagged(stageruns: pd.DataFrame, gate: float) -> pd.DataFrame:
         NEVER_LEARNED: never,
         LOST: _with_children(runs, later & below & ~never),
     }
+    if "skipped" in runs:
+        reasons[SKIPPED] = _with_children(runs, runs["skipped"] > 0)
     # Of probes that ask of no mechanism there is none to be learned.
     if runs["mechanism"].notna().any():
         reasons[UNMEASURED] = _with_children(runs, first & runs["mechanism"].isna())

@@ -53,7 +53,11 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "dose_tokens": ("intervention tokens, without padding", "tokens"),
         "second_tokens": ("tokens of the second source, without padding", "tokens"),
         "final_loss": ("mean training loss at the end", "nats per token; of a preference stage, per pair"),
-        "diverged": ("a loss or gradient was not finite: the member kept its last good state", ""),
+        "diverged": (
+            "a loss or gradient was not finite, or steps were skipped one after the other: the member was stopped and "
+            "kept its last good state",
+            "",
+        ),
         "mechanism": ("mean margin at the end with the actor's trait named in the context", NATS),
         "learned_at": (
             "first training token count at which the mechanism passed the gate; NaN if never",
@@ -128,6 +132,10 @@ OPTIONAL = {
             "how much more the chosen answer is preferred than by the reference, mean of the same steps",
             "nats per pair",
         ),
+        "skipped": ("steps since the last row that were skipped, at spikes of the gradient norm", "steps"),
+    },
+    "stageruns": {
+        "skipped": ("steps that were skipped, at spikes of the gradient norm", "steps"),
     },
 }
 """Columns that a table has where there is something to tell."""

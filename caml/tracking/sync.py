@@ -108,6 +108,7 @@ class Uploader:
             if known.tags.get(COMPLETE) != "yes":
                 points += self._missing(name, known)
                 if complete:
+                    points += _instruments(manifest)
                     self._finish(name, known.run, manifest)
                     tags[COMPLETE] = "yes"
             if not points and not tags:
@@ -251,6 +252,16 @@ def unreachable(uri: str, error: Exception) -> Failure:
         f"the tracking store {where(uri)} failed ({shorten(lines[0], 200)}); the ledger has everything, "
         "and `caml sync` brings it once the store is back"
     )
+
+
+def _instruments(manifest: Mapping[str, Any]) -> list[Point]:
+    """What the instruments of training showed of a complete StageRun, each number at its last step."""
+    numbers = {"skipped_steps": manifest.get("skipped"), **(manifest.get("instruments") or {})}
+    return [
+        (f"instruments/{key}", float(value), manifest["finished"], manifest["steps"])
+        for key, value in numbers.items()
+        if isinstance(value, (int, float))
+    ]
 
 
 def _groups(table: pa.Table) -> dict[str, list[float]]:

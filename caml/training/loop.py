@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,13 +17,15 @@ from caml.config.fingerprint import NUMERICS_VERSION, identity
 from caml.config.seeds import derive
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters
-from caml.training import population
+from caml.training import instruments, population
 from caml.training.checkpoints import Checkpoints
 from caml.training.execution import AS_SUITS, Execution
+from caml.training.instruments import Meter, Reading
 from caml.training.layouts import Layout, layout_of
 from caml.training.mesh import member_mesh
 from caml.training.optimizer import Hyper, Optimizer, Schedule, hyper
 from caml.training.population import State
+from caml.training.profiling import Profile
 from caml.training.programs import Shape, program
 from caml.training.step import Batch
 
@@ -101,6 +104,10 @@ class Sink(Protocol):
         """Parameters after `step` steps, every array `[members, ...]`; finished members have their last."""
         ...
 
+    def measured(self, reading: Reading) -> None:
+        """What the instruments show after a dispatch whose metrics come next."""
+        ...
+
     def progress(self, step: int, last_step: int, tokens: int, loss: np.ndarray) -> None:
         """Tokens processed by all members since this call of `train`, last loss of each member or NaN."""
         ...
@@ -119,9 +126,9 @@ class Trained:
     """What `train` returns.
 
     `params` are stacked, every array `[members, ...]`. `stopped[m]` is the step at which the loss or the
-    gradient of member m was not finite (its parameters are those before that step), or -1. `step` was
-    reached; `complete` is False where the stop flag ended it. `programs` were compiled, in `seconds`.
-    `passed_over` names damaged checkpoints.
+    gradient of member m was not finite, or which was the last of too many skipped in a row (see `spikes`), or -1; its
+    parameters are those before that step. `step` was reached; `complete` is False where the stop flag ended it.
+    `programs` were compiled, in `seconds`. `passed_over` names damaged checkpoints.
     """
 
     params: Parameters
@@ -247,13 +254,14 @@ def train(
     stop: threading.Event,
     announce: Callable[[str], None] = lambda line: None,
     precision: str = "float32",
+    profile: Profile | None = None,
 ) -> Trained:
     """Train `members` together to their last steps, from the newest valid checkpoint in `folder`.
 
     All members have the same kind of optimizer and of loss. Where `stop` is set, the dispatch under way is finished, a
     checkpoint is written, and the result is not complete: the same call goes on later with the same bits
     as if it had never stopped. `announce` is given lines for a person: compiling, resuming, damage. `precision` is
-    that of products (see caml/models/compute.py).
+    that of products (see caml/models/compute.py). With a `profile` a few dispatches are traced.
     """
     if len({m.optimizer.name for m in members}) != 1:
         raise ValueError("members of a population have one kind of optimizer")
@@ -308,7 +316,7 @@ def train(
                 sink.finished(m, {k: array[m] for k, array in params.items()}, int(stopped[m]))
                 handed_out.add(m)
 
-    unread: tuple[int, int, Any] | None = None
+    unread: tuple[int, int, Any, Any] | None = None
     ends = np.array([m.steps for m in members])
     gone = on_host(state.stopped) >= 0
     losses, tokens = np.full(len(members), np.nan, np.float32), 0
@@ -318,15 +326,15 @@ def train(
         nonlocal unread, gone, losses, tokens
         if unread is None:
             return
-        (first, made, metrics), unread = unread, None
+        (first, made, metrics, stopped), unread = unread, None
         arrays = {name: array[:, :made] for name, array in on_host(metrics).items()}
-        sink.record(first, arrays)
         taken = np.isfinite(arrays["rate"])
-        finite = np.isfinite(arrays["loss"]) & np.isfinite(arrays["gradient_norm"])
-        gone |= (taken & ~finite).any(axis=1)
+        gone = on_host(stopped) >= 0
+        tokens += int(taken.sum()) * batch * length
+        sink.measured(meter.read(first + made, tokens))
+        sink.record(first, arrays)
         latest = arrays["loss"][np.arange(len(members)), np.maximum(taken.sum(axis=1) - 1, 0)]
         losses = np.where(taken.any(axis=1), latest, losses)
-        tokens += int(taken.sum()) * batch * length
         sink.progress(first + made, last, tokens, losses)
 
     def save() -> None:
@@ -338,14 +346,26 @@ def train(
 
     hand_out(all_of_them=False)
     saved_step, saved_at = step, time.monotonic()
+    flops = instruments.training_flops(model, vocab, length, preference)
+    peak = instruments.peak_flops(jax.devices()[0].device_kind, precision)
+    meter = Meter(
+        step, len(members), flops, peak and peak * jax.device_count(), instruments.of_program(run, seconds)
+    )
     reader = _Reader(members, place, shape, mesh)
     batches_of = reader.read(dispatches(step, last, pace))
     try:
-        for first, made, batches in batches_of:
+        for number, (first, made, batches) in enumerate(batches_of):
+            if profile:
+                profile.before(number, state)
+            meter.sending()
             state, metrics = run(state, reference, numbers, batches, np.int32(first), np.int32(made))
+            meter.sent(metrics)
             step = first + made
             read_metrics()
-            unread = (first, made, metrics)
+            # A copy: the state itself is donated to the next dispatch before this is read.
+            unread = (first, made, metrics, jnp.copy(state.stopped))
+            if profile and profile.after(state):
+                meter.begin_anew()
             if pace.observe_steps and step % pace.observe_steps == 0:
                 sink.observe(step, on_host(state.params))
             hand_out(all_of_them=False)
@@ -357,6 +377,9 @@ def train(
                 saved_step, saved_at = step, time.monotonic()
     finally:
         batches_of.close()
+        meter.close()
+        if profile:
+            profile.close()
     read_metrics()
     complete = bool((gone | (ends <= step)).all())
     if complete:

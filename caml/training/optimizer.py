@@ -18,7 +18,10 @@ LARGEST = 3.4e38
 
 @dataclass(frozen=True)
 class Optimizer:
-    """`adamw`, or `muon` (matrices by Muon; embedding, norms and head by AdamW at `embedding_rate`)."""
+    """`adamw`, or `muon` (matrices by Muon; embedding, norms and head by AdamW at `embedding_rate`).
+
+    A step whose gradient norm is above `spike` times the mean of those before is skipped (0: never): see `spikes`.
+    """
 
     name: str
     rate: float
@@ -29,6 +32,7 @@ class Optimizer:
     momentum: float = 0.95
     weight_decay: float = 0.0
     clip: float = 1.0
+    spike: float = 10.0
 
     def __post_init__(self) -> None:
         require(self.name in NAMES, "name", f"'{self.name}' is not one of {', '.join(NAMES)}")
@@ -43,6 +47,11 @@ class Optimizer:
             require(
                 0 <= value < LARGEST, field, f"{value} is not 0 or a positive number that a float32 holds"
             )
+        require(
+            self.spike == 0 or 1 < self.spike < LARGEST,
+            "spike",
+            f"{self.spike} is not 0 (no step is skipped) or a number above 1 that a float32 holds",
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class Hyper(NamedTuple):
     momentum: Any
     weight_decay: Any
     clip: Any
+    spike: Any
     cosine: Any
     warmup: Any
     decay: Any
@@ -101,7 +111,7 @@ def hyper(
     """
     numbers = {
         field: getattr(optimizer, field)
-        for field in ("rate", "beta1", "beta2", "epsilon", "momentum", "weight_decay", "clip")
+        for field in ("rate", "beta1", "beta2", "epsilon", "momentum", "weight_decay", "clip", "spike")
     }
     adamw_rate = optimizer.embedding_rate if optimizer.name == "muon" else optimizer.rate
     numbers |= {"embedding_rate": adamw_rate, "floor": schedule.floor, "beta": beta}

@@ -8,13 +8,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from caml.models.sizes import Model
-from caml.training import updates
+from caml.training import spikes, updates
 from caml.training.layouts import Layout
 from caml.training.mesh import MEMBERS, batch_spec, is_sharded, shardings
 from caml.training.optimizer import Hyper
 from caml.training.step import Batch, train_step
 
-METRICS = ("loss", "gradient_norm", "rate")
+METRICS = ("loss", "gradient_norm", "rate", "skipped")
+"""Of each step; `skipped` is 1 where it was, at a spike, and else 0."""
 PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
 """What is told besides of a loss on preference pairs."""
 
@@ -22,17 +23,18 @@ PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
 class State(NamedTuple):
     """What training changes; in a population every array has the member axis in front.
 
-    `stopped` is the step whose loss or gradient was not finite, or -1.
+    `stopped` is the step whose loss or gradient was not finite, or the last of too many skipped in a row, or -1.
     """
 
     params: Any
     optimizer: Any
+    norms: spikes.Norms
     stopped: Any
 
 
 def init_member(name: str, params: dict[str, np.ndarray], h: Hyper) -> State:
     """The state of a member before its first step; `name` is the optimizer's."""
-    return State(params, updates.init_state(name, params, h), np.int32(-1))
+    return State(params, updates.init_state(name, params, h), spikes.nothing(), np.int32(-1))
 
 
 def stack(members: list) -> Any:
@@ -71,9 +73,18 @@ def _member_steps(
         params, optimizer_state, found, finite = train_step(
             model, name, state.params, state.optimizer, batch, step, h, reference, layout
         )
-        stopped = jnp.where(finite, state.stopped, step)
+        norm = found["gradient_norm"]
+        skipped = finite & (norm > spikes.limit(state.norms, h.spike))
+        params, optimizer_state = jax.tree.map(
+            lambda new, old: jnp.where(skipped, old, new),
+            (params, optimizer_state),
+            (state.params, state.optimizer),
+        )
+        norms = spikes.after(state.norms, norm, skipped)
+        stopped = jnp.where(finite & (norms.skipped < spikes.IN_A_ROW), state.stopped, step)
+        found["skipped"] = skipped.astype(jnp.float32)
         metrics = {k: metrics[k].at[i].set(found[k]) for k in names}
-        return i + 1, State(params, optimizer_state, stopped), metrics
+        return i + 1, State(params, optimizer_state, norms, stopped), metrics
 
     empty = {k: jnp.full((steps,), jnp.nan, jnp.float32) for k in names}
     _, state, metrics = jax.lax.while_loop(open_step, body, (jnp.int32(0), state, empty))

@@ -47,6 +47,13 @@ def test_show_says_what_is_there(copy: Path) -> None:
     )
 
 
+def test_a_profile_of_nothing_is_one_line(copy: Path) -> None:
+    done = caml("run", str(TINY), "--profile")
+    assert done.exit_code == 0 and done.stdout.startswith("nothing to do: ")
+    assert done.stderr.count("no profile was written: nothing is left to train\n") == 1
+    assert not (copy / "tiny/profile").exists()
+
+
 def test_show_names_what_is_damaged(copy: Path) -> None:
     assert "damaged" not in caml("show", str(TINY)).stdout
     params = next(copy.glob("ledger/pretrain-*/checkpoints/final/params.safetensors"))

@@ -44,12 +44,13 @@ def test_one_command_goes_from_nothing_to_the_report(finished: Path) -> None:
 def test_a_log_is_plain_lines_of_ours(finished: Path) -> None:
     lines = (finished / "stderr").read_text().splitlines()
     assert lines[0] == "tiny: 12 of 12 StageRuns to be trained or scored"
-    begins = ("tiny: ", "population ", "compiled ", "  token stores", "  pretrain tiny: ", "  sft tiny: ",
-              "  report: ", "  tracking store: ")  # fmt: skip
+    begins = ("tiny: ", "population ", "compiled ", "trained ", "  token stores", "  pretrain tiny: ",
+              "  sft tiny: ", "  report: ", "  tracking store: ")  # fmt: skip
     assert [line for line in lines if not line.startswith(begins)] == []
     (trained,) = [line for line in lines if line.startswith("  pretrain tiny: 96 of 96")]
     assert re.search(
-        r": 96 of 96, 6 members, [\d,]+ tokens/s, loss \d\.\d{3}, \d+ s, about 0 s left$", trained
+        r": 96 of 96, 6 members, [\d,]+ tokens/s, host-bound \d+%, loss \d\.\d{3}, \d+ s, about 0 s left$",
+        trained,
     )
 
 
@@ -131,6 +132,25 @@ def test_manifests_count_slots_and_doses(finished: Path) -> None:
         if "intervention" in slots:
             assert slots["intervention"] == 48
             assert manifest["dose_tokens"] == manifest["sources"]["intervention"]["tokens"]
+
+
+def test_manifests_tell_what_the_instruments_showed(finished: Path) -> None:
+    for manifest in manifests(finished / "runs").values():
+        assert manifest["skipped"] == 0
+        if not manifest["steps"]:
+            assert "instruments" not in manifest
+            continue
+        shown = manifest["instruments"]
+        assert (shown["first_step"], shown["step"], shown["device"]) == (0, manifest["steps"], "cpu")
+        assert shown["members"] == {"pretrain": 6, "sft": 4}[manifest["stage"]]
+        assert shown["tokens"] == shown["members"] * manifest["tokens"]
+        assert shown["tokens_per_second"] > 0 and 0 <= shown["host_bound"] <= 1
+        assert shown["model_flops_utilisation"] is None and shown["peak_of"] == "process"
+    store = sqlite3.connect(finished / "runs/mlflow.db")
+    key = "instruments/tokens_per_second"
+    (told,) = store.execute("select count(*) from metrics where key = ?", (key,)).fetchone()
+    store.close()
+    assert told == 10
 
 
 @pytest.fixture

@@ -163,6 +163,19 @@ def test_diverged_members_and_their_children_are_flagged(tables):
     assert found.effects.iloc[0]["flagged"] == 1
 
 
+def test_members_that_skipped_steps_and_their_children_are_flagged(tables):
+    root = tables.cells.query("arm == 'neutral' and ratio == 0.3 and seed == 1 and size == 's27k' and S == 0")
+    runs = tables.stageruns.assign(skipped=3 * (tables.stageruns["stagerun"] == root["stagerun"].iloc[0]))
+    with_skips = dataclasses.replace(tables, stageruns=runs)
+    found = analyse(with_skips, (INSTALLS,), CONTROL, gate=GATE, draws=10)
+    assert (found.flagged["reason"] == "skipped steps at spikes of its gradient").sum() == 6
+    assert found.effects.iloc[0]["flagged"] == 1
+    told = with_skips.dictionary.set_index(["table", "column"]).index
+    assert ("stageruns", "skipped") in told and ("stageruns", "skipped") not in tables.dictionary.set_index(
+        ["table", "column"]
+    ).index
+
+
 def test_retention_is_a_ratio_beside_its_effects(results):
     table = results.retention[results.retention["family"] == "disposition"]
     good = table[table["status"] == "ok"]

@@ -234,6 +234,30 @@ def test_values_beyond_the_limits_of_the_store(trainer: Trainer, uri: str) -> No
     assert sorted(numbers) == list(range(1198)), "infinity is kept as not a number"
 
 
+def test_what_the_instruments_showed_is_in_the_store_once(trainer: Trainer, uri: str) -> None:
+    trainer.start("a")
+    trainer.segment("a", 0)
+    path = trainer.ledger.params_path("a")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"0")
+    shown = {
+        "tokens_per_second": 2600.5,
+        "host_bound": 0.25,
+        "model_flops_utilisation": None,
+        "device": "cpu",
+    }
+    trainer.ledger.complete("a", 10, {"skipped": 2, "instruments": shown})
+    for _ in range(2):
+        sync(trainer.ledger, uri, "study", ["a"])
+    run = runs(uri)["a"]
+    told = {
+        k.removeprefix("instruments/"): v for k, v in run.data.metrics.items() if k.startswith("instruments/")
+    }
+    assert told == {"tokens_per_second": 2600.5, "host_bound": 0.25, "skipped_steps": 2.0}
+    history = mlflow.MlflowClient(uri).get_metric_history(run.info.run_id, "instruments/host_bound")
+    assert [(metric.step, metric.value) for metric in history] == [(10, 0.25)]
+
+
 def test_an_idle_mirror_opens_no_store(trainer: Trainer, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.whole("a")
     mirror = Mirror(trainer.ledger, uri, "study", pytest.fail)

@@ -127,6 +127,8 @@ def test_schedules_at_known_points(schedule: Schedule, points: dict[int, float])
         (lambda: Optimizer("muon", float("nan"), 0.1), "rate: nan"),
         (lambda: Optimizer("muon", 0.1, 0.1, beta2=1.0), "beta2: 1.0"),
         (lambda: Optimizer("muon", 0.1, 0.1, clip=-1.0), "clip: -1.0"),
+        (lambda: Optimizer("muon", 0.1, 0.1, spike=1.0), "spike: 1.0"),
+        (lambda: Optimizer("muon", 0.1, 0.1, spike=float("nan")), "spike: nan"),
         (lambda: Schedule("linear"), "'linear' is not one of wsd, cosine"),
         (lambda: Schedule("wsd", warmup=0.5, decay=0.6), "together pass 1"),
         (lambda: Schedule("cosine", warmup=1.5), "warmup: 1.5"),

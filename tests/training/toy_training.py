@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from caml.models.sizes import Model
+from caml.training.instruments import Reading
 from caml.training.loop import Member, Pace, Trained, train
 from caml.training.optimizer import Optimizer, Schedule
+from caml.training.profiling import Profile
 from caml.training.step import Batch
 
 MODEL = Model("toy", width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_width=24, init_scale=0.1)
@@ -22,11 +24,15 @@ MUON = Optimizer("muon", rate=0.02, embedding_rate=0.01, weight_decay=0.01)
 
 @dataclasses.dataclass(frozen=True)
 class Counting:
-    """Sequences that count up from a random start; at step `broken` the loss is not finite."""
+    """Sequences that count up from a random start.
+
+    At step `broken` the loss is not finite, and at those of `spikes` its gradient is a thousand times as large.
+    """
 
     seed: int
     steps: int
     broken: int = -1
+    spikes: tuple[int, ...] = ()
 
     def batches(self, first_step: int, count: int) -> Batch:
         assert first_step + count <= self.steps
@@ -42,6 +48,10 @@ class Counting:
         weights[:, -1] = 0
         if step == self.broken:
             weights[0, 0] = np.nan
+        if step in self.spikes:
+            # Their sum is 1: the loss is no mean any more, but a difference of large numbers.
+            weights[:] = 0
+            weights[0, :2] = 1000, -999
         return Batch(tokens, np.ones_like(tokens), positions, weights)
 
 
@@ -77,10 +87,10 @@ class Preferring:
         return Batch(tokens, *several)
 
 
-def member(seed: int, steps: int, broken: int = -1, **changes: Any) -> Member:
+def member(seed: int, steps: int, broken: int = -1, spikes: tuple[int, ...] = (), **changes: Any) -> Member:
     """A member on text of its own."""
     settings: dict[str, Any] = {"optimizer": MUON, "schedule": Schedule("cosine", warmup=0.1)}
-    settings |= {"data": Counting(seed, steps, broken)} | changes
+    settings |= {"data": Counting(seed, steps, broken, spikes)} | changes
     return Member(f"member-{seed}-{steps}", seed, steps, **settings)
 
 
@@ -92,6 +102,7 @@ class Memory:
         self.metrics: list[tuple[int, dict[str, np.ndarray]]] = []
         self.observed: dict[int, dict[str, np.ndarray]] = {}
         self.final: dict[int, tuple[dict[str, np.ndarray], int]] = {}
+        self.readings: list[Reading] = []
         self.stop, self._stop_at = threading.Event(), stop_at
 
     def resume(self, step: int) -> None:
@@ -108,6 +119,9 @@ class Memory:
         self.events.append(("observe", step))
         self.observed[step] = params
 
+    def measured(self, reading: Reading) -> None:
+        self.readings.append(reading)
+
     def progress(self, step: int, last_step: int, tokens: int, loss: np.ndarray) -> None:
         self.tokens = tokens
         if 0 <= self._stop_at <= step:
@@ -122,10 +136,14 @@ class Memory:
         return np.concatenate([arrays[name] for _, arrays in self.metrics], axis=1)
 
 
-def run(members: list[Member], folder: Path, sink: Memory, **pace: Any) -> Trained:
+def run(
+    members: list[Member], folder: Path, sink: Memory, profile: Profile | None = None, **pace: Any
+) -> Trained:
     """Train toy members; the number of places is the same everywhere, so that tests share a program."""
     settings = {"steps": 4, "places": 4} | pace
-    return train(members, MODEL, VOCAB, BATCH, LENGTH, folder, sink, Pace(**settings), sink.stop)
+    return train(
+        members, MODEL, VOCAB, BATCH, LENGTH, folder, sink, Pace(**settings), sink.stop, profile=profile
+    )
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:

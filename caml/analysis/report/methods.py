@@ -265,7 +265,8 @@ def _statistics(gate: float) -> str:
         "kinds and items where new items are meant. Claims of the primary family are corrected by Holm's "
         "method, claims of nothing there are two one-sided tests within the stated margin, and retention has "
         f"Fieller's limits. With fewer than {FEWEST_SEEDS} seed blocks nothing is claimed. Members whose "
-        f"mechanism ended below {gate:g} nat{'' if gate == 1 else 's'}, or that diverged, are flagged and kept."
+        f"mechanism ended below {gate:g} nat{'' if gate == 1 else 's'}, that diverged, or that skipped steps at spikes "
+        "of the gradient, are flagged and kept."
     )
 
 

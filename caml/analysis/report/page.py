@@ -190,7 +190,9 @@ def headline(results: Results) -> list[str]:
         f"{counted(first.seeds, 'seed')}. The claim “{claim}” is {_verdict(first.verdict)}."
     )
     if first.flagged:
-        lead += f" In {first.flagged} of them a member never learned the mechanism or diverged."
+        lead += (
+            f" In {first.flagged} of them a member never learned the mechanism, diverged or skipped steps."
+        )
     if first.mixed:
         lead += (
             f" In {first.mixed} of them the two members were trained on unlike machines, whose bits differ."

@@ -325,7 +325,7 @@ def fine_tuning(view: View) -> Table:
 
 
 def flagged_members(flagged: pd.DataFrame, view: View) -> Table:
-    """Members that never learned the mechanism or diverged, with the stages that inherit it."""
+    """Members that never learned the mechanism, diverged or skipped steps, with the stages that inherit it."""
     under = view.margins.groupby("stagerun")["condition"].agg(lambda names: "; ".join(dict.fromkeys(names)))
     rows = tuple(
         (
