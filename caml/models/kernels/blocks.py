@@ -13,7 +13,7 @@ import numpy as np
 # scores is masked, and this leaves the larger part of that half out. Of a long sequence larger ones: small products
 # cost more than their arithmetic.
 BLOCK, LONG_BLOCK = 32, 64
-LONG = 129
+LONG = 128
 
 
 def _batched(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -43,9 +43,16 @@ def _backward(saved: tuple, gradient_HxBxNxT: jax.Array) -> tuple[jax.Array, jax
     q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT = saved
     g_HxBxNxT = gradient_HxBxNxT * share_HxBx1xT
     # The softmax's own term, from the output instead of the weights: arXiv 2205.14135, appendix B.
-    # The barrier keeps XLA on a CPU from a fused form of sum and product that is several times as slow.
-    inner_HxBx1xT = jax.lax.optimization_barrier(jnp.sum(g_HxBxNxT * out_HxBxNxT, 2, keepdims=True))
-    d_scores_HxBxSxT = e_HxBxSxT * (_batched(v_HxBxSxN, g_HxBxNxT) - inner_HxBx1xT)
+    inner_HxBx1xT = jnp.sum(g_HxBxNxT * out_HxBxNxT, 2, keepdims=True)
+    if e_HxBxSxT.shape[2] > LONG_BLOCK:
+        # The term is taken off inside the product, as one more number of a head: a pass over the scores less.
+        one_HxBxSx1 = jnp.ones_like(v_HxBxSxN[..., :1])
+        d_weights_HxBxSxT = _batched(
+            jnp.concatenate([v_HxBxSxN, one_HxBxSx1], 3), jnp.concatenate([g_HxBxNxT, -inner_HxBx1xT], 2)
+        )
+    else:
+        d_weights_HxBxSxT = _batched(v_HxBxSxN, g_HxBxNxT) - inner_HxBx1xT
+    d_scores_HxBxSxT = e_HxBxSxT * d_weights_HxBxSxT
     d_v_HxBxSxN = _batched(e_HxBxSxT, g_HxBxNxT.swapaxes(2, 3))
     d_q_HxBxNxT = _batched(k_HxBxSxN.swapaxes(2, 3), d_scores_HxBxSxT)
     d_k_HxBxSxN = _batched(d_scores_HxBxSxT, q_HxBxNxT.swapaxes(2, 3))
