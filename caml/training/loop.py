@@ -1,5 +1,6 @@
 """The training loop: a population from its first step to its last, through checkpoints and signals."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -16,7 +17,7 @@ from caml.config.fingerprint import NUMERICS_VERSION, identity
 from caml.config.seeds import derive
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters
-from caml.training import population
+from caml.training import collecting, population
 from caml.training.checkpoints import Checkpoints
 from caml.training.layouts import Layout, layout_of
 from caml.training.mesh import member_mesh
@@ -159,8 +160,11 @@ class _Reader:
         self._ready: queue.Queue = queue.Queue(maxsize=1)
         self._left = threading.Event()
 
-    def read(self, plan: Iterator[tuple[int, int]]) -> Generator[tuple[int, int, Batch]]:
-        """The plan's dispatches with their batches; what the data raises is raised here."""
+    def read(self, plan: Iterator[tuple[int, int]]) -> Generator[tuple[int, int, tuple]]:
+        """First step and number of steps of the plan's dispatches, and on the devices batches and these two numbers.
+
+        What the data raises is raised here.
+        """
         thread = threading.Thread(target=self._work, args=(plan,), name="batches", daemon=True)
         thread.start()
         try:
@@ -180,9 +184,11 @@ class _Reader:
         try:
             for first, count in plan:
                 batches = population.place(self._gather(first, count), self._mesh, population.BATCHES)
+                counters = np.int32(first), np.int32(count)
+                sent = batches, *population.place(counters, self._mesh, population.EVERYWHERE)
                 if self._left.is_set():
                     break
-                self._ready.put((first, count, batches))
+                self._ready.put((first, count, sent))
             self._ready.put(None)
         except BaseException as error:
             self._ready.put(error)
@@ -289,7 +295,7 @@ def train(
 
     def on_host(tree: Any) -> Any:
         """The members' rows of arrays in places. A copy: the arrays themselves are donated later."""
-        return jax.tree.map(lambda array: np.asarray(array)[place], tree)
+        return jax.tree.map(lambda array: array[place], jax.device_get(tree))
 
     handed_out: set[int] = set()
 
@@ -332,11 +338,14 @@ def train(
     hand_out(all_of_them=False)
     saved_step, saved_at = step, time.monotonic()
     reader = _Reader(members, place, shape, mesh)
-    batches_of = reader.read(dispatches(step, last, pace))
-    try:
-        for first, made, batches in batches_of:
-            state, metrics = run(state, reference, numbers, batches, np.int32(first), np.int32(made))
+    dispatched = reader.read(dispatches(step, last, pace))
+    with contextlib.closing(dispatched), collecting.uncollected():
+        for first, made, sent in dispatched:
+            # All that it needs is on the devices: what would be brought there in passing, step for step, is refused.
+            with jax.transfer_guard("disallow"):
+                state, metrics = run(state, reference, numbers, *sent)
             step = first + made
+            collecting.collect_young()
             read_metrics()
             unread = (first, made, metrics)
             if pace.observe_steps and step % pace.observe_steps == 0:
@@ -347,9 +356,8 @@ def train(
             due = pace.checkpoint_steps and step - saved_step >= pace.checkpoint_steps
             if step < last and (due or time.monotonic() - saved_at >= pace.checkpoint_seconds):
                 save()
+                collecting.collect()
                 saved_step, saved_at = step, time.monotonic()
-    finally:
-        batches_of.close()
     read_metrics()
     complete = bool((gone | (ends <= step)).all())
     if complete:

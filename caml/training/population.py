@@ -15,6 +15,7 @@ from caml.training.step import Batch, train_step
 
 MEMBERS = PartitionSpec("member")
 BATCHES = PartitionSpec("member", None, "data")
+EVERYWHERE = PartitionSpec()
 METRICS = ("loss", "gradient_norm", "rate")
 PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
 """What is told besides of a loss on preference pairs."""
@@ -88,7 +89,6 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
     divides; batches are `[members, steps, B, T]`, and the `data` axis divides B; metrics are `[members, steps]`.
     `reference` has the parameters with which a preference loss compares, or is None for a loss on tokens.
     """
-    everywhere = PartitionSpec()
 
     def on_device(
         state: State, reference: Any, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array
@@ -102,7 +102,7 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
     mapped = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(MEMBERS, MEMBERS, MEMBERS, BATCHES, everywhere, everywhere),
+        in_specs=(MEMBERS, MEMBERS, MEMBERS, BATCHES, EVERYWHERE, EVERYWHERE),
         out_specs=(MEMBERS, MEMBERS),
         check_vma=False,
     )
@@ -110,5 +110,5 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
 
 
 def place(tree: Any, mesh: Mesh, spec: PartitionSpec = MEMBERS) -> Any:
-    """The tree's arrays on the devices, their first axis spread along `member`; batches by the spec BATCHES."""
+    """The tree's arrays on the devices, their first axis spread along `member`, or as another of the specs here."""
     return jax.device_put(tree, NamedSharding(mesh, spec))

@@ -52,7 +52,7 @@ def program(shape: Shape, mesh: Mesh, state: Any, reference: Any, hyper: Any) ->
 
     axes = (shape.members, shape.steps, shape.batch, shape.length)
     whole, real = (jax.ShapeDtypeStruct(axes, kind, sharding=of_batches) for kind in (np.int32, np.float32))
-    counter = jax.ShapeDtypeStruct((), np.int32)
+    counter = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, population.EVERYWHERE))
     built = population.build(shape.model, shape.optimizer, shape.layout, mesh)
     lowered = built.lower(
         jax.tree.map(described, state),
