@@ -125,6 +125,14 @@ class Layer(nnx.Module):
         return x_DxBT + self.mlp(self.post_attention_layernorm(x_DxBT))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _through(
+    layer: nnx.GraphDef, params: nnx.State, x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple
+) -> jax.Array:
+    """The stream after a layer. Compiled into what calls it, but traced once for all layers of a shape."""
+    return nnx.merge(layer, params)(x_DxBT, segments_BxT, turn)
+
+
 class Trunk(nnx.Module):
     """Embedding, layers, final normalisation."""
 
@@ -139,7 +147,7 @@ class Trunk(nnx.Module):
         turn = rotation(positions_BxT, self.shape.head_dim, self.shape.rope_theta)
         x_DxBT = look_up(self.embed_tokens.weight[...], tokens_BxT.reshape(-1))
         for layer in self.layers:
-            x_DxBT = layer(x_DxBT, segments_BxT, turn)
+            x_DxBT = _through(*nnx.split(layer), x_DxBT, segments_BxT, turn)
         return self.norm(x_DxBT)
 
 

@@ -11,14 +11,12 @@ from caml.models.sizes import Model
 from caml.training import updates
 from caml.training.layouts import Layout
 from caml.training.optimizer import Hyper
-from caml.training.step import Batch, train_step
+from caml.training.step import PREFERENCE_METRICS, Batch, train_step
 
 MEMBERS = PartitionSpec("member")
 BATCHES = PartitionSpec("member", None, "data")
 EVERYWHERE = PartitionSpec()
 METRICS = ("loss", "gradient_norm", "rate")
-PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
-"""What is told besides of a loss on preference pairs."""
 
 
 class State(NamedTuple):
