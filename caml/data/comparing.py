@@ -3,14 +3,16 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from caml.data.hygiene.overlap import words_of
 from caml.data.store import TokenStore
 from caml.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # where it runs it is imported by what uses it: a third of a second for every command
+    from scipy import sparse
 
 COMMONEST = 1000
 """Of how many of the commonest words it is told how many two corpora share."""
@@ -96,8 +98,10 @@ def shared(one: Counter[str], other: Counter[str]) -> float:
     return len(ours & theirs) / max(1, len(ours))
 
 
-def tfidf(samples: Sequence[Sample]) -> list[sparse.csr_matrix]:
+def tfidf(samples: Sequence[Sample]) -> "list[sparse.csr_matrix]":
     """The TF-IDF vectors of the documents of each sample, `[documents, tokens]` of length 1, weighted over them all."""
+    from scipy import sparse
+
     size = 1 + max(int(part.tokens.max()) for part in samples)
     counts = [_counts(part, size) for part in samples]
     seen = sum(np.bincount(matrix.indices, minlength=size) for matrix in counts)
@@ -110,8 +114,10 @@ def tfidf(samples: Sequence[Sample]) -> list[sparse.csr_matrix]:
     return found
 
 
-def _counts(part: Sample, size: int) -> sparse.csr_matrix:
+def _counts(part: Sample, size: int) -> "sparse.csr_matrix":
     """How often each document has each of `size` tokens, sparse `[documents, size]`."""
+    from scipy import sparse
+
     document = np.repeat(np.arange(len(part.lengths)), part.lengths)
     shape = (len(part.lengths), size)
     return sparse.csr_matrix((np.ones(len(part.tokens)), (document, part.tokens)), shape)

@@ -12,7 +12,6 @@ Source: Qwen3 Technical Report, arXiv 2505.09388.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +140,31 @@ class Layer(nnx.Module):
         return x_DxBT + self.mlp(self.post_attention_layernorm(x_DxBT), compute)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _through(
+    layer: nnx.GraphDef,
+    params: nnx.State,
+    x_DxBT: jax.Array,
+    segments_BxT: jax.Array,
+    turn: tuple,
+    compute: Compute,
+) -> jax.Array:
+    """The stream after a layer, of which the backward pass computes again what `compute.remat` says.
+
+    Compiled into what calls it, but traced once for all layers of a shape.
+    """
+
+    def run(params: nnx.State, x_DxBT: jax.Array) -> jax.Array:
+        return nnx.merge(layer, params)(x_DxBT, segments_BxT, turn, compute)
+
+    if compute.remat != "none":
+        products = compute.remat == "products"
+        run = jax.checkpoint(
+            run, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable if products else None
+        )
+    return run(params, x_DxBT)
+
+
 class Trunk(nnx.Module):
     """Embedding, layers, final normalisation."""
 
@@ -157,21 +181,8 @@ class Trunk(nnx.Module):
         turn = rotation(positions_BxT, self.shape.head_dim, self.shape.rope_theta)
         x_DxBT = look_up(self.embed_tokens.weight[...], tokens_BxT.reshape(-1)).astype(compute.precision)
         for layer in self.layers:
-            x_DxBT = _kept(layer, compute)(x_DxBT, segments_BxT, turn)
+            x_DxBT = _through(*nnx.split(layer), x_DxBT, segments_BxT, turn, compute)
         return self.norm(x_DxBT)
-
-
-def _kept(layer: Layer, compute: Compute) -> Callable[..., jax.Array]:
-    """The layer, of which the backward pass computes again what `compute.remat` says."""
-
-    def run(x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple) -> jax.Array:
-        return layer(x_DxBT, segments_BxT, turn, compute)
-
-    if compute.remat == "none":
-        return run
-    products = compute.remat == "products"
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if products else None
-    return jax.checkpoint(run, policy=policy)
 
 
 class Qwen3(nnx.Module):

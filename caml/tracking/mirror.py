@@ -36,7 +36,10 @@ class Mirror:
         experiment: str = EXPERIMENT,
         interval: float = 10.0,
     ):
-        """`interval`: seconds between rounds, in which what was submitted goes in few large batches."""
+        """`interval`: seconds before each round, in which what was submitted goes in few large batches.
+
+        Before the first one too: a launch that compiles its program would wait for mlflow's import.
+        """
         self._ledger = ledger
         self._uri = uri
         self._ablation = ablation
@@ -91,6 +94,8 @@ class Mirror:
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._pending or self._stopping.is_set())
+            self._stopping.wait(self._interval)
+            with self._change:
                 names = list(self._pending)
             error = self._round(names)
             self._notes.save()
@@ -101,7 +106,6 @@ class Mirror:
                 return
             if self._stopping.is_set() and not self._pending:
                 return
-            self._stopping.wait(self._interval)
 
     def _round(self, names: list[str]) -> Exception | None:
         """Bring `names`; the store's last error, if it failed ATTEMPTS times in a row."""

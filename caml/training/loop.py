@@ -1,5 +1,6 @@
 """The training loop: a population from its first step to its last, through checkpoints and signals."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -17,7 +18,7 @@ from caml.config.fingerprint import NUMERICS_VERSION, identity
 from caml.config.seeds import derive
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters
-from caml.training import instruments, population
+from caml.training import collecting, instruments, population
 from caml.training.checkpoints import Checkpoints
 from caml.training.execution import AS_SUITS, Execution
 from caml.training.instruments import Meter, Reading
@@ -169,8 +170,11 @@ class _Reader:
         self._ready: queue.Queue = queue.Queue(maxsize=1)
         self._left = threading.Event()
 
-    def read(self, plan: Iterator[tuple[int, int]]) -> Generator[tuple[int, int, Batch]]:
-        """The plan's dispatches with their batches; what the data raises is raised here."""
+    def read(self, plan: Iterator[tuple[int, int]]) -> Generator[tuple[int, int, tuple]]:
+        """First step and number of steps of the plan's dispatches, and on the devices batches and these two numbers.
+
+        What the data raises is raised here.
+        """
         thread = threading.Thread(target=self._work, args=(plan,), name="batches", daemon=True)
         thread.start()
         try:
@@ -190,9 +194,11 @@ class _Reader:
         try:
             for first, count in plan:
                 batches = population.place_batches(self._gather(first, count), self._mesh)
+                counters = population.place_counters((np.int32(first), np.int32(count)), self._mesh)
+                sent = batches, *counters
                 if self._left.is_set():
                     break
-                self._ready.put((first, count, batches))
+                self._ready.put((first, count, sent))
             self._ready.put(None)
         except BaseException as error:
             self._ready.put(error)
@@ -304,7 +310,7 @@ def train(
 
     def on_host(tree: Any) -> Any:
         """The members' rows of arrays in places. A copy: the arrays themselves are donated later."""
-        return jax.tree.map(lambda array: np.asarray(array)[place], tree)
+        return jax.tree.map(lambda array: array[place], jax.device_get(tree))
 
     handed_out: set[int] = set()
 
@@ -352,15 +358,22 @@ def train(
         step, len(members), flops, peak and peak * jax.device_count(), instruments.of_program(run, seconds)
     )
     reader = _Reader(members, place, shape, mesh)
-    batches_of = reader.read(dispatches(step, last, pace))
-    try:
-        for number, (first, made, batches) in enumerate(batches_of):
+    dispatched = reader.read(dispatches(step, last, pace))
+    with contextlib.ExitStack() as stack:
+        for closing in (profile, meter, dispatched):
+            if closing:
+                stack.callback(closing.close)
+        stack.enter_context(collecting.uncollected())
+        for number, (first, made, sent) in enumerate(dispatched):
             if profile:
                 profile.before(number, state)
             meter.sending()
-            state, metrics = run(state, reference, numbers, batches, np.int32(first), np.int32(made))
+            # All that it needs is on the devices: what would be brought there in passing, step for step, is refused.
+            with jax.transfer_guard("disallow"):
+                state, metrics = run(state, reference, numbers, *sent)
             meter.sent(metrics)
             step = first + made
+            collecting.collect_young()
             read_metrics()
             # A copy: the state itself is donated to the next dispatch before this is read.
             unread = (first, made, metrics, jnp.copy(state.stopped))
@@ -374,12 +387,8 @@ def train(
             due = pace.checkpoint_steps and step - saved_step >= pace.checkpoint_steps
             if step < last and (due or time.monotonic() - saved_at >= pace.checkpoint_seconds):
                 save()
+                collecting.collect()
                 saved_step, saved_at = step, time.monotonic()
-    finally:
-        batches_of.close()
-        meter.close()
-        if profile:
-            profile.close()
     read_metrics()
     complete = bool((gone | (ends <= step)).all())
     if complete:

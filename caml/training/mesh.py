@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ("member", "data", "fsdp", "tensor")
 MEMBERS = PartitionSpec("member")
+EVERYWHERE = PartitionSpec()
 # The matrices that take heads or neurons back into the stream: `tensor` cuts their columns, and of all others the rows.
 _INTO_STREAM = ("o_proj.weight", "down_proj.weight")
 

@@ -5,19 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from caml.models.sizes import Model
 from caml.training import spikes, updates
 from caml.training.layouts import Layout
-from caml.training.mesh import MEMBERS, batch_spec, is_sharded, shardings
+from caml.training.mesh import EVERYWHERE, MEMBERS, batch_spec, is_sharded, shardings
 from caml.training.optimizer import Hyper
-from caml.training.step import Batch, train_step
+from caml.training.step import PREFERENCE_METRICS, Batch, train_step
 
 METRICS = ("loss", "gradient_norm", "rate", "skipped")
 """Of each step; `skipped` is 1 where it was, at a spike, and else 0."""
-PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
-"""What is told besides of a loss on preference pairs."""
 
 
 class State(NamedTuple):
@@ -99,7 +97,6 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
     steps]`. `reference` has the parameters with which a preference loss compares, or is None for a loss on tokens.
     Arrays lie as `place` and `place_batches` put them.
     """
-    everywhere = PartitionSpec()
 
     def on_device(
         state: State, reference: Any, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array
@@ -120,7 +117,7 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
     mapped = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(MEMBERS, MEMBERS, MEMBERS, batch_spec(mesh), everywhere, everywhere),
+        in_specs=(MEMBERS, MEMBERS, MEMBERS, batch_spec(mesh), EVERYWHERE, EVERYWHERE),
         out_specs=(MEMBERS, MEMBERS),
         check_vma=False,
     )
@@ -135,3 +132,8 @@ def place(tree: Any, mesh: Mesh) -> Any:
 def place_batches(batches: Batch, mesh: Mesh) -> Batch:
     """Batches `[members, steps, B, T]` on the devices."""
     return jax.device_put(batches, NamedSharding(mesh, batch_spec(mesh)))
+
+
+def place_counters(counters: Any, mesh: Mesh) -> Any:
+    """Numbers that all devices have, such as the first step of a dispatch."""
+    return jax.device_put(counters, NamedSharding(mesh, EVERYWHERE))

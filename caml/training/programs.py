@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from caml.models.sizes import Model
 from caml.training import population
 from caml.training.layouts import Layout
-from caml.training.mesh import batch_spec, shardings
+from caml.training.mesh import EVERYWHERE, batch_spec, shardings
 from caml.training.step import Batch
 
 
@@ -57,7 +57,7 @@ def program(shape: Shape, mesh: Mesh, state: Any, reference: Any, hyper: Any) ->
 
     axes = (shape.members, shape.steps, shape.batch, shape.length)
     whole, real = (jax.ShapeDtypeStruct(axes, kind, sharding=of_batches) for kind in (np.int32, np.float32))
-    counter = jax.ShapeDtypeStruct((), np.int32)
+    counter = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, EVERYWHERE))
     built = population.build(shape.model, shape.optimizer, shape.layout, mesh)
     with jax.set_mesh(mesh):
         lowered = built.lower(

@@ -15,6 +15,8 @@ from caml.training.optimizer import Hyper
 
 # Float32 logits of one piece of a batch stay below this many bytes.
 LOGITS_BYTES = 64 * 2**20
+# What is told of a loss on preference pairs besides.
+PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
 # Nats within which a model that is its own reference prefers neither answer.
 ROUNDING = 1e-4
 
@@ -100,11 +102,10 @@ def preference_loss(
     pair_BxT, there_BxP = _pairs(batch)
     row_BxT = jnp.broadcast_to(jnp.arange(len(more_BxT))[:, None], more_BxT.shape)
     m_BxP = jnp.zeros(there_BxP.shape).at[row_BxT, pair_BxT].add(more_BxT)
-    told = {
-        "preference_accuracy": jnp.sum((m_BxP > ROUNDING) & there_BxP) / bearing,
-        "preference_margin": jnp.sum(jnp.where(there_BxP, m_BxP, 0.0)) / bearing,
-    }
-    return jnp.sum(jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)) / bearing, told
+    accuracy = jnp.sum((m_BxP > ROUNDING) & there_BxP) / bearing
+    margin = jnp.sum(jnp.where(there_BxP, m_BxP, 0.0)) / bearing
+    loss = jnp.sum(jnp.where(there_BxP, jax.nn.softplus(-beta * m_BxP), 0.0)) / bearing
+    return loss, dict(zip(PREFERENCE_METRICS, (accuracy, margin), strict=True))
 
 
 def loss_and_gradients(
@@ -145,8 +146,12 @@ def loss_and_gradients(
             return x.reshape(rows // layout.rows, shares * layout.rows, *x.shape[3:])
 
         parts = jax.tree.map(cut, batch)
-        shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        # By name, since to ask for the shapes would be to trace the model twice.
+        zero = jnp.zeros((), jnp.float32)
+        nothing = (
+            (zero, {} if reference is None else dict.fromkeys(PREFERENCE_METRICS, zero)),
+            jax.tree.map(jnp.zeros_like, params),
+        )
         added, _ = jax.lax.scan(
             lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None), nothing, parts
         )

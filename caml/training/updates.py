@@ -7,12 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from caml.models.transformer import OUTPUT_NORM, is_matrix
 from caml.training.optimizer import Hyper
 
 Tree = dict[str, Any]
+
+# Coefficients of an iteration of Muon: https://kellerjordan.github.io/posts/muon
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
 
 
 def rate_factor(step: jax.Array, h: Hyper) -> jax.Array:
@@ -67,7 +71,9 @@ def _transforms(name: str, h: Hyper) -> tuple[optax.GradientTransformation, opta
         return optax.identity(), adam
     numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
     muon = optax.contrib.scale_by_muon(
-        beta=h.momentum, weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: numbers, tree)
+        NEWTON_SCHULZ,
+        beta=h.momentum,
+        weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: numbers, tree),
     )
     return muon, adam
 
@@ -80,8 +86,18 @@ def _split(name: str, tree: Tree) -> tuple[Tree, Tree]:
 
 
 def init_state(name: str, params: Tree, h: Hyper) -> optax.OptState:
-    """The state of a fresh optimizer called `name`."""
-    return tuple(t.init(p) for t, p in zip(_transforms(name, h), _split(name, params), strict=True))
+    """The state of a fresh optimizer called `name`, in numpy: zeros, and the coefficients of Muon.
+
+    optax would have XLA compile a program for each shape, and a launch would wait for them.
+    """
+
+    def init(params: Tree) -> optax.OptState:
+        return tuple(t.init(p) for t, p in zip(_transforms(name, h), _split(name, params), strict=True))
+
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(init, params))
+    if name == "adamw":
+        return state
+    return state[0]._replace(ns_coeffs=np.array(NEWTON_SCHULZ, np.float32)), state[1]
 
 
 def update(

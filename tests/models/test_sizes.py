@@ -1,15 +1,20 @@
 """Sizes: true parameter counts and shapes that cannot be."""
 
 import dataclasses
+import itertools
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from caml.config import files
 from caml.config.errors import Invalid
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters
 
+ROOT = Path(__file__).parent.parent.parent
 SMALL = Model("small", width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=24)
 
 
@@ -32,6 +37,48 @@ def test_counts_are_those_of_the_arrays(layers: int, kv_heads: int, head_dim: in
 def test_a_published_size_counts_as_published():
     model = Model("0.6B", 1024, 28, heads=16, kv_heads=8, head_dim=128, mlp_width=3072)
     assert model.parameters(151936) == (440_467_456, 155_582_464)
+
+
+def shipped() -> list[tuple[str, str, Model]]:
+    """File, the line of comment above it, and the model of every scope of gin/models/."""
+    found = []
+    for path in sorted((ROOT / "gin" / "models").glob("*.gin")):
+        lines, scopes = path.read_text().splitlines(), {}
+        for binding in files.read(path):
+            assert binding.configurable == "Model"
+            scopes.setdefault(binding.scope, []).append(binding)
+        for bindings in scopes.values():
+            above = lines[min(int(binding.place.rpartition(":")[2]) for binding in bindings) - 2]
+            model = Model(**{binding.parameter: binding.value for binding in bindings})
+            found.append((path.name, above, model))
+    return found
+
+
+# Names of published models count their tables too, of so many words.
+PUBLISHED = {"Qwen3-0.6B": 151936}
+UNITS = {"k": 1e3, "M": 1e6, "B": 1e9}
+
+
+@pytest.mark.parametrize(("file", "above", "model"), shipped(), ids=[m.name for _, _, m in shipped()])
+def test_a_shipped_size_has_the_count_that_stands_above_it_and_the_name_of_it(
+    file: str, above: str, model: Model
+):
+    count, tables = model.parameters(PUBLISHED.get(model.name, 0))
+    told = re.match(r"# ([\d,]+)(;|$)", above)
+    assert told and told[1] == f"{count:,}"
+    number, unit = re.fullmatch(r"(?:Qwen3-)?([\d.]+)([kMB])", model.name).groups()
+    assert count + tables == pytest.approx(float(number) * UNITS[unit], rel=0.1)
+    if file == "large.gin":
+        assert model.head_dim in (64, 128)
+        assert model.width % 256 == model.mlp_width % 256 == 0
+
+
+def test_sizes_are_shipped_from_thirty_thousand_to_a_billion():
+    counts = sorted(model.parameters(0)[0] for _, _, model in shipped())
+    assert counts[0] < 3e4 and counts[-1] > 1e9
+    assert all(larger / smaller < 4 for smaller, larger in itertools.pairwise(counts))
+    names = [model.name for _, _, model in shipped()]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from caml.models import products
 from caml.models.sizes import Model
-from caml.models.transformer import hidden_states, init_parameters, logits
+from caml.models.transformer import Layer, hidden_states, init_parameters, logits
 
 MODEL = Model("tiny", width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp_width=24, init_scale=0.3)
 VOCAB = 12
@@ -95,6 +95,16 @@ def test_initial_parameters_follow_seed_and_scale():
     assert (other[matrix] != PARAMS[matrix]).all()
     assert abs(PARAMS[matrix].std() - 0.3) < 0.05
     assert (PARAMS["model.norm.weight"] == 1).all()
+
+
+def test_layers_are_traced_once_for_all(monkeypatch: pytest.MonkeyPatch):
+    traced = []
+    through = Layer.__call__
+    monkeypatch.setattr(Layer, "__call__", lambda *args: traced.append(args) or through(*args))
+    # Of a size that no other test has: what was traced is kept.
+    model = dataclasses.replace(MODEL, layers=5, mlp_width=20)
+    jax.make_jaxpr(lambda p: logits(p, model, *packed(24)))(init_parameters(model, VOCAB, seed=0))
+    assert len(traced) == 1
 
 
 def test_an_untied_head_is_used():

@@ -201,6 +201,25 @@ def test_a_store_that_is_gone_is_told_once_and_harms_nothing(
     assert_exactly_once(uri, trainer.ledger, names)
 
 
+def test_the_store_is_opened_after_the_interval_and_at_once_at_the_end(
+    trainer: Trainer, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.whole("a")
+    opened = threading.Event()
+
+    class Watched(Store):
+        def __init__(self, *arguments: Any):
+            opened.set()
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(mirror_module, "Store", Watched)
+    mirror = Mirror(trainer.ledger, uri, "study", pytest.fail, interval=3600)
+    mirror.submit("a")
+    assert not opened.wait(0.3)
+    assert mirror.stop(60) == 0
+    assert_exactly_once(uri, trainer.ledger, ["a"])
+
+
 def test_a_damaged_stagerun_is_named_and_the_others_are_brought(trainer: Trainer, uri: str) -> None:
     for name in ("a", "b"):
         trainer.whole(name)

@@ -16,7 +16,7 @@ from toy_training import Memory, member, run, same
 from caml.config.errors import Failure
 from caml.config.seeds import derive
 from caml.models.transformer import init_parameters
-from caml.training import updates
+from caml.training import population, updates
 from caml.training.loop import Pace, deal, dispatches
 from caml.training.optimizer import hyper
 from caml.training.step import train_step
@@ -213,6 +213,13 @@ def test_what_the_data_raises_comes_out(tmp_path: Path):
 
     with pytest.raises(Failure, match="token store is gone"):
         run([toy.dataclasses.replace(MEMBERS[0], data=Lost())], tmp_path, Memory())
+
+
+def test_what_a_dispatch_needs_is_on_the_devices_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tested of transfers to the devices: those to the host are guarded by the same line, but a CPU has none."""
+    monkeypatch.setattr(population, "place_counters", lambda counters, mesh: counters)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        run([MEMBERS[1]], tmp_path, Memory())
 
 
 def test_mixed_optimizers_are_refused(tmp_path: Path):

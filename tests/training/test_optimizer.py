@@ -39,6 +39,18 @@ def steps(name: str, h: Hyper, gradients: list[dict]) -> tuple[dict, float]:
     return params, float(norm)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_fresh_state_is_that_of_optax(name: str):
+    h = hyper(OPTIMIZERS[name], FLAT, 10)
+    parts = updates._split(name, PARAMS)
+    wanted = [t.init(part) for t, part in zip(updates._transforms(name, h), parts, strict=True)]
+    found = updates.init_state(name, PARAMS, h)
+    assert jax.tree.structure(tuple(found)) == jax.tree.structure(tuple(wanted))
+    for own, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert isinstance(own, np.ndarray) and own.dtype == theirs.dtype and own.shape == theirs.shape
+        assert own.tobytes() == np.asarray(theirs).tobytes()
+
+
 def optax_own(optimizer: Optimizer, params: dict, gradients: list[dict]) -> dict:
     """The same steps by optax's own optimizers, each on the parameters that are its."""
     o = optimizer

@@ -96,6 +96,18 @@ def test_a_batch_in_pieces_has_the_same_loss_and_gradients(paired: bool):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-7)
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_batch_in_pieces_is_traced_once(paired: bool, monkeypatch: pytest.MonkeyPatch):
+    traced = []
+    nats_of = steps.nats_of
+    monkeypatch.setattr(steps, "nats_of", lambda *args: traced.append(args) or nats_of(*args))
+    batch = (Preferring(0, 2) if paired else Counting(0, 2)).batch(0)
+    params = init_parameters(MODEL, VOCAB, seed=0)
+    reference = params if paired else None
+    jax.make_jaxpr(lambda p: loss_and_gradients(p, MODEL, batch, Layout(rows=1), reference, 0.5))(params)
+    assert len(traced) == 1 + paired  # the reference reads the batch too
+
+
 def test_logits_in_pieces_give_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch):
     def value_and_gradient():
         return jax.jit(lambda p: loss_and_gradients(p, MODEL, DATA.batch(0)))(PARAMS)
