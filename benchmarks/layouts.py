@@ -51,7 +51,7 @@ def main() -> None:
         name, members, kind, rows = asked.one
         print(json.dumps(one(name, int(members), kind, int(rows))))
         return
-    from caml.ablations.machine import prepare_devices
+    from caml.training.devices import prepare_devices
 
     prepare_devices()
     import jax

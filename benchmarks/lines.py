@@ -2,15 +2,16 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import random
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "or")]
 VERSIONS = ("caml", "numpy", "tokenizers", "datasets", "datasketch", "jax", "torch")
@@ -43,14 +44,18 @@ def line(
 
 
 def machine() -> str:
-    """Processor, cores and memory."""
+    """Processor, cores, memory and GPUs."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         name = next(row.split(":")[1].strip() for row in text.splitlines() if row.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    memory = psutil.virtual_memory().total / 2**30
-    return f"{name}, {psutil.cpu_count()} cores, {memory:.0f} GiB"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    told = f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        told += "; " + "; ".join(subprocess.run(query, capture_output=True, text=True).stdout.splitlines())
+    return told
 
 
 def documents(megabytes: float, seed: int = 0) -> Iterator[str]:
@@ -97,6 +102,8 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
+        import psutil  # where there is none, the other benchmarks run all the same
+
         own = psutil.Process()
         while not self._over.is_set():
             total = 0

@@ -63,7 +63,7 @@ def seconds_a_step(at: list[Moment]) -> tuple[float, float]:
 
 def measure(case: Case, file: Path) -> dict[str, list[tuple[float, float]]]:
     """Of each round, bare and whole, as `seconds_a_step`."""
-    from caml.ablations.machine import prepare_devices
+    from caml.training.devices import prepare_devices
 
     prepare_devices()
     import jax

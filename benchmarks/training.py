@@ -81,7 +81,7 @@ def train_here(
 
     `rows` as in Execution, `precision` as in Stage.
     """
-    from caml.ablations.machine import prepare_devices
+    from caml.training.devices import prepare_devices
 
     prepare_devices()
     from caml.models.sizes import Model

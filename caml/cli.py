@@ -139,7 +139,7 @@ def run(
     ] = False,
 ) -> None:
     """Train what is missing of an ablation, evaluate, analyse and write its report."""
-    from caml.ablations.machine import prepare_devices
+    from caml.training.devices import prepare_devices
 
     loaded = _load(file, settings)
     prepare_devices()

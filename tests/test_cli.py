@@ -11,10 +11,10 @@ from typer.testing import CliRunner, Result
 
 import caml as package
 from caml.__main__ import main
-from caml.ablations import machine
 from caml.ablations.places import Places, named_below
 from caml.cli import app
 from caml.console import Console
+from caml.training import devices
 
 TINY = (Path(__file__).parent / "ablations/tiny.gin").read_text()
 COMMANDS = ("run", "show", "explain", "diff", "lock", "power", "report", "sync", "ui", "doctor")
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, with the tiny ablation; devices of this process are as they are."""
     (tmp_path / "tiny.gin").write_text(TINY)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(machine, "prepare_devices", lambda: None)
+    monkeypatch.setattr(devices, "prepare_devices", lambda: None)
     return tmp_path
 
 

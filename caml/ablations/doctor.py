@@ -38,7 +38,7 @@ def _packages() -> str:
 
 
 def _devices() -> str:
-    from caml.ablations.machine import prepare_devices
+    from caml.training.devices import prepare_devices
 
     prepare_devices()
     import jax

@@ -5,10 +5,7 @@ from collections.abc import Callable, Sequence
 
 from caml.ablations.runs import StageRun
 from caml.config.fingerprint import fingerprint
-
-# Members of a population on a CPU, where they run in turn: many enough to share the compilation and to keep
-# two devices busy to the end, few enough that a population is finished every minute or so.
-MEMBERS = 12
+from caml.training.devices import MEMBERS
 
 
 @dataclasses.dataclass(frozen=True)

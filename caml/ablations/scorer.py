@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from caml.ablations.populations import MEMBERS
 from caml.ablations.runs import Run, StageRun
 from caml.ablations.trainer import Launch, parameters
 from caml.data.tokenizer_recipes import TokenizerRecipe
@@ -13,6 +12,7 @@ from caml.evals.evaluation import Evaluator
 from caml.evals.identity import evaluation_fingerprint
 from caml.models.sizes import Model
 from caml.tracking.ledger import State
+from caml.training.devices import MEMBERS
 from caml.training.mesh import member_mesh
 from caml.training.population import stack
 
