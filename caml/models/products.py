@@ -40,16 +40,20 @@ def _multiply_backward(saved: tuple, gradient_OxN: jax.Array) -> tuple[jax.Array
 multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gather(vocab: int, table_VxD: jax.Array, tokens_N: jax.Array) -> jax.Array:
-    return table_VxD[tokens_N].T
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(vocab: int, precision: str, table_VxD: jax.Array, tokens_N: jax.Array) -> jax.Array:
+    return table_VxD[tokens_N].T.astype(precision)
 
 
-def _gather_forward(vocab: int, table_VxD: jax.Array, tokens_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return table_VxD[tokens_N].T, tokens_N
+def _gather_forward(
+    vocab: int, precision: str, table_VxD: jax.Array, tokens_N: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _gather(vocab, precision, table_VxD, tokens_N), tokens_N
 
 
-def _gather_backward(vocab: int, tokens_N: jax.Array, gradient_DxN: jax.Array) -> tuple[jax.Array, None]:
+def _gather_backward(
+    vocab: int, precision: str, tokens_N: jax.Array, gradient_DxN: jax.Array
+) -> tuple[jax.Array, None]:
     one_hot_VxN = (jnp.arange(vocab)[:, None] == tokens_N).astype(gradient_DxN.dtype)
     return _contract_last(one_hot_VxN, gradient_DxN), None
 
@@ -57,7 +61,9 @@ def _gather_backward(vocab: int, tokens_N: jax.Array, gradient_DxN: jax.Array) -
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
-def look_up(table_VxD: jax.Array, tokens_N: jax.Array) -> jax.Array:
+def look_up(table_VxD: jax.Array, tokens_N: jax.Array, precision: str = "float32") -> jax.Array:
     """Columns of embeddings, `[D, N]`, of the tokens."""
     vocab = table_VxD.shape[0]
-    return _gather(vocab, table_VxD, tokens_N) if vocab <= ONE_HOT_VOCABULARY else table_VxD[tokens_N].T
+    if vocab > ONE_HOT_VOCABULARY:
+        return table_VxD[tokens_N].T.astype(precision)
+    return _gather(vocab, precision, table_VxD, tokens_N)

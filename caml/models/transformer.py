@@ -179,7 +179,7 @@ class Trunk(nnx.Module):
     ) -> jax.Array:
         """The normalised stream `[D, B * T]`."""
         turn = rotation(positions_BxT, self.shape.head_dim, self.shape.rope_theta)
-        x_DxBT = look_up(self.embed_tokens.weight[...], tokens_BxT.reshape(-1)).astype(compute.precision)
+        x_DxBT = look_up(self.embed_tokens.weight[...], tokens_BxT.reshape(-1), compute.precision)
         for layer in self.layers:
             x_DxBT = _through(*nnx.split(layer), x_DxBT, segments_BxT, turn, compute)
         return self.norm(x_DxBT)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from toy_training import ADAMW, BATCH, LENGTH, MODEL, MUON, VOCAB, Counting, Preferring
 
+from caml.models.compute import REMATERIALISATION, Compute
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters, logits, shapes
 from caml.training import step as steps
@@ -245,3 +246,51 @@ def test_logits_are_never_all_in_memory():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "LOGITS_BYTES", 2 * logits_bytes)
         assert temporary() > logits_bytes
+
+
+def test_bfloat16_is_of_products_and_parameters_stay_float32():
+    layout = Layout(compute=Compute(precision="bfloat16"))
+    batch = DATA.batch(0)
+    loss, _, gradients = found_of(PARAMS, MODEL, batch, layout)
+    whole, _, exact = found_of(PARAMS, MODEL, batch, PLAIN)
+    assert 0 < abs(float(loss) - float(whole)) < 0.02
+    for name, gradient in gradients.items():
+        assert gradient.dtype == np.float32
+        np.testing.assert_allclose(gradient, exact[name], atol=0.05 * np.abs(exact[name]).max(), err_msg=name)
+
+    def factors(jaxpr) -> set:
+        found = set()
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                found |= {str(v.aval.dtype) for v in equation.invars}
+            for inner in jax.tree.leaves(
+                equation.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")
+            ):
+                if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+                    found |= factors(getattr(inner, "jaxpr", inner))
+        return found
+
+    def of(layout: Layout) -> set:
+        return factors(jax.make_jaxpr(lambda p: loss_and_gradients(p, MODEL, batch, layout))(PARAMS).jaxpr)
+
+    # The one-hot product of the embedding's gradient is among them.
+    assert of(layout) == {"bfloat16"} and of(PLAIN) == {"float32"}
+
+
+def test_what_is_computed_again_is_not_kept():
+    """Same loss and gradients, and less memory the more is computed again."""
+    model = Model("deep", width=32, layers=6, heads=2, kv_heads=2, head_dim=16, mlp_width=64, init_scale=0.1)
+    params = init_parameters(model, VOCAB, seed=0)
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (8, 128)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(128, dtype=np.int32), tokens.shape)
+    batch = steps.Batch(tokens, np.ones_like(tokens), positions, np.ones(tokens.shape, np.float32))
+    found, bytes_of = {}, {}
+    for remat in REMATERIALISATION:
+        layout = Layout(compute=Compute(remat=remat))
+        compiled = found_of.lower(params, model, batch, layout).compile()
+        bytes_of[remat] = compiled.memory_analysis().temp_size_in_bytes
+        found[remat] = compiled(params, batch)
+    assert bytes_of["layers"] < bytes_of["products"] < bytes_of["none"], bytes_of
+    for remat in ("layers", "products"):
+        for a, b in zip(jax.tree.leaves(found[remat]), jax.tree.leaves(found["none"]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

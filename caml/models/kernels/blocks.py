@@ -35,7 +35,7 @@ def _forward(
     e_HxBxSxT = jnp.exp(scores_HxBxSxT - jnp.max(scores_HxBxSxT, 2, keepdims=True)).astype(q_HxBxNxT.dtype)
     # Dividing the output and not the weights saves a pass over the scores.
     share_HxBx1xT = 1.0 / jnp.sum(e_HxBxSxT, 2, keepdims=True)
-    out_HxBxNxT = _batched(v_HxBxSxN.swapaxes(2, 3), e_HxBxSxT) * share_HxBx1xT
+    out_HxBxNxT = (_batched(v_HxBxSxN.swapaxes(2, 3), e_HxBxSxT) * share_HxBx1xT).astype(q_HxBxNxT.dtype)
     return out_HxBxNxT, (q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT)
 
 
@@ -44,15 +44,17 @@ def _backward(saved: tuple, gradient_HxBxNxT: jax.Array) -> tuple[jax.Array, jax
     g_HxBxNxT = gradient_HxBxNxT * share_HxBx1xT
     # The softmax's own term, from the output instead of the weights: arXiv 2205.14135, appendix B.
     inner_HxBx1xT = jnp.sum(g_HxBxNxT * out_HxBxNxT, 2, keepdims=True)
+    g_HxBxNxT = g_HxBxNxT.astype(e_HxBxSxT.dtype)
     if e_HxBxSxT.shape[2] > LONG_BLOCK:
         # The term is taken off inside the product, as one more number of a head: a pass over the scores less.
         one_HxBxSx1 = jnp.ones_like(v_HxBxSxN[..., :1])
         d_weights_HxBxSxT = _batched(
-            jnp.concatenate([v_HxBxSxN, one_HxBxSx1], 3), jnp.concatenate([g_HxBxNxT, -inner_HxBx1xT], 2)
+            jnp.concatenate([v_HxBxSxN, one_HxBxSx1], 3),
+            jnp.concatenate([g_HxBxNxT, -inner_HxBx1xT.astype(g_HxBxNxT.dtype)], 2),
         )
     else:
         d_weights_HxBxSxT = _batched(v_HxBxSxN, g_HxBxNxT) - inner_HxBx1xT
-    d_scores_HxBxSxT = e_HxBxSxT * d_weights_HxBxSxT
+    d_scores_HxBxSxT = (e_HxBxSxT * d_weights_HxBxSxT).astype(e_HxBxSxT.dtype)
     d_v_HxBxSxN = _batched(e_HxBxSxT, g_HxBxNxT.swapaxes(2, 3))
     d_q_HxBxNxT = _batched(k_HxBxSxN.swapaxes(2, 3), d_scores_HxBxSxT)
     d_k_HxBxSxN = _batched(d_scores_HxBxSxT, q_HxBxNxT.swapaxes(2, 3))
