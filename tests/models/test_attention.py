@@ -101,3 +101,15 @@ def test_the_kernel_of_a_platform_is_used():
     own = attend(q, k, v, segments)
     assert (own == attend(q, k, v, segments, kernel_of(PLATFORM))).all()
     np.testing.assert_allclose(own, attend(q, k, v, segments, "plain"), atol=2e-5)
+
+
+@pytest.mark.parametrize("platform", KERNELS)
+def test_members_side_by_side_are_each_alone(platform: str):
+    several = [inputs(40, 2, 1, 16, "float32", packed=True), inputs(40, 2, 1, 16, "float32", packed=False)]
+    aim = np.random.default_rng(1).normal(size=several[0][0].shape).astype(np.float32)
+    together = jax.tree.map(lambda *x: jnp.stack(x), *several)
+    (_, out), gradients = jax.jit(jax.vmap(compiled(platform), (0, 0, 0, 0, None)))(*together, aim)
+    for member, given in enumerate(several):
+        alone = outputs_and_gradients(platform, *given)
+        for a, b in zip((out, *gradients), alone, strict=True):
+            np.testing.assert_allclose(a[member], b, atol=2e-5)
