@@ -95,7 +95,7 @@ def layout_of(
     elif asked.data:
         data = asked.data
         if groups % data:
-            raise Unfit("data", f"a batch over {data} devices, does not divide {devices} devices")
+            raise Unfit("data", f"{data} devices for a batch do not divide {devices} devices")
     else:
         data = groups // places if places < groups and groups % places == 0 else 1
         data = data if batch % (data * asked.fsdp) == 0 else 1

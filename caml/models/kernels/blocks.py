@@ -17,8 +17,8 @@ LONG = 128
 
 
 def _batched(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a[..., i, j] @ b[..., j, k]` over two batch axes."""
-    return jax.lax.dot_general(a, b, (((3,), (2,)), ((0, 1), (0, 1))))
+    """`a[..., i, j] @ b[..., j, k]` over two batch axes, in float32 whatever the factors are in."""
+    return jax.lax.dot_general(a, b, (((3,), (2,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
@@ -31,10 +31,11 @@ def _softmax_attention(
 def _forward(
     q_HxBxNxT: jax.Array, k_HxBxSxN: jax.Array, v_HxBxSxN: jax.Array, seen_BxSxT: jax.Array
 ) -> tuple[jax.Array, tuple]:
-    scores_HxBxSxT = jnp.where(seen_BxSxT, _batched(k_HxBxSxN, q_HxBxNxT).astype(jnp.float32), -1e30)
-    e_HxBxSxT = jnp.exp(scores_HxBxSxT - jnp.max(scores_HxBxSxT, 2, keepdims=True)).astype(q_HxBxNxT.dtype)
+    scores_HxBxSxT = jnp.where(seen_BxSxT, _batched(k_HxBxSxN, q_HxBxNxT), -1e30)
+    e_HxBxSxT = jnp.exp(scores_HxBxSxT - jnp.max(scores_HxBxSxT, 2, keepdims=True))
     # Dividing the output and not the weights saves a pass over the scores.
     share_HxBx1xT = 1.0 / jnp.sum(e_HxBxSxT, 2, keepdims=True)
+    e_HxBxSxT = e_HxBxSxT.astype(q_HxBxNxT.dtype)
     out_HxBxNxT = (_batched(v_HxBxSxN.swapaxes(2, 3), e_HxBxSxT) * share_HxBx1xT).astype(q_HxBxNxT.dtype)
     return out_HxBxNxT, (q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT)
 
@@ -58,7 +59,8 @@ def _backward(saved: tuple, gradient_HxBxNxT: jax.Array) -> tuple[jax.Array, jax
     d_v_HxBxSxN = _batched(e_HxBxSxT, g_HxBxNxT.swapaxes(2, 3))
     d_q_HxBxNxT = _batched(k_HxBxSxN.swapaxes(2, 3), d_scores_HxBxSxT)
     d_k_HxBxSxN = _batched(d_scores_HxBxSxT, q_HxBxNxT.swapaxes(2, 3))
-    return d_q_HxBxNxT, d_k_HxBxSxN, d_v_HxBxSxN, None
+    kind = q_HxBxNxT.dtype
+    return d_q_HxBxNxT.astype(kind), d_k_HxBxSxN.astype(kind), d_v_HxBxSxN.astype(kind), None
 
 
 _softmax_attention.defvjp(_forward, _backward)
