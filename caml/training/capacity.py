@@ -61,12 +61,12 @@ def most_members(
     groups = mesh.shape["member"]
     stacked = layout.members == "stacked"
     most = MOST_STACKED if stacked else MOST.get(jax.default_backend(), MOST_STACKED)
-    memory = device_memory()
+    on_each, memory = -(-most // groups), device_memory()
     state, reference, numbers = described(model, vocab, optimizer, preference, 2 * groups)
     each = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state, reference))) // (
         2 * groups
     )
-    if not stacked and 2 * each * -(-most // groups) < SURELY * memory:
+    if not stacked and 2 * each * on_each < SURELY * memory:
         return most
     shape = Shape(model, vocab, batch, length, optimizer.name, 2 * groups, steps, layout, preference)
     try:
@@ -78,11 +78,11 @@ def most_members(
     needs = compiled.memory_analysis()
     arrays = (needs.argument_size_in_bytes + needs.output_size_in_bytes - needs.alias_size_in_bytes) // 2
     if stacked:
-        fitting = members_that_fit(arrays, needs.temp_size_in_bytes // 2, True, memory, -(-most // groups))
+        fitting = members_that_fit(arrays, needs.temp_size_in_bytes // 2, True, memory, on_each)
     else:
         own = int(each) // (layout.fsdp * layout.tensor)
         once = max(0, needs.temp_size_in_bytes - 2 * own)
-        fitting = members_that_fit(arrays + own, once, False, memory, -(-most // groups))
+        fitting = members_that_fit(arrays + own, once, False, memory, on_each)
     return min(most, fitting * groups)
 
 
