@@ -54,6 +54,33 @@ def test_a_profile_of_nothing_is_one_line(copy: Path) -> None:
     assert not (copy / "tiny/profile").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("Execution.fsdp = 3", "Execution.fsdp = 3: 3 x 1 devices for a model do not divide 2 devices"),
+        (
+            "Execution.tensor = 4",
+            "Execution.tensor = 4: 4 devices do not divide the model's 2 key-value heads",
+        ),
+        (
+            "Execution.rows = 3",
+            "Execution.rows = 3: 3 rows at a time do not divide the 2 that a device has of a batch",
+        ),
+        ("Execution.remat = 'all'", "Execution.remat = 'all': 'all' is not one of none, products, layers"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    execution = f"\nAblation.execution = @Execution()\n{asked}\n"
+    Path("laid_out.gin").write_text(TINY.read_text() + execution)
+    done = caml("run", "laid_out.gin")
+    line = 1 + Path("laid_out.gin").read_text().splitlines().index(asked)
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, f"caml: laid_out.gin:{line}: {told}")
+    assert not any(Path("runs/stores").rglob("*.bin"))
+
+
 def test_show_names_what_is_damaged(copy: Path) -> None:
     assert "damaged" not in caml("show", str(TINY)).stdout
     params = next(copy.glob("ledger/pretrain-*/checkpoints/final/params.safetensors"))

@@ -74,6 +74,8 @@ def test_what_changes_nothing_is_not_in_the_fingerprint(tmp_path: Path) -> None:
         root(tmp_path, line24="Run.probes = @Quiz()\nQuiz.rungs = ['new_frame']").fingerprint
         == plain.fingerprint
     )
+    laid_out = "Ablation.run = @Run()\nAblation.execution = @Execution()\nExecution.fsdp = 2"
+    assert root(tmp_path, line20=laid_out).fingerprint == plain.fingerprint
     untrained = root(tmp_path, line39="pretrain/Stage.tokens = 0")
     assert (untrained.steps, untrained.arm, untrained.ratio) == (0, "base", 0.0)
     other_rate = root(
@@ -96,6 +98,9 @@ def test_what_changes_nothing_is_not_in_the_fingerprint(tmp_path: Path) -> None:
         (53, "pretrain/Mixture.ratio = %RATIO\npretrain/Mixture.placement = 'early'"),
         (44, "Stage.optimizer = @Optimizer()\nSchedule.floor = 0.1"),
         (39, "pretrain/Stage.tokens = 1024\npretrain/Stage.target_tokens = 1100"),
+        (46, "Stage.batch = 4\nStage.precision = 'bfloat16'"),
+        (49, "Optimizer.rate = 0.01\nOptimizer.spike = 0.0"),
+        (28, "small/Model.width = 8\nModel.base_width = 4"),
     ],
 )
 def test_what_changes_the_result_changes_every_later_fingerprint(
