@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from caml.config.errors import require
+from caml.config.fingerprint import runtime
 from caml.models.compute import REMATERIALISATION
 
 
@@ -16,11 +17,11 @@ class Execution:
     `products`, or all inside `layers`.
     """
 
-    data: int = 0
-    fsdp: int = 1
-    tensor: int = 1
-    rows: int = 0
-    remat: str = "none"
+    data: int = runtime(0)
+    fsdp: int = runtime(1)
+    tensor: int = runtime(1)
+    rows: int = runtime(0)
+    remat: str = runtime("none")
 
     def __post_init__(self) -> None:
         for field, least in (("data", 0), ("fsdp", 1), ("tensor", 1), ("rows", 0)):

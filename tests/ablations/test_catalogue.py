@@ -16,6 +16,7 @@ from caml.config.explain import explain
     [
         ([], "tiny"),
         (["OUTPUT=elsewhere", "CHECKPOINT_SECONDS=1.5"], "tiny"),
+        (["OVER=2"], "tiny"),
         (["ARM=compassion", "SEED=[0]"], "tiny"),
         (["PEAK=0.003"], "tiny"),
         (["PEAK=0.001"], "tiny+peak=0.001"),
@@ -30,6 +31,7 @@ def test_settings_that_change_the_study_give_it_a_name_of_its_own(
 ) -> None:
     file = tmp_path / "mine.gin"
     text = TINY.read_text().replace("Optimizer.rate = 0.003", "Optimizer.rate = %PEAK")
+    text += "OVER = 1\nAblation.execution = @Execution()\nExecution.fsdp = %OVER\n"
     file.write_text(f"{text}PEAK = 0.003\nDECAY = 0.2\nSchedule.decay = %DECAY\n")
     if not name:
         with pytest.raises(Exception, match="there is no Thing"):

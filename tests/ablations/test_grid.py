@@ -74,8 +74,6 @@ def test_what_changes_nothing_is_not_in_the_fingerprint(tmp_path: Path) -> None:
         root(tmp_path, line24="Run.probes = @Quiz()\nQuiz.rungs = ['new_frame']").fingerprint
         == plain.fingerprint
     )
-    laid_out = "Ablation.run = @Run()\nAblation.execution = @Execution()\nExecution.fsdp = 2"
-    assert root(tmp_path, line20=laid_out).fingerprint == plain.fingerprint
     untrained = root(tmp_path, line39="pretrain/Stage.tokens = 0")
     assert (untrained.steps, untrained.arm, untrained.ratio) == (0, "base", 0.0)
     other_rate = root(
