@@ -76,9 +76,9 @@ def main() -> None:
 def _utilisation(case: Case, rate: float, rates: list[float]) -> None:
     """The line on the share of the device's peak, where that is known."""
     import jax
-    from caml.training.instruments import peak_flops, training_flops
 
     from caml.models.sizes import Model
+    from caml.training.instruments import peak_flops, training_flops
 
     peak = peak_flops(jax.devices()[0].device_kind, "bfloat16")
     if peak is None:
