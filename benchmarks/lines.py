@@ -1,5 +1,6 @@
 """What benchmarks share: lines of JSON, text to work on, memory of processes, and a clock of training."""
 
+import datetime
 import importlib.metadata
 import json
 import os
@@ -30,6 +31,7 @@ def line(
     """Print what was measured. `ratio` is how many times better ours is, and `goal` the least that it is to be.
 
     Of `runs`, such as ours and the peer's, the least and the most is told.
+    The line is also added to the file that the environment's `KEEP` names, if any, for `benchmarks.table`.
     """
     found = {"benchmark": benchmark, "case": case, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio}
     figures = {key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in found.items()}
@@ -38,9 +40,21 @@ def line(
     versions["python"] = platform.python_version()
     spread = {of: [float(f"{x:.4g}") for x in (min(some), max(some))] for of, some in (runs or {}).items()}
     about = {"spread": spread} if spread else {}
-    print(
-        json.dumps({**figures, "goal": goal, **about, "machine": machine(), "versions": versions}), flush=True
-    )
+    where = {"machine": machine(), "versions": versions, "code": code(), "date": f"{datetime.date.today()}"}
+    text = json.dumps({**figures, "goal": goal, **about, **where})
+    print(text, flush=True)
+    if kept := os.environ.get("KEEP"):
+        with open(kept, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def code() -> str:
+    """The commit of this checkout, `-dirty` where something was changed since; empty outside a checkout."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def machine() -> str:
