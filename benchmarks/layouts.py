@@ -34,7 +34,7 @@ def one(name: str, members: int, kind: str, rows: int) -> list[float]:
 
     from caml.training import layouts
 
-    layouts.MEMBERS[jax.default_backend()] = kind
+    layouts.MEMBERS_LIE[jax.default_backend()] = kind
     case = MODELS[name]
     return train_here(case, members, case.steps * (DISPATCHES + 1), members, rows)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from caml.ablations.runs import StageRun
 from caml.config.fingerprint import fingerprint
-from caml.training.devices import MEMBERS
+from caml.training.devices import MOST_MEMBERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Population:
 
     members: tuple[StageRun, ...]
     of: int
-    places: int = MEMBERS
+    places: int = MOST_MEMBERS
 
     @property
     def name(self) -> str:
@@ -38,7 +38,8 @@ def plan(
 ) -> list[Population]:
     """Populations of all `stageruns` of an ablation, finished or not, parents before children.
 
-    Each has at most `members` (0: as many as `fitting` says of a StageRun and how many there are like it, or MEMBERS).
+    Each has at most `members` (0: as many as `fitting` says of a StageRun and how many there are like it, or
+    MOST_MEMBERS).
     Planned from all of them, so that a launch that goes on finds the populations of the one before. Those of
     the same program are ordered by their steps, because a population lasts as long as its longest member.
     """
@@ -58,7 +59,7 @@ def plan(
     planned = []
     for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):
         group.sort(key=lambda s: -s.steps)
-        size = members or (fitting(group[0], len(group)) if fitting else MEMBERS)
+        size = members or (fitting(group[0], len(group)) if fitting else MOST_MEMBERS)
         planned += [
             Population(tuple(group[k : k + size]), len(group), size) for k in range(0, len(group), size)
         ]

@@ -12,7 +12,7 @@ from caml.evals.evaluation import Evaluator
 from caml.evals.identity import evaluation_fingerprint
 from caml.models.sizes import Model
 from caml.tracking.ledger import State
-from caml.training.devices import MEMBERS
+from caml.training.devices import MOST_MEMBERS
 from caml.training.mesh import member_mesh
 from caml.training.population import stack
 
@@ -49,9 +49,9 @@ def score_missing(
 ) -> None:
     """Score those of `stageruns` (of one population, complete) that have no whole evaluation of these probes.
 
-    As many at a time as are trained `together`, but at most MEMBERS.
+    As many at a time as are trained `together`, but at most MOST_MEMBERS.
     """
-    together = min(together, MEMBERS)
+    together = min(together, MOST_MEMBERS)
     ledger = launch.where.ledger
     due = []
     for stagerun in stageruns:

@@ -9,14 +9,14 @@ import numpy as np
 from caml.models.sizes import Model
 from caml.models.transformer import shapes
 from caml.training import population
-from caml.training.devices import MEMBERS
+from caml.training.devices import MOST_MEMBERS
 from caml.training.layouts import Layout
 from caml.training.mesh import member_mesh
 from caml.training.optimizer import Optimizer, Schedule, hyper
 from caml.training.programs import Shape, program
 
 # By platform, the most members that pay, and where they are computed side by side.
-MOST = {"cpu": MEMBERS}
+MOST = {"cpu": MOST_MEMBERS}
 MOST_STACKED = 32
 # The share of a device's memory that training may take; and, on a CPU, how much of it arrays may take without a look at
 # what the compiled program needs besides.

@@ -51,7 +51,7 @@ PLAIN = Layout()
 # By platform, batches of how many tokens are taken whole, and of larger ones how many tokens at a time: on a CPU what a
 # piece needs is to stay in the cache of its core (measured: experiments/LOG.md). An accelerator takes all at once.
 WHOLE, AT_A_TIME = {"cpu": 1024}, {"cpu": 256}
-MEMBERS = {"cpu": "turn"}
+MEMBERS_LIE = {"cpu": "turn"}
 
 
 class Unfit(ValueError):
@@ -114,7 +114,7 @@ def layout_of(
         most = max(1, AT_A_TIME[platform] // length)
         rows = max(rows for rows in range(1, most + 1) if own % rows == 0)
     return Layout(
-        members=MEMBERS.get(platform, "stacked") if over == 1 else "turn",
+        members=MEMBERS_LIE.get(platform, "stacked") if over == 1 else "turn",
         rows=rows if rows < own else 0,
         data=data,
         fsdp=asked.fsdp,

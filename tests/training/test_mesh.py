@@ -105,7 +105,7 @@ def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path, monkeypatch: 
     turn, stacked = Memory(), Memory()
     members = [member(0, 12), member(1, 6, broken=4), member(2, 12)]
     run(members, tmp_path / "turn", turn)
-    monkeypatch.setitem(layouts.MEMBERS, "cpu", "stacked")
+    monkeypatch.setitem(layouts.MEMBERS_LIE, "cpu", "stacked")
     found = run(members, tmp_path / "stacked", stacked)
     assert found.stopped.tolist() == [-1, 4, -1]
     np.testing.assert_allclose(stacked.column("loss"), turn.column("loss"), atol=1e-5)
