@@ -63,11 +63,11 @@ class RMSNorm(nnx.Module):
         return (x32 * scale * self.weight[...][:, None]).astype(x_xWxN.dtype)
 
 
-def rotation(positions_BxT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, ...]:
-    """Cosines and sines `[head_dim / 2, B * T]` of rotary positions (arXiv 2104.09864)."""
+def rotation(positions_BxT: jax.Array, head_dim: int, theta: float, end: int = 0) -> tuple[jax.Array, ...]:
+    """Cosines and sines `[head_dim / 2, B * T]` of rotary positions (arXiv 2104.09864), all below `end` (0: T)."""
     half = head_dim // 2
     frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
-    angles_NxT = frequencies[:, None] * np.arange(positions_BxT.shape[1])
+    angles_NxT = frequencies[:, None] * np.arange(end or positions_BxT.shape[1])
     # Tables, since XLA on a CPU would compute the functions again wherever they are used: twelve times in
     # two layers, a third of a step.
     return tuple(
@@ -95,18 +95,26 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(model.head_dim, model.norm_epsilon)
         self.k_norm = RMSNorm(model.head_dim, model.norm_epsilon)
 
+    def heads(self, x_DxBT: jax.Array, turn: tuple, sharded: bool = False) -> tuple[jax.Array, ...]:
+        """Queries `[H, N, B * T]`, keys and values `[K, N, B * T]`, normalised and turned."""
+        q, k, v = (
+            x.reshape(-1, self.head_dim, x.shape[-1])
+            for x in project(x_DxBT, self.q_proj, self.k_proj, self.v_proj, sharded=sharded)
+        )
+        return rotate(self.q_norm(q), turn), rotate(self.k_norm(k), turn), v
+
+    def joined(self, out_HxNxBT: jax.Array) -> jax.Array:
+        """Output `[D, B * T]` of the heads' own, before it is added to the stream."""
+        return project(out_HxNxBT.reshape(-1, out_HxNxBT.shape[-1]), self.o_proj)[0]
+
     def __call__(
         self, x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple, compute: Compute
     ) -> jax.Array:
         """Output `[D, B * T]`, before it is added to the stream."""
-        q, k, v = (
-            x.reshape(-1, self.head_dim, x.shape[-1])
-            for x in project(x_DxBT, self.q_proj, self.k_proj, self.v_proj, sharded=compute.sharded)
-        )
-        q, k = rotate(self.q_norm(q), turn), rotate(self.k_norm(k), turn)
-        q, k, v = (x.reshape(*x.shape[:2], *segments_BxT.shape) for x in (q, k, v))
+        heads = self.heads(x_DxBT, turn, compute.sharded)
+        q, k, v = (x.reshape(*x.shape[:2], *segments_BxT.shape) for x in heads)
         out = attend(q, k, v, segments_BxT, compute.kernel, compute.sharded)
-        return project(out.reshape(-1, x_DxBT.shape[1]), self.o_proj)[0]
+        return self.joined(out.reshape(*out.shape[:2], -1))
 
 
 class MLP(nnx.Module):
@@ -117,9 +125,9 @@ class MLP(nnx.Module):
         self.up_proj = Linear(model.width, model.mlp_width)
         self.down_proj = Linear(model.mlp_width, model.width)
 
-    def __call__(self, x_DxBT: jax.Array, compute: Compute) -> jax.Array:
+    def __call__(self, x_DxBT: jax.Array, sharded: bool = False) -> jax.Array:
         """Output `[D, B * T]`, before it is added to the stream."""
-        gate, up = project(x_DxBT, self.gate_proj, self.up_proj, sharded=compute.sharded)
+        gate, up = project(x_DxBT, self.gate_proj, self.up_proj, sharded=sharded)
         return project(jax.nn.silu(gate) * up, self.down_proj)[0]
 
 
@@ -137,7 +145,7 @@ class Layer(nnx.Module):
     ) -> jax.Array:
         """The stream `[D, B * T]` after this layer."""
         x_DxBT = x_DxBT + self.self_attn(self.input_layernorm(x_DxBT), segments_BxT, turn, compute)
-        return x_DxBT + self.mlp(self.post_attention_layernorm(x_DxBT), compute)
+        return x_DxBT + self.mlp(self.post_attention_layernorm(x_DxBT), compute.sharded)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
@@ -202,7 +210,8 @@ def _definition(model: Model, vocab: int) -> tuple[nnx.GraphDef, dict[str, tuple
     return graph, paths
 
 
-def _assemble(params: Parameters, model: Model) -> Qwen3:
+def assemble(params: Parameters, model: Model) -> Qwen3:
+    """The module with these parameters."""
     graph, paths = _definition(model, params["model.embed_tokens.weight"].shape[0])
     leaves = [nnx.Param(params[name]) for name in paths]
     return nnx.merge(graph, nnx.from_flat_state(zip(paths.values(), leaves, strict=True)))
@@ -241,7 +250,7 @@ def stream(
     compute: Compute = FLOAT32,
 ) -> jax.Array:
     """Normalised output of the last layer with features in front, `[D, B * T]`: see `hidden_states`."""
-    return _assemble(params, model).model(tokens, segments, positions, compute)
+    return assemble(params, model).model(tokens, segments, positions, compute)
 
 
 def hidden_states(

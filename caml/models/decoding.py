@@ -1,0 +1,118 @@
+"""Decoding with a cache of keys and values: one token of every row at a time.
+
+The cache is a ring. All rows write at one slot, the `cursor`, which goes round; a row that joins gets its keys in the
+slots just behind it. So rows of any length come and go, each step writes one slice of each layer, and one compiled
+program serves all. What a row sees is a matter of age: a key that was written `a` steps ago is its own while `a` is at
+most its length. In names of arrays: B rows, S slots (the longest context), K key-value heads, G query heads to each,
+N numbers in a head, V vocabulary. Rows come last, as tokens do in training: what is summed runs down columns.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from caml.models.attention import attend
+from caml.models.products import look_up, multiply
+from caml.models.sizes import Model
+from caml.models.transformer import Layer, Parameters, assemble, output_matrix, rotation
+
+
+class Cache(NamedTuple):
+    """Keys (normalised and turned) and values of each layer, `[K, N, S, B]`; tokens of each row that are in, `[B]`."""
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    length: jax.Array
+    cursor: jax.Array
+
+
+def empty_cache(model: Model, rows: int, slots: int) -> Cache:
+    """A cache with nothing in it."""
+    shape = (model.kv_heads, model.head_dim, slots, rows)
+    empty = tuple(jnp.zeros(shape, jnp.float32) for _ in range(model.layers))
+    other = tuple(jnp.zeros(shape, jnp.float32) for _ in range(model.layers))
+    return Cache(empty, other, jnp.zeros((rows,), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def step(params: Parameters, model: Model, tokens_B: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    """Logits `[V, B]` (float32) of what follows `tokens`, which go into the cache.
+
+    Of a row that has as many tokens as there are slots the result means nothing.
+    """
+    qwen, slots = assemble(params, model), cache.keys[0].shape[2]
+    age_S = (cache.cursor - jnp.arange(slots)) % slots
+    seen_SxB = age_S[:, None] <= cache.length
+    turn = rotation(jnp.minimum(cache.length, slots - 1)[None], model.head_dim, model.rope_theta, slots)
+    x_DxB = look_up(qwen.model.embed_tokens.weight[...], tokens_B)
+    keys, values = [], []
+    layer: Layer
+    for layer, k_KxNxSxB, v_KxNxSxB in zip(qwen.model.layers, cache.keys, cache.values, strict=True):
+        q, k, v = layer.self_attn.heads(layer.input_layernorm(x_DxB), turn)
+        keys.append(jax.lax.dynamic_update_slice_in_dim(k_KxNxSxB, k[:, :, None], cache.cursor, axis=2))
+        values.append(jax.lax.dynamic_update_slice_in_dim(v_KxNxSxB, v[:, :, None], cache.cursor, axis=2))
+        out = _attend_one(q, keys[-1], values[-1], seen_SxB)
+        x_DxB = x_DxB + layer.self_attn.joined(out)
+        x_DxB = x_DxB + layer.mlp(layer.post_attention_layernorm(x_DxB))
+    logits_VxB = multiply(output_matrix(params), qwen.model.norm(x_DxB))
+    return logits_VxB, Cache(tuple(keys), tuple(values), cache.length + 1, (cache.cursor + 1) % slots)
+
+
+def _attend_one(
+    q_HxNxB: jax.Array, k_KxNxSxB: jax.Array, v_KxNxSxB: jax.Array, seen_SxB: jax.Array
+) -> jax.Array:
+    """Attention of one query of each row, `[H, N, B]`."""
+    heads, N, rows = q_HxNxB.shape
+    q_KxGxNxB = q_HxNxB.reshape(k_KxNxSxB.shape[0], -1, N, rows)
+    # Sums of products and no matrix products: there is one query to a row.
+    scores_KxGxSxB = jnp.sum(q_KxGxNxB[:, :, :, None] * k_KxNxSxB[:, None], axis=2) * N**-0.5
+    weights_KxGxSxB = jax.nn.softmax(jnp.where(seen_SxB, scores_KxGxSxB, -jnp.inf), axis=2)
+    out_KxGxNxB = jnp.sum(weights_KxGxSxB[:, :, None] * v_KxNxSxB[:, None], axis=3)
+    return out_KxGxNxB.reshape(heads, N, rows)
+
+
+class Prompts(NamedTuple):
+    """Keys and values `[K, N, T, R]` of each layer, of the tokens of R rows; the first `length` are theirs."""
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    length: jax.Array
+
+
+def read_prompts(params: Parameters, model: Model, tokens_RxT: jax.Array, length_R: jax.Array) -> Prompts:
+    """The keys and values of prompts, all tokens of a row at once; what is past its length is padding."""
+    qwen, shape = assemble(params, model), tokens_RxT.shape
+    segments = jnp.ones(shape, jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+    turn = rotation(positions, model.head_dim, model.rope_theta)
+    x_DxRT = look_up(qwen.model.embed_tokens.weight[...], tokens_RxT.reshape(-1))
+    keys, values = [], []
+    layer: Layer
+    for layer in qwen.model.layers:
+        found = layer.self_attn.heads(layer.input_layernorm(x_DxRT), turn)
+        q, k, v = (x.reshape(*x.shape[:2], *shape) for x in found)
+        keys.append(k.swapaxes(2, 3))
+        values.append(v.swapaxes(2, 3))
+        out = attend(q, k, v, segments)
+        x_DxRT = x_DxRT + layer.self_attn.joined(out.reshape(*out.shape[:2], -1))
+        x_DxRT = x_DxRT + layer.mlp(layer.post_attention_layernorm(x_DxRT))
+    return Prompts(tuple(keys), tuple(values), length_R)
+
+
+def join(cache: Cache, prompts: Prompts, rows_R: jax.Array) -> Cache:
+    """The cache with the prompts in these rows, in place of what was there; a row that there is not is left out."""
+    slots = cache.keys[0].shape[2]
+    # The token before the cursor is the last of a prompt.
+    age_S = (cache.cursor - 1 - jnp.arange(slots)) % slots
+    place_SxR = jnp.clip(prompts.length - 1 - age_S[:, None], 0, prompts.keys[0].shape[2] - 1)
+
+    def put(all_KxNxSxB: jax.Array, new_KxNxTxR: jax.Array) -> jax.Array:
+        moved = jnp.take_along_axis(new_KxNxTxR, place_SxR[None, None], axis=2)
+        return all_KxNxSxB.at[..., rows_R].set(moved, mode="drop")
+
+    return Cache(
+        tuple(map(put, cache.keys, prompts.keys)),
+        tuple(map(put, cache.values, prompts.values)),
+        cache.length.at[rows_R].set(prompts.length, mode="drop"),
+        cache.cursor,
+    )
