@@ -1,7 +1,9 @@
 """The command line: parse, call, print. What a command does stands in the rooms that it calls."""
 
+import contextlib
 import errno
 import functools
+import json
 import os
 import signal
 import sys
@@ -250,6 +252,83 @@ def report(
     for line in headline:
         print(line)
     print(f"report: {page}")
+
+
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="the gin file of a cell or an ablation, the ledger's folder of a StageRun, or a folder with config.json",
+    ),
+]
+CellOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="which cell of an ablation, or as much of its name as tells it"),
+]
+StageOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="the model after this stage (default: the last)")
+]
+
+
+@command(
+    "caml generate experiments/smoke/smoke.gin --cell arm=compassion,sft_tokens=0,seed=0 --prompt 'ana was kind .'"
+)
+def generate(
+    model: Checkpoint,
+    cell: CellOption = None,
+    stage: StageOption = None,
+    prompt: Annotated[
+        list[str], typer.Option(metavar="TEXT", help="a prompt; repeatable. Without any: what you type")
+    ] = NONE,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="a prompt a line, or JSONL with `prompt` or `messages`; answers as JSONL"
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="write the answers to --prompts there")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="a prompt is what a user says in a chat")] = False,
+    temperature: Annotated[float, typer.Option(help="0: the likeliest token each time")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="draw of the likeliest tokens with this share")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="the most tokens of an answer")] = 64,
+    stop: Annotated[list[str], typer.Option(metavar="TEXT", help="end before this text; repeatable")] = NONE,
+    seed: Annotated[int, typer.Option(help="of what is drawn")] = 0,
+) -> None:
+    """Let a trained model write: what follows a prompt, from a file of prompts, or in a conversation."""
+    from caml.training.devices import prepare_devices
+
+    prepare_devices()
+    from caml.ablations.opening import open_checkpoint
+    from caml.console import Console, typed
+    from caml.evals import prompting
+    from caml.evals.generation import Sampling
+
+    if prompt and prompts:
+        raise UserError("--prompt and --prompts: give one of them")
+    if write and not prompts:
+        raise UserError("--write is for the answers to a file of --prompts")
+    if write and write.exists():
+        raise UserError(f"{write} is there already: name another file for the answers")
+    sampling = Sampling(temperature, top_p, max_tokens, tuple(stop), seed)
+    asked = prompting.read_prompts(prompts, chat) if prompts else [prompting.as_said(x, chat) for x in prompt]
+    checkpoint = open_checkpoint(model, cell, stage)
+    if prompts:
+        answers = prompting.ask(checkpoint, asked, sampling)
+        with (
+            open(write, "x", encoding="utf-8") if write else contextlib.nullcontext(sys.stdout) as out,
+            Console().task("prompts", len(asked)) as advance,
+        ):
+            for number, found in enumerate(answers, 1):
+                print(json.dumps(found.row(), ensure_ascii=False), file=out, flush=True)
+                advance(number, "answered")
+    elif prompt:
+        for found in prompting.ask(checkpoint, asked, sampling):
+            print(found.answer.text)
+    else:
+        for answer in prompting.converse(checkpoint, chat, sampling, typed()):
+            print(answer, flush=True)
 
 
 @command("caml sync experiments/quickstart/quickstart.gin")

@@ -78,3 +78,17 @@ class Console:
             )
 
         yield advance
+
+
+def typed() -> Iterator[str]:
+    """The lines that a person types, or that come from a pipe, without empty ones, to the end of the input."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        import readline  # noqa: F401  (arrows and history)
+    while True:
+        try:
+            line = input("> " if terminal else "")
+        except EOFError:
+            return
+        if line.strip():
+            yield line.strip()

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -103,7 +103,7 @@ class Generator:
 
     def __init__(
         self,
-        params: Parameters,
+        params: Mapping[str, Any],
         model: Model,
         tokenizer: Tokenizer,
         context: int,
@@ -116,7 +116,8 @@ class Generator:
         self._news = threading.Condition()
         self._closed = False
         self._workers = [
-            _Worker(self, jax.device_put(params, device), device, rows) for device in devices or jax.devices()
+            _Worker(self, jax.device_put(dict(params), device), device, rows)
+            for device in devices or jax.devices()
         ]
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> "Future[Answer]":
@@ -135,15 +136,10 @@ class Generator:
             self._news.notify_all()
         return row.future
 
-    def generate(
-        self,
-        prompts: Iterable[Sequence[int]],
-        sampling: Sampling,
-        told: Callable[[int], object] = lambda _: None,
-    ) -> list[Answer]:
-        """The answers to prompts, in their order; each prompt has a seed of its own, of `sampling.seed` and its number.
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[Answer]:
+        """The answers to prompts, in their order, as they come; all prompts are in the queue when this returns.
 
-        `told` gets the number of answers so far.
+        Each prompt has a seed of its own, of `sampling.seed` and its number.
         """
         with self._news:  # workers see all at once, and share them evenly
             futures = [
@@ -152,11 +148,7 @@ class Generator:
                 )
                 for number, prompt in enumerate(prompts)
             ]
-        answers = []
-        for number, future in enumerate(futures, 1):
-            answers.append(future.result())
-            told(number)
-        return answers
+        return (future.result() for future in futures)
 
     def close(self) -> None:
         """End the threads, after the dispatch that they are in; prompts that are left are cancelled."""

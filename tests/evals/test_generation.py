@@ -58,7 +58,7 @@ def test_ragged_prompts_more_than_there_are_rows_are_answered_as_without_a_cache
     # A ring of 48 slots is gone round several times, and rows come and go at different moments.
     asked = prompts(13)
     with generator(devices=devices) as model:
-        answers = model.generate(asked, Sampling(max_tokens=25))
+        answers = list(model.generate(asked, Sampling(max_tokens=25)))
     for prompt, answer in zip(asked, answers, strict=True):
         tokens, log_probs = greedy(prompt, 25)
         assert list(answer.tokens) == tokens
@@ -70,17 +70,17 @@ def test_an_answer_ends_with_its_tokens_its_context_or_a_stop_sequence():
     tokens, _ = greedy(asked, 40)
     words = toy.tokenizer("words")
     with generator() as model:
-        short = model.generate([asked], Sampling(max_tokens=3))[0]
+        short = next(model.generate([asked], Sampling(max_tokens=3)))
         assert (short.reason, list(short.tokens), short.text) == (
             "length",
             tokens[:3],
             words.decode(tokens[:3]),
         )
-        whole = model.generate([asked], Sampling(max_tokens=400))[0]
+        whole = next(model.generate([asked], Sampling(max_tokens=400)))
         assert (whole.reason, len(asked) + len(whole.tokens)) == ("context", CONTEXT)
         text = words.decode(tokens)
         sought = words.decode(tokens[4:6])
-        stopped = model.generate([asked], Sampling(max_tokens=40, stop=("never said", sought)))[0]
+        stopped = next(model.generate([asked], Sampling(max_tokens=40, stop=("never said", sought))))
         assert (stopped.reason, stopped.text) == ("stop", text[: text.index(sought)])
         assert list(stopped.tokens) == tokens[: len(stopped.tokens)]
         with pytest.raises(UserError, match="48 tokens leaves no place"):
@@ -99,7 +99,7 @@ def test_a_special_token_ends_an_answer_and_is_not_in_its_text():
     table = changed["model.embed_tokens.weight"]
     table[[tokens[2], end]] = table[[end, tokens[2]]]
     with Generator(changed, DEEP, words, CONTEXT, 2) as model:
-        answer = model.generate([asked], Sampling(max_tokens=9))[0]
+        answer = next(model.generate([asked], Sampling(max_tokens=9)))
     assert (answer.text, answer.reason) == (words.decode(tokens[:2]), "stop")
     assert answer.tokens == (*tokens[:2], end)
 
@@ -108,11 +108,11 @@ def test_what_is_drawn_hangs_on_the_seed_and_not_on_the_company():
     asked = prompts(6)
     how = Sampling(temperature=1.3, top_p=0.9, max_tokens=12)
     with generator() as model:
-        together = model.generate(asked, how)
-        again = model.generate(asked, how)
-        other = model.generate(asked, dataclasses.replace(how, seed=1))
-        alone = [model.generate(asked[:1], how)[0], model.generate(asked[:2], how)[1]]
-        same = model.generate([asked[0]] * 3, how)
+        together = list(model.generate(asked, how))
+        again = list(model.generate(asked, how))
+        other = list(model.generate(asked, dataclasses.replace(how, seed=1)))
+        alone = [next(model.generate(asked[:1], how)), list(model.generate(asked[:2], how))[1]]
+        same = list(model.generate([asked[0]] * 3, how))
     assert [a.tokens for a in together] == [a.tokens for a in again]
     assert [a.tokens for a in alone] == [a.tokens for a in together[:2]]
     assert all(a.tokens != b.tokens for a, b in zip(together, other, strict=True))
@@ -131,7 +131,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(temperature, top_p):
     draws = 4000
     with generator(rows=64) as model:
         how = Sampling(temperature=temperature, top_p=top_p, max_tokens=1)
-        answers = model.generate([prompt] * draws, how)
+        answers = list(model.generate([prompt] * draws, how))
     counts = collections.Counter(answer.tokens[0] for answer in answers)
     assert set(counts) <= set(kept.tolist())
     found = np.array([counts[token] for token in range(len(likely))]) / draws
@@ -162,8 +162,8 @@ def test_a_failure_of_the_device_reaches_who_waits_and_the_next_prompt_is_answer
         with monkeypatch.context() as patch:
             patch.setattr(generation, "_steps", broken)
             with pytest.raises(RuntimeError, match="the device is gone"):
-                model.generate(prompts(2), Sampling(max_tokens=2))
-        assert len(model.generate(prompts(2), Sampling(max_tokens=2))) == 2
+                list(model.generate(prompts(2), Sampling(max_tokens=2)))
+        assert len(list(model.generate(prompts(2), Sampling(max_tokens=2)))) == 2
 
 
 @pytest.mark.parametrize(
