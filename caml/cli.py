@@ -331,6 +331,31 @@ def generate(
             print(answer, flush=True)
 
 
+@command(
+    "caml export experiments/smoke/smoke.gin --cell arm=compassion,sft_tokens=0,seed=0 --to hf exported/compassion"
+)
+def export(
+    model: Checkpoint,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder for it")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf: what `transformers` opens")] = "hf",
+    cell: CellOption = None,
+    stage: StageOption = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="upload it to the Hugging Face Hub, too")
+    ] = None,
+) -> None:
+    """Write a trained model with tokenizer, chat template and a card into a folder that `transformers` opens."""
+    if to != "hf":
+        raise UserError(f"--to {to}: the format is hf")
+    from caml.exchange import models
+    from caml.exchange.export import export as export_model
+
+    name = export_model(model, folder, cell, stage)
+    print(f"{name}: {folder}")
+    if push:
+        print(models.push(folder, push))
+
+
 @command("caml sync experiments/quickstart/quickstart.gin")
 def sync(file: File, settings: Set = NONE) -> None:
     """Bring what the tracking store lacks of an ablation, as often as you like."""

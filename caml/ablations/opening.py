@@ -1,14 +1,15 @@
 """Opening a trained model: of a cell, of the ledger, or of a folder in the format of Hugging Face."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.numpy import load as parse_parameters
 
 from caml.ablations.catalogue import load_ablation
-from caml.ablations.grid import Cell, cells
+from caml.ablations.grid import cells
 from caml.ablations.places import places
 from caml.ablations.runner import chosen
-from caml.ablations.runs import StageRun
+from caml.ablations.runs import Run, StageRun
 from caml.config.errors import Failure, UserError
 from caml.config.files import shown
 from caml.data.chat import TEMPLATES
@@ -22,84 +23,107 @@ KINDS = (
 )
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A StageRun that is complete in a ledger, under `name`, of a run; `folder` is that of its ablation's results."""
+
+    ledger: Ledger
+    tokenizers: Path
+    stores: Path
+    folder: Path
+    name: str
+    run: Run
+    stagerun: StageRun
+
+    @property
+    def lineage(self) -> tuple[StageRun, ...]:
+        """The StageRuns from the first to this one."""
+        found = [self.stagerun]
+        while found[0].parent:
+            found.insert(0, found[0].parent)
+        return tuple(found)
+
+    def checkpoint(self) -> Checkpoint:
+        """Its final parameters, their digest checked. Raises Failure where a file was altered."""
+        return Checkpoint(
+            name=self.name,
+            params=parse_parameters(self.ledger.params(self.name)),
+            model=self.stagerun.model,
+            vocabulary=self.stagerun.tokenizer.vocabulary,
+            tokenizer=open_tokenizer(self.tokenizers, self.stagerun.tokenizer),
+            context=max(one.stage.length for one in self.lineage),
+            template=self.stagerun.stage.mixture.template,
+            about=self.ledger.manifest(self.name),
+        )
+
+
 def open_checkpoint(path: Path, cell: str | None = None, stage: str | None = None) -> Checkpoint:
     """The model at `path`: see `KINDS`.
 
     Of a gin file, `cell` says which where it has several, and `stage` after which stage (the last). Raises UserError
     where there is none or it is not trained, Failure where a file of it was altered.
     """
+    if (path / huggingface.CONFIG).exists():
+        _refuse_choice(path, cell, stage)
+        return open_folder(path)
+    return find(path, cell, stage).checkpoint()
+
+
+def find(path: Path, cell: str | None = None, stage: str | None = None) -> Trained:
+    """The StageRun that a gin file or a folder of the ledger names; raises as `open_checkpoint`."""
     if path.is_file():
         return _of_cell(path, cell, stage)
     if not path.is_dir():
         raise UserError(f"there is no {path}: name {KINDS}")
+    _refuse_choice(path, cell, stage)
+    if not (path / "manifest.json").exists():
+        raise UserError(f"{path} holds no model: name {KINDS}")
+    return _of_ledger(path.absolute())
+
+
+def _refuse_choice(path: Path, cell: str | None, stage: str | None) -> None:
     for option, value in (("cell", cell), ("stage", stage)):
         if value is not None:
             raise UserError(f"--{option} {value}: {path} is one model; leave it out")
-    if (path / huggingface.CONFIG).exists():
-        return open_folder(path)
-    if (path / "manifest.json").exists():
-        return _of_ledger(path)
-    raise UserError(f"{path} holds no model: name {KINDS}")
 
 
-def _of_cell(path: Path, cell: str | None, stage: str | None) -> Checkpoint:
+def _of_cell(path: Path, cell: str | None, stage: str | None) -> Trained:
     loaded = load_ablation(path)
     grid = cells(loaded)
-    one = _one(path, grid, cell)
+    if cell is None and len(grid) > 1:
+        raise UserError(f"{path} has {len(grid)} cells: name one with --cell, such as --cell {grid[0].id}")
+    one = grid[0] if cell is None else chosen(grid, cell)
     by_stage = {stagerun.stage.name: stagerun for stagerun in one.stageruns}
     if stage is not None and stage not in by_stage:
         raise UserError(f"{one.id} has no stage {stage!r}; its stages are {', '.join(by_stage)}")
     where = places(loaded.tree)
-    return _trained(where.ledger, where.tokenizers, by_stage[stage] if stage else one.stageruns[-1], path)
-
-
-def _one(path: Path, grid: list[Cell], cell: str | None) -> Cell:
-    if cell is not None:
-        return chosen(grid, cell)
-    if len(grid) > 1:
-        raise UserError(f"{path} has {len(grid)} cells: name one with --cell, such as --cell {grid[0].id}")
-    return grid[0]
-
-
-def _of_ledger(folder: Path) -> Checkpoint:
-    """A StageRun by its folder: its config.gin says what it is."""
-    folder = folder.absolute()
-    ledger = Ledger(folder.parent)
-    if ledger.state(folder.name) is not State.COMPLETE:
-        raise Failure(_unfinished(folder, ledger.state(folder.name)))
-    (cell,) = cells(load_ablation(folder / "config.gin"))
-    return _trained(ledger, folder.parent.parent / "tokenizers", cell.stageruns[-1], folder, folder.name)
-
-
-def _trained(
-    ledger: Ledger, tokenizers: Path, stagerun: StageRun, asked: Path, name: str | None = None
-) -> Checkpoint:
-    """The final parameters of a StageRun, in the ledger under `name` (its own), their digest checked."""
-    name = name or stagerun.name
-    state = ledger.state(name)
-    if state is State.MISSING:
-        raise UserError(f"{name} is not trained yet: `caml run {shown(asked)}` trains it")
-    if state is not State.COMPLETE:
-        raise Failure(_unfinished(ledger.folder(name), state))
-    lineage = [stagerun]
-    while lineage[-1].parent:
-        lineage.append(lineage[-1].parent)
-    return Checkpoint(
-        name=name,
-        params=parse_parameters(ledger.params(name)),
-        model=stagerun.model,
-        vocabulary=stagerun.tokenizer.vocabulary,
-        tokenizer=open_tokenizer(tokenizers, stagerun.tokenizer),
-        context=max(one.stage.length for one in lineage),
-        template=stagerun.stage.mixture.template,
-        about=ledger.manifest(name),
+    stagerun = by_stage[stage] if stage else one.stageruns[-1]
+    _require_complete(where.ledger, stagerun.name, path)
+    return Trained(
+        where.ledger, where.tokenizers, where.stores, where.folder, stagerun.name, one.run, stagerun
     )
 
 
-def _unfinished(folder: Path, state: State) -> str:
+def _of_ledger(folder: Path) -> Trained:
+    """A StageRun by its folder, which need not be called what this version of caml would call it."""
+    ledger, output = Ledger(folder.parent), folder.parent.parent
+    _require_complete(ledger, folder.name, folder)
+    loaded = load_ablation(folder / "config.gin")
+    (cell,) = cells(loaded)
+    own = output / loaded.tree.name
+    return Trained(
+        ledger, output / "tokenizers", output / "stores", own, folder.name, cell.run, cell.stageruns[-1]
+    )
+
+
+def _require_complete(ledger: Ledger, name: str, asked: Path) -> None:
+    state, folder = ledger.state(name), shown(ledger.folder(name))
+    if state is State.MISSING:
+        raise UserError(f"{name} is not trained yet: `caml run {shown(asked)}` trains it")
+    if state is State.STARTED:
+        raise Failure(f"{folder} is not trained to its end: `caml run` goes on with it")
     if state is State.DAMAGED:
-        return f"{shown(folder)} was damaged: `caml run` puts it aside and trains it again"
-    return f"{shown(folder)} is not trained to its end: `caml run` goes on with it"
+        raise Failure(f"{folder} was damaged: `caml run` puts it aside and trains it again")
 
 
 def open_folder(folder: Path) -> Checkpoint:

@@ -64,7 +64,7 @@ class Tokenizer:
     @property
     def digest(self) -> str:
         """SHA-256 of the content of tokenizer.json."""
-        return hashlib.sha256(self._library.to_str(pretty=True).encode()).hexdigest()
+        return hashlib.sha256(self.json().encode()).hexdigest()
 
     def encode_flat(self, documents: Iterable[Document], template: str = "chatml") -> Encoded:
         """Documents as arrays, conversations in the chat template named `template`."""
@@ -120,9 +120,13 @@ class Tokenizer:
         """The text of token ids without the special tokens."""
         return self.decode(ids[~np.isin(ids, list(self.special.values()))].tolist())
 
+    def json(self) -> str:
+        """The content of tokenizer.json, which `load` and other users of the `tokenizers` library open."""
+        return self._library.to_str(pretty=True)
+
     def save(self, path: Path) -> None:
-        """Write tokenizer.json, which `load` and other users of the `tokenizers` library open."""
-        write_text(path, self._library.to_str(pretty=True))
+        """Write tokenizer.json."""
+        write_text(path, self.json())
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":

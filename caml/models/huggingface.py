@@ -12,7 +12,7 @@ import numpy as np
 
 from caml.config.errors import UserError
 from caml.models.sizes import NAME, Model
-from caml.models.transformer import Parameters, shapes
+from caml.models.transformer import shapes
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -165,6 +165,6 @@ def named(text: str) -> str:
     return plain if NAME.fullmatch(plain) else "imported"
 
 
-def of_jax(params: Parameters) -> dict[str, np.ndarray]:
-    """Parameters as they are written: contiguous float32 on the host, sorted by name."""
+def on_host(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters as they are written: contiguous float32, sorted by name."""
     return {name: np.ascontiguousarray(np.asarray(params[name], np.float32)) for name in sorted(params)}

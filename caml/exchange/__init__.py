@@ -1,0 +1,1 @@
+"""What goes out to other tools and comes back from them: models, corpora, scores."""

@@ -1,0 +1,153 @@
+"""A trained model as a folder that `transformers` opens, with all that says what it is."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import processors
+
+from caml.config.errors import UserError
+from caml.data.chat import END_OF_TEXT, END_OF_TURN, SPEAKERS, START_OF_TURN
+from caml.data.tokenizer import UNKNOWN, Tokenizer
+from caml.evals.checkpoint import Checkpoint
+from caml.models import huggingface
+
+# The chat templates (caml/data/chat.py) in the language of `transformers`. A conversation is a document: it begins with
+# the token that begins one.
+TEMPLATES = {
+    "chatml": (
+        END_OF_TEXT
+        + "{% for message in messages %}"
+        + START_OF_TURN
+        + "{{ message['role'] + '\\n' + message['content'] }}"
+        + END_OF_TURN
+        + "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}"
+        + START_OF_TURN
+        + "{{ 'assistant\\n' }}{% endif %}"
+    ),
+    "plain": (
+        END_OF_TEXT
+        + "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+        + SPEAKERS["assistant"]
+        + "{{ ' ' + message['content'] }}"
+        + END_OF_TEXT
+        + "{% elif message['role'] == 'system' %}"
+        + SPEAKERS["system"]
+        + "{{ ' ' + message['content'] + '\\n' }}{% else %}"
+        + SPEAKERS["user"]
+        + "{{ ' ' + message['content'] + '\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}"
+        + SPEAKERS["assistant"]
+        + "{% endif %}"
+    ),
+}
+CARD = "README.md"
+
+
+def write_folder(checkpoint: Checkpoint, folder: Path, card: str, extra: Mapping[str, Any]) -> None:
+    """Write `folder`, which must not be there or be empty: it is there whole, or not at all.
+
+    `card` is its README.md; each of `extra` is a file of JSON by its name. Raises UserError where something is there.
+    """
+    from safetensors.numpy import save_file
+
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and not empty: name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        aside.chmod(0o755)
+        special = checkpoint.tokenizer.special
+        ends = [special[END_OF_TEXT], special[END_OF_TURN]]
+        config = huggingface.config_of(checkpoint.model, checkpoint.vocabulary, checkpoint.context, ends)
+        files = {
+            huggingface.CONFIG: config,
+            "generation_config.json": {
+                "bos_token_id": ends[0],
+                "eos_token_id": ends,
+                "pad_token_id": ends[0],
+                "do_sample": False,
+            },
+            "tokenizer_config.json": _tokenizer_config(checkpoint),
+            **extra,
+        }
+        for name, content in files.items():
+            (aside / name).write_text(
+                json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        (aside / "chat_template.jinja").write_text(TEMPLATES[checkpoint.template], encoding="utf-8")
+        (aside / "tokenizer.json").write_text(_tokenizer_json(checkpoint.tokenizer), encoding="utf-8")
+        (aside / CARD).write_text(card, encoding="utf-8")
+        weights = aside / huggingface.WEIGHTS
+        save_file(huggingface.on_host(checkpoint.params), weights, {"format": "pt"})
+        weights.chmod(0o644)  # as the others, and not as the library writes it
+        if folder.is_dir():
+            folder.rmdir()
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    tokenizer = checkpoint.tokenizer
+    unknown = {"unk_token": UNKNOWN} if tokenizer.unknown is not None else {}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TURN if checkpoint.template == "chatml" else END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        **unknown,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": checkpoint.context,
+        "chat_template": TEMPLATES[checkpoint.template],
+    }
+
+
+def _tokenizer_json(tokenizer: Tokenizer) -> str:
+    """tokenizer.json in which every text begins as a document does; what it had after its tokens stays."""
+    library = tokenizers.Tokenizer.from_str(tokenizer.json())
+    begun = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        pair=f"{END_OF_TEXT} $A $B",
+        special_tokens=[(END_OF_TEXT, tokenizer.special[END_OF_TEXT])],
+    )
+    own = library.post_processor
+    library.post_processor = processors.Sequence([own, begun]) if own is not None else begun
+    return library.to_str(pretty=True)
+
+
+def push(folder: Path, repository: str, token: str | None = None) -> str:
+    """Upload an exported folder to the Hub as `repository` (owner/name), and return the commit's address.
+
+    Raises UserError where the Hub cannot be reached or refuses.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = huggingface_hub.HfApi(token=token)
+    try:
+        api.create_repo(repository, exist_ok=True)
+        told = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="caml export")
+    except HfHubHTTPError as error:
+        raise UserError(
+            f"the Hub refused {repository} ({' '.join(str(error).split())[:200]}): log in with `hf auth login`, or set "
+            "HF_TOKEN to a token that may write there"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{repository} could not be uploaded ({' '.join(str(error).split())[:200]}); {folder} is whole, and "
+            "`hf upload` sends it later"
+        ) from None
+    return str(told.commit_url)
+
+
+def headed(about: Mapping[str, Any], sections: Sequence[tuple[str, str]]) -> str:
+    """A card: what `about` says to the Hub, and sections of a heading and text."""
+    from huggingface_hub import CardData
+
+    text = "\n\n".join(f"## {title}\n{body}" if title else body for title, body in sections)
+    return f"---\n{CardData(**about).to_yaml()}\n---\n\n{text}\n"
