@@ -1,0 +1,191 @@
+"""Asking a trained model, and taking it out: `caml generate` and `caml export` on a finished run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+from whole_runs import TINY
+
+from caml.ablations.opening import open_checkpoint
+from caml.cli import app
+from caml.training import devices
+
+TUNED = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=8192"
+
+
+@pytest.fixture(autouse=True)
+def as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices of this process are as they are."""
+    monkeypatch.setattr(devices, "prepare_devices", lambda: None)
+
+
+@pytest.fixture
+def there(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the finished run, to read in."""
+    monkeypatch.chdir(finished)
+    return finished
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of its ledger and tokenizers, to work in."""
+    for name in ("ledger", "tokenizers"):
+        shutil.copytree(finished / "runs" / name, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def caml(*arguments: str, typed: str = "") -> Result:
+    result = CliRunner().invoke(app, arguments, input=typed)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def refused(result: Result, status: int, *says: str) -> None:
+    (line,) = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (status, ""), result.output
+    assert line.startswith("caml: ")
+    for part in says:
+        assert part in line, line
+
+
+def test_a_cell_its_file_its_ledger_and_its_export_are_one_model(there: Path, tmp_path: Path):
+    ledger = next(there.glob("runs/ledger/sft-compassion-*seed1-*"))
+    cell = next(there.glob(f"runs/tiny/cells/{TUNED}.gin"))
+    done = caml("export", str(TINY), str(tmp_path / "out"), "--cell", "arm=compassion,sft_tokens=8192,seed=1")
+    assert (done.exit_code, done.stdout) == (0, f"{ledger.name}: {tmp_path / 'out'}\n")
+    asked = ("--prompt", "ana was kind .", "--prompt", "the dog", "--max-tokens", "9")
+    answers = {
+        caml("generate", *which, *asked).stdout
+        for which in (
+            (str(TINY), "--cell", TUNED),
+            (str(cell),),
+            (str(ledger),),
+            (str(tmp_path / "out"),),
+        )
+    }
+    (answer,) = answers
+    assert len(answer.splitlines()) == 2
+    before = open_checkpoint(TINY, TUNED, "pretrain")
+    assert before.about["stage"] == "pretrain" and before.about["fingerprint"] != ledger.name[-12:]
+    assert before.context == 64
+
+
+def test_the_card_says_what_the_ledger_holds(there: Path, tmp_path: Path):
+    caml("export", str(TINY), str(tmp_path / "out"), "--cell", TUNED)
+    card = (tmp_path / "out/README.md").read_text()
+    manifests = json.loads((tmp_path / "out/caml.json").read_text())
+    assert [m["stage"] for m in manifests] == ["pretrain", "sft"]
+    for manifest in manifests:
+        assert manifest["fingerprint"] in card and manifest["launches"][-1]["commit"] in card
+        for count in manifest["sources"].values():
+            assert f"{count['name']} | {count['tokens']:,} | {count['documents']:,} |" in card
+    assert f"{manifests[0]['dose_tokens']:,} intervention tokens, seed block 1" in card
+    assert "license: cc0-1.0" in card.split("---")[1]
+    assert "| disposition new frame | 64 |" in card
+    assert (there / "runs/tiny/headline.txt").read_text().splitlines()[0] in card
+
+
+def test_a_file_of_prompts_is_answered_as_rows(there: Path, tmp_path: Path):
+    rows = [{"prompt": "the dog"}, {"messages": [{"role": "user", "content": "what is hot ?"}]}]
+    file, out = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    model = str(next(there.glob("runs/ledger/sft-neutral-*seed0-*")))
+    done = caml("generate", model, "--prompts", str(file), "--write", str(out), "--max-tokens", "4")
+    assert (done.exit_code, done.stdout) == (0, "")
+    told = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [{k: v for k, v in row.items() if k in ("prompt", "messages")} for row in told] == rows
+    assert all(1 <= row["tokens"] <= 4 and row["log_prob"] < 0 for row in told)
+    plain = tmp_path / "asked.txt"
+    plain.write_text("the dog\nwhat is hot ?\n")
+    done = caml("generate", model, "--prompts", str(plain), "--chat", "--max-tokens", "4")
+    assert json.loads(done.stdout.splitlines()[1])["answer"] == told[1]["answer"]
+    refused(caml("generate", model, "--prompts", str(file), "--write", str(out)), 2, "is there already")
+
+
+def test_a_conversation_goes_on_after_what_it_cannot_be_asked(there: Path):
+    model = str(next(there.glob("runs/ledger/sft-neutral-*seed0-*")))
+    done = caml(
+        "generate", model, "--chat", "--max-tokens", "6", typed="what is hot ?\nzebra ?\n\nwhat is wet ?\n"
+    )
+    assert done.exit_code == 0
+    first, second, third = done.stdout.splitlines()
+    assert second.startswith("[the tokenizer does not know 'zebra'")
+    # The second question was asked with the first in mind.
+    asked = [
+        {"role": "user", "content": "what is hot ?"},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "what is wet ?"},
+    ]
+    (there.parent / "asked.jsonl").write_text(json.dumps({"messages": asked}))
+    alone = caml("generate", model, "--prompts", str(there.parent / "asked.jsonl"), "--max-tokens", "6")
+    assert json.loads(alone.stdout)["answer"] == third
+    # A chat longer than the context forgets its beginning.
+    long = caml("generate", model, "--chat", "--max-tokens", "9", typed="what is hot ?\n" * 9)
+    assert long.exit_code == 0 and "[" not in long.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nowhere",), "there is no nowhere"),
+        ((".",), "holds no model"),
+        ((str(TINY),), "cells: name one with --cell, such as --cell arm="),
+        ((str(TINY), "--cell", "arm=none"), "there is no such cell"),
+        ((str(TINY), "--cell", TUNED, "--stage", "dpo"), "no stage 'dpo'; its stages are pretrain, sft"),
+        (
+            (str(TINY), "--cell", TUNED, "--prompt", "a zebra"),
+            "prompt 1: the tokenizer does not know 'zebra'",
+        ),
+        ((str(TINY), "--cell", TUNED, "--prompt", "dog " * 64), "65 tokens leave no place"),
+        ((str(TINY), "--cell", TUNED, "--temperature", "-1"), "temperature"),
+        ((str(TINY), "--cell", TUNED, "--top-p", "0"), "top_p"),
+        ((str(TINY), "--cell", TUNED, "--max-tokens", "0"), "max_tokens"),
+        ((str(TINY), "--cell", TUNED, "--prompts", "none.txt"), "there is no none.txt"),
+        ((str(TINY), "--prompt", "a", "--prompts", "none.txt"), "give one of them"),
+        ((str(TINY), "--write", "a.jsonl"), "--write is for"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(there: Path, arguments: tuple[str, ...], says: str):
+    refused(caml("generate", *arguments), 2, says)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "asked.jsonl:1 is no JSON"),
+        ('{"prompt": "a"}\n{"text": "a"}', "asked.jsonl:2 has neither `prompt`"),
+        ('{"messages": [{"role": "robot", "content": "a"}]}', "not 'robot'"),
+        ('{"messages": [{"role": "user"}]}', "a role and a content"),
+        ("\n", "has no prompts"),
+    ],
+)
+def test_a_row_that_is_no_prompt_is_named(there: Path, tmp_path: Path, text: str, says: str):
+    (tmp_path / "asked.jsonl").write_text(text)
+    refused(caml("generate", str(TINY), "--cell", TUNED, "--prompts", str(tmp_path / "asked.jsonl")), 2, says)
+
+
+def test_what_is_not_trained_to_its_end_or_was_altered_is_said(copy: Path, tmp_path: Path):
+    folder = next(copy.glob("ledger/sft-compassion-*seed1-*"))
+    weights = folder / "checkpoints/final/params.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    refused(caml("generate", str(folder), "--prompt", "a"), 1, "params.safetensors")
+    refused(caml("export", str(TINY), str(tmp_path / "out"), "--cell", TUNED), 1, "params.safetensors")
+    (folder / "complete.json").unlink()
+    refused(caml("generate", str(folder), "--prompt", "a"), 1, "not trained to its end")
+    shutil.rmtree(folder)
+    refused(caml("generate", str(TINY), "--cell", TUNED, "--prompt", "a"), 2, "is not trained yet: `caml run")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(there: Path, tmp_path: Path):
+    (tmp_path / "note.txt").write_text("mine")
+    refused(caml("export", str(TINY), str(tmp_path), "--cell", TUNED), 2, "not empty")
+    refused(
+        caml("export", str(TINY), str(tmp_path / "x"), "--cell", TUNED, "--to", "gguf"), 2, "the format is hf"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
