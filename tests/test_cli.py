@@ -17,7 +17,20 @@ from caml.console import Console
 from caml.training import devices
 
 TINY = (Path(__file__).parent / "ablations/tiny.gin").read_text()
-COMMANDS = ("run", "show", "explain", "diff", "lock", "power", "report", "generate", "export", "sync", "ui", "doctor")
+COMMANDS = (
+    "run",
+    "show",
+    "explain",
+    "diff",
+    "lock",
+    "power",
+    "report",
+    "generate",
+    "export",
+    "sync",
+    "ui",
+    "doctor",
+)
 CELL = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=8192"
 
 

@@ -120,15 +120,16 @@ def _tokenizer_json(tokenizer: Tokenizer) -> str:
     return library.to_str(pretty=True)
 
 
-def push(folder: Path, repository: str, token: str | None = None) -> str:
-    """Upload an exported folder to the Hub as `repository` (owner/name), and return the commit's address.
+def push(folder: Path, repository: str, token: str | None = None, endpoint: str | None = None) -> str:
+    """Upload an exported folder to the Hub as `repository` (owner/name), and return the address of the commit.
 
-    Raises UserError where the Hub cannot be reached or refuses.
+    `token` and `endpoint` are by default those that `huggingface_hub` finds. Raises UserError where the Hub cannot be
+    reached or refuses.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
-    api = huggingface_hub.HfApi(token=token)
+    api = huggingface_hub.HfApi(endpoint=endpoint, token=token)
     try:
         api.create_repo(repository, exist_ok=True)
         told = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="caml export")
@@ -137,7 +138,7 @@ def push(folder: Path, repository: str, token: str | None = None) -> str:
             f"the Hub refused {repository} ({' '.join(str(error).split())[:200]}): log in with `hf auth login`, or set "
             "HF_TOKEN to a token that may write there"
         ) from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the library's own, or of the HTTP client that it uses, which changes
         raise UserError(
             f"{repository} could not be uploaded ({' '.join(str(error).split())[:200]}); {folder} is whole, and "
             "`hf upload` sends it later"
