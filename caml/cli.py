@@ -356,6 +356,21 @@ def export(
         print(models.push(folder, push))
 
 
+@command("caml import exported/compassion > compassion.gin", name="import")
+def import_model(
+    folder: Annotated[
+        str,
+        typer.Argument(metavar="FOLDER", help="a folder with config.json, or a name on the Hugging Face Hub"),
+    ],
+    revision: Annotated[str, typer.Option(metavar="COMMIT", help="of a name on the Hub: which commit")] = "",
+) -> None:
+    """Print the gin lines of runs that begin with a model in the format of Hugging Face, any dense Qwen3."""
+    from caml.ablations.imported import gin_lines
+
+    for line in gin_lines(folder, revision):
+        print(line)
+
+
 @command("caml sync experiments/quickstart/quickstart.gin")
 def sync(file: File, settings: Set = NONE) -> None:
     """Bring what the tracking store lacks of an ablation, as often as you like."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from caml.ablations.grid import AXES
+from caml.ablations.imported import Imported
 from caml.ablations.runs import Ablation, Run, Stage
 from caml.analysis.contrasts import Contrast
 from caml.config import files
@@ -28,8 +29,8 @@ from caml.training.optimizer import Optimizer, Schedule
 from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
 
 CLASSES = (
-    Ablation, Run, Stage, Contrast, Mixture, TrainedTokenizer, LoadedTokenizer, Several, Model, Optimizer, Schedule,
-    Execution, BaseText, Documents, Rows, Words, WorldProbes, Items, FileProbes,
+    Ablation, Run, Stage, Imported, Contrast, Mixture, TrainedTokenizer, LoadedTokenizer, Several, Model, Optimizer,
+    Schedule, Execution, BaseText, Documents, Rows, Words, WorldProbes, Items, FileProbes,
     Files, HuggingFace, Tfds, Matched, Hygiene,
     Text, Template, Messages, Instruction, Completion, Either, Chosen, Rated,
 )  # fmt: skip

@@ -1,9 +1,11 @@
 """Whether a run of the grid can be: its files are there, its words known, its slots filled, its doses doses."""
 
+import dataclasses
 import math
 from itertools import islice
 from typing import Any
 
+from caml.ablations.imported import Imported
 from caml.ablations.runs import Run, Stage
 from caml.config.errors import Invalid, UserError
 from caml.config.resolve import Loaded
@@ -44,7 +46,7 @@ def require_files(loaded: Loaded, thing: Any, seed: int, there: set[Any]) -> Non
     for part in _parts(thing):
         require_files(loaded, part, seed, there)
     try:
-        if isinstance(thing, LoadedTokenizer):
+        if isinstance(thing, (LoadedTokenizer, Imported)):
             thing.recipe()
         elif not isinstance(thing, (TrainedTokenizer, FileProbes)):
             thing.recipe(seed)
@@ -78,6 +80,7 @@ class Feasible:
         self._there: set[Any] = set()  # sources whose files are
         self._guarded: set[Corpus] = set()  # corpora that are kept apart from the probes in use
         self._fitting: set[tuple[Source, int]] = set()  # sources whose documents fit into so many tokens
+        self._beginning: set[tuple[Any, ...]] = set()  # initial models, with what is right for them
         self._pairs: dict[Source, bool] = {}  # whether a source's documents are preference pairs
         # The ratio that took so many slots: by its field, the stage, its slots, and how many were taken.
         self._doses: dict[tuple[str, str, int, int], float] = {}
@@ -87,6 +90,7 @@ class Feasible:
     def require(self, run: Run) -> None:
         """Raise UserError, with file, line and value, for whatever makes `run` impossible."""
         self._refuse_missing_files(run)
+        self._refuse_foreign_start(run)
         self._refuse_foreign_words(run)
         self._refuse_unguarded(run)
         self._refuse_impossible_slots(run)
@@ -95,8 +99,30 @@ class Feasible:
         """Raise UserError where the files of a source are not there."""
         used: list[Any] = [source for stage in run.stages for source in _read_by(stage)]
         used += [run.probes] if isinstance(run.probes, FileProbes) else []
-        for thing in (*used, run.tokenizer):
+        for thing in (*used, run.tokenizer, *([run.initial] if run.initial else [])):
             require_files(self._loaded, thing, run.seed, self._there)
+
+    def _refuse_foreign_start(self, run: Run) -> None:
+        """Raise UserError where model or tokenizer of a run are not those of the model that it begins with."""
+        initial = run.initial
+        if initial is None or (initial, run.model, run.tokenizer) in self._beginning:
+            return
+        own, vocabulary = initial.model()
+        for field in dataclasses.fields(own):
+            # What a run may call it, and what only fresh parameters are made by.
+            if field.name in ("name", "init_scale", "base_width"):
+                continue
+            asked, there = getattr(run.model, field.name), getattr(own, field.name)
+            if asked != there:
+                message = f"{asked}, where {initial.path} has {there}: `caml import` prints all that it has"
+                raise self._loaded.fault(message, (run.model, field.name), (run, "model"))
+        if run.tokenizer.vocabulary != vocabulary:
+            message = f"the vocabulary is {run.tokenizer.vocabulary}, and that of {initial.path} {vocabulary}"
+            raise self._loaded.fault(message, (run.tokenizer, "vocabulary"), (run, "tokenizer"))
+        if not initial.has_tokenizer(run.tokenizer):
+            message = f"the tokenizer is not that of {initial.path}: a LoadedTokenizer of the same path and revision"
+            raise self._loaded.fault(message, (run.tokenizer, "path"), (run, "tokenizer"))
+        self._beginning.add((initial, run.model, run.tokenizer))
 
     def _refuse_foreign_words(self, run: Run) -> None:
         """Raise UserError where a tokenizer of whole words is of another world than the text, or too small."""

@@ -60,7 +60,8 @@ def stagerun_text(ablation: Ablation, stagerun: StageRun) -> str:
         stages.insert(0, ancestor.stage)
         ancestor = ancestor.parent
     probes = ablation.run.probes
-    run = Run(stagerun.model, stagerun.tokenizer, tuple(stages), probes, stagerun.seed)
+    initial = stagerun.root.initial
+    run = Run(stagerun.model, stagerun.tokenizer, tuple(stages), probes, stagerun.seed, initial)
     return write(_alone(ablation, run, stagerun))
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from caml.ablations.imported import Imported
 from caml.analysis.contrasts import Contrast
 from caml.config.errors import require
 from caml.config.fingerprint import NUMERICS_VERSION, fingerprint, identity, runtime
@@ -32,9 +33,10 @@ TRACKING = re.compile(r"(https?|sqlite|postgresql|mysql|mssql|databricks)(\+\w+)
 class Stage:
     """One training phase over `tokens` processed tokens: slots of `length`, `batch` of them a step.
 
-    Tokens beyond a whole number of steps are dropped. With 0 tokens a first stage is an untrained model
-    and a later one is not taken. A preference stage (a mixture with the loss 'preference') learns by DPO to prefer the
-    chosen answers more than its parent does; `beta` is its strength: the smaller, the further from the parent.
+    Tokens beyond a whole number of steps are dropped. With 0 tokens a first stage is an untrained model (or the
+    initial one as it is), and a later one is not taken. A preference stage (a mixture with the loss 'preference')
+    learns by DPO to prefer the chosen answers more than its parent does; `beta` is its strength: the smaller, the
+    further from the parent.
 
     `precision` is that of its products: 'float32', or 'bfloat16' with parameters, optimizer and loss in float32.
 
@@ -105,13 +107,17 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A model taken through its stages, in one seed block."""
+    """A model taken through its stages, in one seed block.
+
+    It begins with fresh parameters, or with those of an `initial` model; `model` and `tokenizer` are then that one's.
+    """
 
     model: Model
     tokenizer: TokenizerRecipe
     stages: tuple[Stage, ...]
     probes: Probes
     seed: int
+    initial: Imported | None = None
 
     def __post_init__(self) -> None:
         require(len(self.stages) > 0, "stages", "at least one stage")
@@ -183,6 +189,7 @@ class StageRun:
     model: Model
     tokenizer: TokenizerRecipe
     seed: int
+    initial: Imported | None = None
 
     @property
     def steps(self) -> int:
@@ -201,18 +208,19 @@ class StageRun:
 
     @property
     def arm(self) -> str:
-        """What the intervention slots of the first stage hold; 'base' where it has none or takes no step."""
+        """What the intervention slots of the first stage hold, or held in an initial model's; 'base' where none do."""
         mixture = self.root.stage.mixture
-        return (
-            mixture.intervention.name
-            if mixture.intervention and mixture.ratio and self.root.steps
-            else "base"
-        )
+        if mixture.intervention and mixture.ratio and self.root.steps:
+            return mixture.intervention.name
+        return self.root.initial.treatment.arm if self.root.initial else "base"
 
     @property
     def ratio(self) -> float:
-        """The intervention's share of the first stage's slots; 0 where it has none."""
-        return 0.0 if self.arm == "base" else self.root.stage.mixture.ratio
+        """The intervention's share of the first stage's slots, or of an initial model's; 0 where it has none."""
+        mixture, initial = self.root.stage.mixture, self.root.initial
+        if mixture.intervention and mixture.ratio and self.root.steps:
+            return mixture.ratio
+        return initial.treatment.ratio if initial else 0.0
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -227,6 +235,8 @@ class StageRun:
         else:
             about["model"] = identity(self.model)
             about["tokenizer"] = self.tokenizer.recipe()
+            if self.initial:
+                about["initial"] = self.initial.recipe()
         if self.steps:
             stage = self.stage
             about |= {"steps": stage.steps, "batch": stage.batch, "length": stage.length}
@@ -264,7 +274,8 @@ def stageruns(run: Run) -> tuple[StageRun, ...]:
     for stage in run.stages:
         if stage.tokens or not taken:
             parent = taken[-1] if taken else None
-            taken.append(StageRun(stage, parent, run.model, run.tokenizer, run.seed))
+            initial = None if parent else run.initial
+            taken.append(StageRun(stage, parent, run.model, run.tokenizer, run.seed, initial))
     return tuple(taken)
 
 

@@ -58,10 +58,9 @@ def shown(loaded: Loaded) -> list[str]:
     for name in (s.name for s in evaluated):
         lines += _trouble(name, where.ledger.manifest(name))
     lines += ["", *audit(stageruns, where), ""]
-    for size in dict.fromkeys(s.model for s in stageruns):
-        vocabulary = next(s.tokenizer.vocabulary for s in stageruns if s.model == size)
-        body, tables = size.parameters(vocabulary)
-        lines.append(f"size {size.name}: {body:,} non-embedding parameters and {tables:,} in the embedding")
+    sizes = {(s.model.name, *s.model.parameters(s.tokenizer.vocabulary)): None for s in stageruns}
+    for name, body, tables in sizes:
+        lines.append(f"size {name}: {body:,} non-embedding parameters and {tables:,} in the embedding")
     flops = 0
     for (level, name), count in sorted(Counter((depth(s), s.stage.name) for s in stageruns).items()):
         group = [s for s in stageruns if (depth(s), s.stage.name) == (level, name)]

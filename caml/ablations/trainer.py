@@ -62,6 +62,13 @@ def parameters(launch: Launch, stagerun: StageRun) -> Parameters:
     return parse_parameters(launch.where.ledger.params(stagerun.name))
 
 
+def begins_with(launch: Launch, stagerun: StageRun) -> Parameters | None:
+    """The parameters that a StageRun begins with: its parent's, or those of an initial model; None: fresh ones."""
+    if stagerun.parent:
+        return parameters(launch, stagerun.parent)
+    return stagerun.initial.parameters() if stagerun.initial else None
+
+
 def train_population(launch: Launch, population: Population, evaluator: Evaluator) -> bool:
     """Train what is missing of `population`; whether it came to its end (False where it was told to stop).
 
@@ -92,7 +99,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
                     optimizer=member.stage.optimizer,
                     schedule=member.stage.schedule,
                     data=data[member.name],
-                    parent=parameters(launch, member.parent) if member.parent else None,
+                    parent=begins_with(launch, member),
                     beta=member.stage.beta if member.stage.preference else None,
                 )
                 for member in members
@@ -161,7 +168,7 @@ def pace(checkpoint_seconds: float, asked: Execution) -> Pace:
 
 
 def _write_untrained(launch: Launch, stagerun: StageRun) -> None:
-    """A first stage without steps: the initial parameters are the final ones."""
+    """A first stage without steps: the parameters that it begins with are the final ones."""
     ledger = launch.where.ledger
     ledger.start(
         stagerun.name,
@@ -170,7 +177,9 @@ def _write_untrained(launch: Launch, stagerun: StageRun) -> None:
         launch.provenance,
     )
     ledger.truncate(stagerun.name, 0)
-    params = init_parameters(stagerun.model, stagerun.tokenizer.vocabulary, derive(stagerun.seed, "init"))
+    params = begins_with(launch, stagerun) or init_parameters(
+        stagerun.model, stagerun.tokenizer.vocabulary, derive(stagerun.seed, "init")
+    )
     save_parameters(ledger.params_path(stagerun.name), params)
     ledger.complete(stagerun.name, 0, {"final_loss": float("nan"), "diverged": False, "skipped": 0})
     launch.submit(stagerun.name)
@@ -182,6 +191,8 @@ def _manifest(
     """What a StageRun is, for its ledger: identity, axes, and what its sources really give it."""
     counts = {role: dataclasses.asdict(count) for role, count in data.counts().items()} if data else {}
     root_dose = counts.get("intervention", {}).get("tokens", 0)
+    if stagerun.initial and not root_dose:
+        root_dose = stagerun.initial.treatment.dose_tokens
     if stagerun.parent:
         root_dose = launch.where.ledger.manifest(stagerun.root.name)["dose_tokens"]
     return {

@@ -14,8 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from caml.config.errors import Failure, Invalid, UserError, require
 from caml.config.fingerprint import fingerprint
 from caml.data.chat import SPECIAL_TOKENS, TEMPLATE_WORDS
-from caml.data.corpora.hub import COMMIT
 from caml.data.files import digest_file, write_json
+from caml.data.hubfiles import COMMIT, fetch
 from caml.data.sources import Sample, texts
 from caml.data.tokenizer import UNKNOWN, Tokenizer
 
@@ -150,31 +150,12 @@ class LoadedTokenizer:
         return file
 
     def _downloaded(self) -> Path:
-        from huggingface_hub import errors, hf_hub_download
-
         try:
-            return Path(hf_hub_download(self.path, TOKENIZER, revision=self.revision))
-        except errors.GatedRepoError:
-            raise UserError(
-                f"{self.path} is gated: accept its terms on its page at the Hub, then log in with `hf auth login`, or "
-                "set HF_TOKEN"
-            ) from None
-        except errors.EntryNotFoundError as error:
-            if isinstance(error, errors.LocalEntryNotFoundError):
-                raise UserError(
-                    f"{self.path} cannot be reached: without a network, name a tokenizer.json here by "
-                    "LoadedTokenizer.path"
-                ) from None
-            raise UserError(f"{self.path} has no {TOKENIZER} at {self.revision[:12]}") from None
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-            raise UserError(
-                f"{self.path}: the Hub has no such repository or revision, or it is private (set HF_TOKEN)"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be reached ({error}): without a network, name a tokenizer.json here by "
-                "LoadedTokenizer.path"
-            ) from None
+            return fetch(
+                self.path, TOKENIZER, self.revision, "name a tokenizer.json here by LoadedTokenizer.path"
+            )
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from caml.ablations.condition import HEADLINE
+from caml.ablations.imported import MANIFESTS
 from caml.ablations.opening import Trained, find
 from caml.config.text import counted
 from caml.evals.identity import evaluation_fingerprint
 from caml.exchange import models
 from caml.tracking.ledger import State
-
-PROVENANCE = "caml.json"
 
 
 def export(path: Path, folder: Path, cell: str | None = None, stage: str | None = None) -> str:
@@ -25,7 +24,7 @@ def export(path: Path, folder: Path, cell: str | None = None, stage: str | None 
     manifests = [trained.ledger.manifest(one.name) for one in trained.lineage[:-1]]
     checkpoint = trained.checkpoint()
     manifests.append(dict(checkpoint.about))
-    models.write_folder(checkpoint, folder, _card(trained, manifests), {PROVENANCE: manifests})
+    models.write_folder(checkpoint, folder, _card(trained, manifests), {MANIFESTS: manifests})
     return checkpoint.name
 
 
@@ -131,4 +130,4 @@ def _provenance(manifests: list[dict[str, Any]]) -> Iterator[str]:
             f"- {manifest['stage']}: StageRun {manifest['fingerprint']}, {counted(manifest['steps'], 'step')}, commit "
             f"{code['commit']}{dirty}, {code['machine']['cpu']}, jax {code['packages']['jax']}"
         )
-    yield f"\nWhole manifests: `{PROVENANCE}`."
+    yield f"\nWhole manifests: `{MANIFESTS}`."

@@ -12,7 +12,6 @@ import numpy as np
 
 from caml.config.errors import UserError
 from caml.models.sizes import NAME, Model
-from caml.models.transformer import shapes
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -111,9 +110,11 @@ def read_weights(folder: Path, model: Model, vocab: int) -> dict[str, np.ndarray
 
     Raises UserError where some are missing, are of other shapes, or are more than the model has.
     """
+    from caml.models.transformer import shapes  # jax: who reads a config alone need not wait for it
+
     expected = shapes(model, vocab)
     found: dict[str, np.ndarray] = {}
-    for path in _files(folder):
+    for path in weight_files(folder):
         found |= _read(path)
     if model.tied_embeddings:
         found.pop(HEAD, None)  # some keep the embedding under both names
@@ -130,21 +131,24 @@ def read_weights(folder: Path, model: Model, vocab: int) -> dict[str, np.ndarray
     return {name: found[name] for name in expected}
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files of weights, all of which are there."""
-    if (folder / INDEX).exists():
-        try:
-            listed = sorted(
-                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise UserError(f"{folder / INDEX} has no weight_map") from None
-    else:
-        listed = [WEIGHTS]
-    for name in listed:
+def weight_names(folder: Path, index: bool) -> list[str]:
+    """The names of the files of weights, by the `index` in the folder where there is one."""
+    if not index:
+        return [WEIGHTS]
+    try:
+        listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        return sorted(set(listed.values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{folder / INDEX} has no weight_map") from None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights, all of which are there. Raises UserError for one that is not."""
+    names = weight_names(folder, (folder / INDEX).exists())
+    for name in names:
         if not (folder / name).exists():
             raise UserError(f"{folder} lacks {name}")
-    return [folder / name for name in listed]
+    return [folder / name for name in names]
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

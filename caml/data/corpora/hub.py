@@ -17,9 +17,9 @@ from caml.data.corpora import library
 from caml.data.corpora.corpus import Corpus, Placed
 from caml.data.corpora.files import ROWS_AT_ONCE, not_whole
 from caml.data.files import digest_file
+from caml.data.hubfiles import COMMIT
 
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
