@@ -50,7 +50,7 @@ check: lint types contracts test  ## what CI runs
 
 lock:  ## resolve requirements.lock anew, without addresses
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --upgrade --extra dev pyproject.toml -o requirements.lock --quiet
+	  --upgrade --extra dev --extra evals pyproject.toml -o requirements.lock --quiet
 
 bench-%: setup  ## a benchmark of benchmarks/, such as bench-reading: a line of JSON for each case
 	$(BIN)/python -m benchmarks.$* $(BENCH)

@@ -1,0 +1,150 @@
+"""Models of caml for Inspect: `inspect eval TASK --model caml/PATH`, found by Inspect through its entry point.
+
+`PATH` is what `caml generate` takes: a StageRun's folder in the ledger, the gin file of a cell, or a folder in the
+format of Hugging Face. With `-M cell=... -M stage=...` it may be an ablation. Inspect asks many samples at once;
+they go into one queue, from which rows are filled as they fall free (caml/evals/generation.py).
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.model import ChatCompletionChoice as Choice
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    modelapi,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from caml.config.errors import Failure, UserError
+from caml.config.seeds import derive
+from caml.evals.checkpoint import Checkpoint
+from caml.evals.generation import Answer, Sampling
+
+# Where neither the task nor the command line says how much.
+MAX_TOKENS = 256
+REASONS = {"stop": "stop", "length": "max_tokens", "context": "model_length"}
+
+
+@modelapi(name="caml")
+def caml() -> type[ModelAPI]:
+    """What Inspect asks for when a model's name begins with `caml/`."""
+    return Caml
+
+
+class Caml(ModelAPI):
+    """One model, asked in its chat template, or (`chat` false) continued as plain text.
+
+    Without a temperature in the task or on the command line it is 1, as with other providers. Samples that are asked
+    the same, as epochs are, get different draws, and all together the same ones with every launch: a draw's random
+    numbers follow from `seed`, the prompt and how often it was asked before.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  (as every provider has it)
+        cell: str | None = None,
+        stage: str | None = None,
+        chat: bool = True,
+        checkpoint: Checkpoint | None = None,
+    ):
+        super().__init__(model_name, base_url, api_key, [], config)
+        from caml.training.devices import prepare_devices
+
+        prepare_devices()
+        from caml.ablations.opening import open_checkpoint
+        from caml.evals.generation import ROWS
+        from caml.evals.prompting import generator
+
+        try:
+            self.checkpoint = checkpoint or open_checkpoint(Path(model_name), cell, stage)
+        except (UserError, Failure) as error:
+            # What Inspect shows as one line, without a traceback.
+            raise PrerequisiteError(f"caml: {error}") from None
+        self._chat = chat
+        self._asked: Counter[str] = Counter()
+        self._generator = generator(self.checkpoint, 1 << 20)
+        self._rows = ROWS
+
+    def max_connections(self) -> int:
+        """As many samples at once as there are rows on all devices."""
+        import jax
+
+        return self._rows * len(jax.devices())
+
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
+        """The answer to a conversation."""
+        import anyio
+
+        from caml.evals.prompting import encode
+
+        if tools:
+            raise UserError(f"models of caml call no tools, and the task has {tools[0].name!r}")
+        messages = [{"role": message.role, "content": message.text} for message in input]
+        if any(message["role"] == "tool" for message in messages):
+            raise UserError("models of caml call no tools, and a message is from one")
+        prompt = messages if self._chat else "\n".join(message["content"] for message in messages)
+        try:
+            tokens = encode(self.checkpoint, prompt)
+            samplings = [self._sampling(tokens, config) for _ in range(config.num_choices or 1)]
+            futures = [self._generator.submit(tokens, sampling) for sampling in samplings]
+        except UserError as error:
+            raise UserError(f"{self.model_name}: {error}") from None
+        limiter = anyio.CapacityLimiter(len(futures))
+        answers: list[Answer] = [
+            await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True, limiter=limiter)
+            for future in futures
+        ]
+        written = sum(len(answer.tokens) for answer in answers)
+        return ModelOutput(
+            model=self.model_name,
+            choices=[self._choice(answer, bool(config.logprobs)) for answer in answers],
+            usage=ModelUsage(
+                input_tokens=len(tokens), output_tokens=written, total_tokens=len(tokens) + written
+            ),
+        )
+
+    def _sampling(self, tokens: list[int], config: GenerateConfig) -> Sampling:
+        key = hashlib.sha256(repr(tokens).encode()).hexdigest()
+        self._asked[key] += 1
+        return Sampling(
+            temperature=1.0 if config.temperature is None else config.temperature,
+            top_p=1.0 if config.top_p is None else config.top_p,
+            max_tokens=config.max_tokens or MAX_TOKENS,
+            stop=tuple(config.stop_seqs or ()),
+            seed=derive(config.seed or 0, "inspect", key, self._asked[key]),
+        )
+
+    def _choice(self, answer: Answer, told: bool) -> Choice:
+        log_probs = None
+        if told:
+            texts = [self.checkpoint.tokenizer.decode([token]) for token in answer.tokens]
+            log_probs = Logprobs(
+                content=[
+                    Logprob(token=text, logprob=value, bytes=list(text.encode()))
+                    for text, value in zip(texts, answer.log_probs, strict=True)
+                ]
+            )
+        message = ChatMessageAssistant(content=answer.text, model=self.model_name, source="generate")
+        return Choice(message=message, stop_reason=REASONS[answer.reason], logprobs=log_probs)
+
+    async def count_text_tokens(self, text: str) -> int:
+        """Tokens of a text by the model's own tokenizer."""
+        return len(self.checkpoint.tokenizer.encode_texts([text])[0])
+
+    async def aclose(self) -> None:
+        """End the threads that answer."""
+        self._generator.close()
