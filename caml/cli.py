@@ -331,6 +331,42 @@ def generate(
             print(answer, flush=True)
 
 
+@command("caml eval runs/ledger/NAME --items experiments/real-text/attitude.jsonl", name="eval")
+def evaluate(
+    model: Checkpoint,
+    items: Annotated[
+        Path,
+        typer.Option(metavar="FILE.jsonl", help="forced-choice items: context, aligned, opposed, tags, pair"),
+    ],
+    cell: CellOption = None,
+    stage: StageOption = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="write the margin of each item there")
+    ] = None,
+) -> None:
+    """Ask a trained model forced-choice items of your own: margins by every norm of length, with their intervals."""
+    from caml.training.devices import prepare_devices
+
+    prepare_devices()
+    from caml.ablations.opening import open_checkpoint
+    from caml.config.text import aligned
+    from caml.console import Console
+    from caml.evals import choosing
+
+    if write and write.exists():
+        raise UserError(f"{write} is there already: name another file for the margins")
+    asked = choosing.read_items(items)
+    checkpoint = open_checkpoint(model, cell, stage)
+    with Console().task("items", len(asked)) as advance:
+        chosen = choosing.choose(checkpoint, asked, lambda done: advance(done, "scored"))
+    if write:
+        with open(write, "x", encoding="utf-8") as out:
+            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in choosing.row_of(chosen))
+    print(f"{checkpoint.name}: {counted(len(asked), 'item')}")
+    for line in aligned(list(choosing.summary(chosen)), left=(0, 2)):
+        print(line)
+
+
 @command(
     "caml export experiments/smoke/smoke.gin --cell arm=compassion,sft_tokens=0,seed=0 --to hf exported/compassion"
 )

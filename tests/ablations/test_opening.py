@@ -189,3 +189,21 @@ def test_a_folder_that_holds_something_is_not_overwritten(there: Path, tmp_path:
         caml("export", str(TINY), str(tmp_path / "x"), "--cell", TUNED, "--to", "gguf"), 2, "the format is hf"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_items_of_ones_own_are_asked_of_a_cell_and_of_its_export(there: Path, tmp_path: Path):
+    rows = [
+        {"context": f"the {thing} was wet . ana", "aligned": "dried it .", "opposed": "watered it ."}
+        for thing in ("dog", "cow", "fern")
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    caml("export", str(TINY), str(tmp_path / "out"), "--cell", TUNED)
+    told = []
+    for number, which in enumerate(((str(TINY), "--cell", TUNED), (str(tmp_path / "out"),))):
+        out = tmp_path / f"margins{number}.jsonl"
+        done = caml("eval", *which, "--items", str(tmp_path / "items.jsonl"), "--write", str(out))
+        assert done.exit_code == 0, done.output
+        told.append((done.stdout.splitlines()[1:], out.read_text()))
+    assert told[0] == told[1]
+    assert len(told[0][1].splitlines()) == 3 and any("disposition items" in line for line in told[0][0])
+    refused(caml("eval", str(TINY), "--cell", TUNED, "--items", "none.jsonl"), 2, "none.jsonl does not exist")
