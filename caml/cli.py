@@ -491,6 +491,26 @@ def verify_stores(file: DataFile, settings: Set = NONE) -> None:
         print(line)
 
 
+@command("caml data export experiments/smoke/smoke.gin exported/texts", data_app, "export")
+def export_stores(
+    file: DataFile,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder for them")],
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="upload it to the Hugging Face Hub, too")
+    ] = None,
+    settings: Set = NONE,
+) -> None:
+    """Write the token stores of a file as a data set that `datasets` opens: text, tokens, and a card."""
+    from caml.ablations.stocking import stock_of
+    from caml.console import Console
+    from caml.exchange import corpora, models
+
+    names = corpora.export(stock_of(file, settings), folder, Console())
+    print(f"{folder}: {counted(len(names), 'configuration')}")
+    if push:
+        print(models.push(folder, push, kind="dataset"))
+
+
 @command("caml doctor")
 def doctor() -> None:
     """Check this installation: versions, devices, a training step, a checkpoint, the tracking store."""

@@ -120,8 +120,12 @@ def _tokenizer_json(tokenizer: Tokenizer) -> str:
     return library.to_str(pretty=True)
 
 
-def push(folder: Path, repository: str, token: str | None = None, endpoint: str | None = None) -> str:
+def push(
+    folder: Path, repository: str, token: str | None = None, endpoint: str | None = None, kind: str = "model"
+) -> str:
     """Upload an exported folder to the Hub as `repository` (owner/name), and return the address of the commit.
+
+    `kind` is 'model' or 'dataset'.
 
     `token` and `endpoint` are by default those that `huggingface_hub` finds. Raises UserError where the Hub cannot be
     reached or refuses.
@@ -131,8 +135,10 @@ def push(folder: Path, repository: str, token: str | None = None, endpoint: str 
 
     api = huggingface_hub.HfApi(endpoint=endpoint, token=token)
     try:
-        api.create_repo(repository, exist_ok=True)
-        told = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="caml export")
+        api.create_repo(repository, repo_type=kind, exist_ok=True)
+        told = api.upload_folder(
+            repo_id=repository, repo_type=kind, folder_path=folder, commit_message="caml export"
+        )
     except HfHubHTTPError as error:
         raise UserError(
             f"the Hub refused {repository} ({' '.join(str(error).split())[:200]}): log in with `hf auth login`, or set "
