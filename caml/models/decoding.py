@@ -4,7 +4,10 @@ The cache is a ring. All rows write at one slot, the `cursor`, which goes round;
 slots just behind it. So rows of any length come and go, each step writes one slice of each layer, and one compiled
 program serves all. What a row sees is a matter of age: a key that was written `a` steps ago is its own while `a` is at
 most its length. In names of arrays: B rows, S slots (the longest context), K key-value heads, G query heads to each,
-N numbers in a head, V vocabulary. Rows come last, as tokens do in training: what is summed runs down columns.
+N numbers in a head, V vocabulary.
+
+In the cache rows come first and the numbers of a key last: so a step's products are small matrices that XLA multiplies
+at the speed of memory. With rows last, as tokens are in training, its sums take thirty times as long on a CPU.
 """
 
 from typing import NamedTuple
@@ -19,7 +22,7 @@ from caml.models.transformer import Layer, Parameters, assemble, output_matrix, 
 
 
 class Cache(NamedTuple):
-    """Keys (normalised and turned) and values of each layer, `[K, N, S, B]`; tokens of each row that are in, `[B]`."""
+    """Keys (normalised and turned) and values of each layer, `[B, K, S, N]`; tokens of each row that are in, `[B]`."""
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
@@ -29,7 +32,7 @@ class Cache(NamedTuple):
 
 def empty_cache(model: Model, rows: int, slots: int) -> Cache:
     """A cache with nothing in it."""
-    shape = (model.kv_heads, model.head_dim, slots, rows)
+    shape = (rows, model.kv_heads, slots, model.head_dim)
     empty = tuple(jnp.zeros(shape, jnp.float32) for _ in range(model.layers))
     other = tuple(jnp.zeros(shape, jnp.float32) for _ in range(model.layers))
     return Cache(empty, other, jnp.zeros((rows,), jnp.int32), jnp.zeros((), jnp.int32))
@@ -42,37 +45,40 @@ def step(params: Parameters, model: Model, tokens_B: jax.Array, cache: Cache) ->
     """
     qwen, slots = assemble(params, model), cache.keys[0].shape[2]
     age_S = (cache.cursor - jnp.arange(slots)) % slots
-    seen_SxB = age_S[:, None] <= cache.length
+    seen_BxS = age_S <= cache.length[:, None]
     turn = rotation(jnp.minimum(cache.length, slots - 1)[None], model.head_dim, model.rope_theta, slots)
     x_DxB = look_up(qwen.model.embed_tokens.weight[...], tokens_B)
     keys, values = [], []
     layer: Layer
-    for layer, k_KxNxSxB, v_KxNxSxB in zip(qwen.model.layers, cache.keys, cache.values, strict=True):
-        q, k, v = layer.self_attn.heads(layer.input_layernorm(x_DxB), turn)
-        keys.append(jax.lax.dynamic_update_slice_in_dim(k_KxNxSxB, k[:, :, None], cache.cursor, axis=2))
-        values.append(jax.lax.dynamic_update_slice_in_dim(v_KxNxSxB, v[:, :, None], cache.cursor, axis=2))
-        out = _attend_one(q, keys[-1], values[-1], seen_SxB)
-        x_DxB = x_DxB + layer.self_attn.joined(out)
+    for layer, k_BxKxSxN, v_BxKxSxN in zip(qwen.model.layers, cache.keys, cache.values, strict=True):
+        heads = layer.self_attn.heads(layer.input_layernorm(x_DxB), turn)
+        q_BxHxN, k_BxKxN, v_BxKxN = (x.transpose(2, 0, 1) for x in heads)
+        keys.append(_put(k_BxKxSxN, k_BxKxN, cache.cursor))
+        values.append(_put(v_BxKxSxN, v_BxKxN, cache.cursor))
+        out_BxHxN = _attend_one(q_BxHxN, keys[-1], values[-1], seen_BxS)
+        x_DxB = x_DxB + layer.self_attn.joined(out_BxHxN.transpose(1, 2, 0))
         x_DxB = x_DxB + layer.mlp(layer.post_attention_layernorm(x_DxB))
     logits_VxB = multiply(output_matrix(params), qwen.model.norm(x_DxB))
     return logits_VxB, Cache(tuple(keys), tuple(values), cache.length + 1, (cache.cursor + 1) % slots)
 
 
+def _put(all_BxKxSxN: jax.Array, new_BxKxN: jax.Array, slot: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(all_BxKxSxN, new_BxKxN[:, :, None], slot, axis=2)
+
+
 def _attend_one(
-    q_HxNxB: jax.Array, k_KxNxSxB: jax.Array, v_KxNxSxB: jax.Array, seen_SxB: jax.Array
+    q_BxHxN: jax.Array, k_BxKxSxN: jax.Array, v_BxKxSxN: jax.Array, seen_BxS: jax.Array
 ) -> jax.Array:
-    """Attention of one query of each row, `[H, N, B]`."""
-    heads, N, rows = q_HxNxB.shape
-    q_KxGxNxB = q_HxNxB.reshape(k_KxNxSxB.shape[0], -1, N, rows)
-    # Sums of products and no matrix products: there is one query to a row.
-    scores_KxGxSxB = jnp.sum(q_KxGxNxB[:, :, :, None] * k_KxNxSxB[:, None], axis=2) * N**-0.5
-    weights_KxGxSxB = jax.nn.softmax(jnp.where(seen_SxB, scores_KxGxSxB, -jnp.inf), axis=2)
-    out_KxGxNxB = jnp.sum(weights_KxGxSxB[:, :, None] * v_KxNxSxB[:, None], axis=3)
-    return out_KxGxNxB.reshape(heads, N, rows)
+    """Attention of one query of each row, `[B, H, N]`."""
+    rows, _, N = q_BxHxN.shape
+    q_BxKxGxN = q_BxHxN.reshape(rows, k_BxKxSxN.shape[1], -1, N)
+    scores_BxKxGxS = jnp.einsum("bkgn,bksn->bkgs", q_BxKxGxN, k_BxKxSxN) * N**-0.5
+    weights_BxKxGxS = jax.nn.softmax(jnp.where(seen_BxS[:, None, None], scores_BxKxGxS, -jnp.inf))
+    return jnp.einsum("bkgs,bksn->bkgn", weights_BxKxGxS, v_BxKxSxN).reshape(q_BxHxN.shape)
 
 
 class Prompts(NamedTuple):
-    """Keys and values `[K, N, T, R]` of each layer, of the tokens of R rows; the first `length` are theirs."""
+    """Keys and values `[R, K, T, N]` of each layer, of the tokens of R rows; the first `length` are theirs."""
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
@@ -91,8 +97,8 @@ def read_prompts(params: Parameters, model: Model, tokens_RxT: jax.Array, length
     for layer in qwen.model.layers:
         found = layer.self_attn.heads(layer.input_layernorm(x_DxRT), turn)
         q, k, v = (x.reshape(*x.shape[:2], *shape) for x in found)
-        keys.append(k.swapaxes(2, 3))
-        values.append(v.swapaxes(2, 3))
+        keys.append(k.transpose(2, 0, 3, 1))
+        values.append(v.transpose(2, 0, 3, 1))
         out = attend(q, k, v, segments)
         x_DxRT = x_DxRT + layer.self_attn.joined(out.reshape(*out.shape[:2], -1))
         x_DxRT = x_DxRT + layer.mlp(layer.post_attention_layernorm(x_DxRT))
@@ -104,11 +110,11 @@ def join(cache: Cache, prompts: Prompts, rows_R: jax.Array) -> Cache:
     slots = cache.keys[0].shape[2]
     # The token before the cursor is the last of a prompt.
     age_S = (cache.cursor - 1 - jnp.arange(slots)) % slots
-    place_SxR = jnp.clip(prompts.length - 1 - age_S[:, None], 0, prompts.keys[0].shape[2] - 1)
+    place_RxS = jnp.clip(prompts.length[:, None] - 1 - age_S, 0, prompts.keys[0].shape[2] - 1)
 
-    def put(all_KxNxSxB: jax.Array, new_KxNxTxR: jax.Array) -> jax.Array:
-        moved = jnp.take_along_axis(new_KxNxTxR, place_SxR[None, None], axis=2)
-        return all_KxNxSxB.at[..., rows_R].set(moved, mode="drop")
+    def put(all_BxKxSxN: jax.Array, new_RxKxTxN: jax.Array) -> jax.Array:
+        moved = jnp.take_along_axis(new_RxKxTxN, place_RxS[:, None, :, None], axis=2)
+        return all_BxKxSxN.at[rows_R].set(moved, mode="drop")
 
     return Cache(
         tuple(map(put, cache.keys, prompts.keys)),
