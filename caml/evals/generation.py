@@ -29,8 +29,9 @@ from caml.models.transformer import Parameters
 # Tokens of every row in one dispatch; a row that ends inside wastes what is left of it.
 STEPS = 16
 ROWS = 64
-# Tokens of prompts that are read at once, and the least length to which they are padded.
-_READ_AT_ONCE, _LEAST_READ = 4096, 16
+# Of prompts, so many tokens are read at once (of a longer one all its own), at least so many with padding, and so many
+# prompts: a piece stays in a core's cache, and there are few programs.
+_READ_AT_ONCE, _LEAST_READ, _PROMPTS_AT_ONCE = 256, 64, 16
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,11 @@ class Generator:
         self._queue: deque[_Row] = deque()
         self._news = threading.Condition()
         self._closed = False
+        devices = devices or jax.devices()
+        self._held = [0] * len(devices)  # rows of each worker that are being answered
         self._workers = [
-            _Worker(self, jax.device_put(dict(params), device), device, rows)
-            for device in devices or jax.devices()
+            _Worker(self, number, jax.device_put(dict(params), device), device, rows)
+            for number, device in enumerate(devices)
         ]
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> "Future[Answer]":
@@ -166,20 +169,25 @@ class Generator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def take(self, free: int, slots: int, idle: bool) -> list[_Row] | None:
-        """Prompts for a worker's `free` rows, those that fit its `slots`; waits while it is `idle`. None: closed."""
+    def take(self, worker: int, held: int, free: int, slots: int) -> list[_Row] | None:
+        """Prompts for the free rows of a worker that holds some, those that fit its `slots`. None: closed.
+
+        It waits while it holds none, and takes no more than its share of all that are queued or held.
+        """
         with self._news:
-            while idle and not self._queue and not self._closed:
+            self._held[worker] = held
+            while not held and not self._queue and not self._closed:
                 self._news.wait()
             if self._closed:
                 return None
-            fair = -(-len(self._queue) // len(self._workers))
+            fair = -(-(len(self._queue) + sum(self._held)) // len(self._held)) - held
             taken: list[_Row] = []
             # In their order: one that needs a longer cache waits until the worker is idle, and those behind it too.
             while self._queue and len(taken) < min(free, fair):
-                if not idle and self.needed(self._queue[0]) > slots:
+                if held and self.needed(self._queue[0]) > slots:
                     break
                 taken.append(self._queue.popleft())
+            self._held[worker] = held + len(taken)
             return taken
 
     def needed(self, row: _Row) -> int:
@@ -190,9 +198,9 @@ class Generator:
 class _Worker(threading.Thread):
     """A device, its copy of the parameters, and the rows that are answered on it."""
 
-    def __init__(self, owner: Generator, params: Parameters, device: jax.Device, rows: int):
+    def __init__(self, owner: Generator, number: int, params: Parameters, device: jax.Device, rows: int):
         super().__init__(name=f"generate on {device}", daemon=True)
-        self._owner, self._params, self._device = owner, params, device
+        self._owner, self._number, self._params, self._device = owner, number, params, device
         self._rows: list[_Row | None] = [None] * rows
         self._state: _Drawn | None = None
         self._slots = 0
@@ -203,8 +211,8 @@ class _Worker(threading.Thread):
         with jax.default_device(self._device):
             while True:
                 free = [i for i, row in enumerate(self._rows) if row is None]
-                idle = len(free) == len(self._rows)
-                taken = self._owner.take(len(free), self._slots, idle)
+                held = len(self._rows) - len(free)
+                taken = self._owner.take(self._number, held, len(free), self._slots)
                 if taken is None:
                     break
                 try:
@@ -227,39 +235,44 @@ class _Worker(threading.Thread):
         if self._state is None or most > self._slots:
             self._slots = min(_power(most), self._owner.context)
             self._state = _fresh(self._owner.model, len(self._rows), self._slots)
-        # Those of about the same length together: shapes are powers of two, so there are few programs.
-        places = dict(zip(map(id, taken), free, strict=False))
-        groups: dict[int, list[_Row]] = {}
-        for row in taken:
-            groups.setdefault(max(_power(len(row.prompt) - 1), _LEAST_READ), []).append(row)
-        for length, group in groups.items():
-            together = max(1, _READ_AT_ONCE // length)
-            for start in range(0, len(group), together):
-                self._read(group[start : start + together], places, length)
-        for row in taken:
-            self._rows[places[id(row)]] = row
+        piece: list[tuple[int, _Row]] = []
+        for place, row in zip(free, taken, strict=False):
+            tokens = sum(len(other.prompt) - 1 for _, other in piece) + len(row.prompt) - 1
+            if piece and (tokens > _READ_AT_ONCE or len(piece) == _PROMPTS_AT_ONCE):
+                self._read(piece)
+                piece = []
+            piece.append((place, row))
+            self._rows[place] = row
+        self._read(piece)
 
-    def _read(self, group: list[_Row], places: dict[int, int], length: int) -> None:
-        count = _power(len(group))
-        tokens = np.zeros((count, length), np.int32)
-        for i, row in enumerate(group):
-            # The last token of a prompt is the first that is stepped.
-            tokens[i, : len(row.prompt) - 1] = row.prompt[:-1]
-        held = [len(row.prompt) - 1 for row in group]
-        filled = (0,) * (count - len(group))
-        nowhere = (len(self._rows),) * len(filled)  # a row that there is not is left out
-        keys = np.array([divmod(row.sampling.seed % 2**64, 2**32) for row in group], np.uint32)
+    def _read(self, piece: list[tuple[int, _Row]]) -> None:
+        """Read prompts, packed into one sequence; the last token of each is the first that is stepped."""
+        rows = [row for _, row in piece]
+        held = np.array([len(row.prompt) - 1 for row in rows])
+        start = np.cumsum(held) - held
+        whole = int(held.sum())  # in one of few lengths, so that there are few programs
+        length = _LEAST_READ if whole <= _LEAST_READ else max(_power(whole), _READ_AT_ONCE)
+        tokens, segments, positions = np.zeros((3, length), np.int32)
+        for number, (row, at, count) in enumerate(zip(rows, start, held, strict=True), 1):
+            tokens[at : at + count] = row.prompt[:-1]
+            segments[at : at + count] = number
+            positions[at : at + count] = np.arange(count)
+        free = (0, _PROMPTS_AT_ONCE - len(rows))
+        nowhere = len(self._rows)  # a row that there is not is left out
+        samplings = [row.sampling for row in rows]
+        keys = np.array([divmod(how.seed % 2**64, 2**32) for how in samplings], np.uint32)
         self._state = _joined(
             self._owner.model,
             self._params,
             self._state,
-            tokens,
-            np.array([*held, *filled], np.int32),
-            np.array([*(places[id(row)] for row in group), *nowhere], np.int32),
-            np.array([*(row.prompt[-1] for row in group), *filled], np.int32),
-            np.concatenate([keys, np.zeros((len(filled), 2), keys.dtype)]),
-            np.array([*(row.sampling.temperature for row in group), *filled], np.float32),
-            np.array([*(row.sampling.top_p for row in group), *filled], np.float32),
+            (tokens, segments, positions),
+            np.pad(start.astype(np.int32), free),
+            np.pad(held.astype(np.int32), free),
+            np.pad(np.array([place for place, _ in piece], np.int32), free, constant_values=nowhere),
+            np.pad(np.array([row.prompt[-1] for row in rows], np.int32), free),
+            np.pad(keys, (free, (0, 0))),
+            np.pad(np.array([how.temperature for how in samplings], np.float32), free),
+            np.pad(np.array([how.top_p for how in samplings], np.float32), free),
         )
 
     def _advance(self) -> None:
@@ -324,7 +337,8 @@ def _joined(
     model: Model,
     params: Parameters,
     state: _Drawn,
-    tokens_RxT: Any,
+    sequence: tuple[Any, Any, Any],
+    start_R: Any,
     held_R: Any,
     rows_R: Any,
     last_R: Any,
@@ -332,8 +346,11 @@ def _joined(
     temperature_R: Any,
     top_p_R: Any,
 ) -> _Drawn:
-    """The state with new prompts in these rows: all their tokens but the last are in the cache."""
-    prompts = decoding.read_prompts(params, model, tokens_RxT, held_R)
+    """The state with new prompts in these rows: all their tokens but the last are in the cache.
+
+    `sequence`: the tokens of all of them, their segments and positions.
+    """
+    prompts = decoding.read_prompts(params, model, *sequence, start_R, held_R)
 
     def put(all_B: jax.Array, new_R: jax.Array) -> jax.Array:
         return all_B.at[rows_R].set(new_R, mode="drop")

@@ -78,31 +78,37 @@ def _attend_one(
 
 
 class Prompts(NamedTuple):
-    """Keys and values `[R, K, T, N]` of each layer, of the tokens of R rows; the first `length` are theirs."""
+    """Keys and values `[T, K, N]` of each layer, of R prompts in one sequence; each has `length` from `start` on."""
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
+    start: jax.Array
     length: jax.Array
 
 
-def read_prompts(params: Parameters, model: Model, tokens_RxT: jax.Array, length_R: jax.Array) -> Prompts:
-    """The keys and values of prompts, all tokens of a row at once; what is past its length is padding."""
-    qwen, shape = assemble(params, model), tokens_RxT.shape
-    segments = jnp.ones(shape, jnp.int32)
-    positions = jnp.broadcast_to(jnp.arange(shape[1]), shape)
-    turn = rotation(positions, model.head_dim, model.rope_theta)
-    x_DxRT = look_up(qwen.model.embed_tokens.weight[...], tokens_RxT.reshape(-1))
+def read_prompts(
+    params: Parameters,
+    model: Model,
+    tokens_T: jax.Array,
+    segments_T: jax.Array,
+    positions_T: jax.Array,
+    start_R: jax.Array,
+    length_R: jax.Array,
+) -> Prompts:
+    """The keys and values of prompts that are packed into a sequence, as documents are in training."""
+    qwen = assemble(params, model)
+    turn = rotation(positions_T[None], model.head_dim, model.rope_theta)
+    x_DxT = look_up(qwen.model.embed_tokens.weight[...], tokens_T)
     keys, values = [], []
     layer: Layer
     for layer in qwen.model.layers:
-        found = layer.self_attn.heads(layer.input_layernorm(x_DxRT), turn)
-        q, k, v = (x.reshape(*x.shape[:2], *shape) for x in found)
-        keys.append(k.transpose(2, 0, 3, 1))
-        values.append(v.transpose(2, 0, 3, 1))
-        out = attend(q, k, v, segments)
-        x_DxRT = x_DxRT + layer.self_attn.joined(out.reshape(*out.shape[:2], -1))
-        x_DxRT = x_DxRT + layer.mlp(layer.post_attention_layernorm(x_DxRT))
-    return Prompts(tuple(keys), tuple(values), length_R)
+        q, k, v = layer.self_attn.heads(layer.input_layernorm(x_DxT), turn)
+        keys.append(k.transpose(2, 0, 1))
+        values.append(v.transpose(2, 0, 1))
+        out_HxNx1xT = attend(q[:, :, None], k[:, :, None], v[:, :, None], segments_T[None])
+        x_DxT = x_DxT + layer.self_attn.joined(out_HxNx1xT[:, :, 0])
+        x_DxT = x_DxT + layer.mlp(layer.post_attention_layernorm(x_DxT))
+    return Prompts(tuple(keys), tuple(values), start_R, length_R)
 
 
 def join(cache: Cache, prompts: Prompts, rows_R: jax.Array) -> Cache:
@@ -110,11 +116,11 @@ def join(cache: Cache, prompts: Prompts, rows_R: jax.Array) -> Cache:
     slots = cache.keys[0].shape[2]
     # The token before the cursor is the last of a prompt.
     age_S = (cache.cursor - 1 - jnp.arange(slots)) % slots
-    place_RxS = jnp.clip(prompts.length[:, None] - 1 - age_S, 0, prompts.keys[0].shape[2] - 1)
+    place_RxS = prompts.start[:, None] + jnp.maximum(prompts.length[:, None] - 1 - age_S, 0)
 
-    def put(all_BxKxSxN: jax.Array, new_RxKxTxN: jax.Array) -> jax.Array:
-        moved = jnp.take_along_axis(new_RxKxTxN, place_RxS[:, None, :, None], axis=2)
-        return all_BxKxSxN.at[rows_R].set(moved, mode="drop")
+    def put(all_BxKxSxN: jax.Array, new_TxKxN: jax.Array) -> jax.Array:
+        moved_RxSxKxN = new_TxKxN[place_RxS]
+        return all_BxKxSxN.at[rows_R].set(moved_RxSxKxN.swapaxes(1, 2), mode="drop")
 
     return Cache(
         tuple(map(put, cache.keys, prompts.keys)),
