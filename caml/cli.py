@@ -331,38 +331,72 @@ def generate(
             print(answer, flush=True)
 
 
-@command("caml eval runs/ledger/NAME --items experiments/real-text/attitude.jsonl", name="eval")
+@command(
+    "caml eval runs/ledger/NAME --items experiments/real-text/attitude.jsonl. A benchmark: caml eval runs/ledger/NAME "
+    "--task anima --grader openai/gpt-5-mini",
+    name="eval",
+)
 def evaluate(
     model: Checkpoint,
     items: Annotated[
-        Path,
+        Path | None,
         typer.Option(metavar="FILE.jsonl", help="forced-choice items: context, aligned, opposed, tags, pair"),
-    ],
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK", help="anima, moru, tac, a task of Inspect, or a gin file that binds Benchmark"
+        ),
+    ] = None,
+    grader: Annotated[
+        list[str], typer.Option(metavar="PROVIDER/MODEL", help="who grades the task; repeatable")
+    ] = NONE,
+    argument: Annotated[
+        list[str], typer.Option(metavar="NAME=VALUE", help="an argument of the task; repeatable")
+    ] = NONE,
+    epochs: Annotated[int, typer.Option(help="of the task; 0: its own")] = 0,
+    limit: Annotated[int, typer.Option(help="the most samples of the task; 0: all")] = 0,
     cell: CellOption = None,
     stage: StageOption = None,
     write: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="write the margin of each item there")
     ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="where scores of models without a ledger are kept")
+    ] = Path("runs"),
+    settings: Set = NONE,
 ) -> None:
-    """Ask a trained model forced-choice items of your own: margins by every norm of length, with their intervals."""
+    """Ask a trained model forced-choice items of your own, or let it sit a benchmark of Inspect."""
+    from caml.config.text import aligned
+
+    if (items is None) == (task is None):
+        raise UserError("--items or --task: give one of them")
+    if task is not None:
+        from caml.exchange import sitting
+
+        asked = sitting.benchmark_of(task, grader, argument, epochs, limit, settings)
+        found = sitting.sit_here(model, cell, stage, asked, output)
+        for line in found.told():
+            print(line)
+        return
     from caml.training.devices import prepare_devices
 
     prepare_devices()
     from caml.ablations.opening import open_checkpoint
-    from caml.config.text import aligned
     from caml.console import Console
     from caml.evals import choosing
 
+    assert items is not None
     if write and write.exists():
         raise UserError(f"{write} is there already: name another file for the margins")
-    asked = choosing.read_items(items)
+    read = choosing.read_items(items)
     checkpoint = open_checkpoint(model, cell, stage)
-    with Console().task("items", len(asked)) as advance:
-        chosen = choosing.choose(checkpoint, asked, lambda done: advance(done, "scored"))
+    with Console().task("items", len(read)) as advance:
+        chosen = choosing.choose(checkpoint, read, lambda done: advance(done, "scored"))
     if write:
         with open(write, "x", encoding="utf-8") as out:
             out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in choosing.row_of(chosen))
-    print(f"{checkpoint.name}: {counted(len(asked), 'item')}")
+    print(f"{checkpoint.name}: {counted(len(read), 'item')}")
     for line in aligned(list(choosing.summary(chosen)), left=(0, 2)):
         print(line)
 

@@ -40,6 +40,22 @@ def caml() -> type[ModelAPI]:
     return Caml
 
 
+@modelapi(name="caml-no-grader")
+def nobody() -> type[ModelAPI]:
+    """Who grades where no grader is named."""
+    return Nobody
+
+
+class Nobody(ModelAPI):
+    """The grader of a benchmark that names none: Inspect would let the model grade itself."""
+
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
+        """Never an answer."""
+        raise UserError("the task asks for a grader, and Benchmark.graders names none")
+
+
 class Caml(ModelAPI):
     """One model, asked in its chat template, or (`chat` false) continued as plain text.
 

@@ -180,7 +180,7 @@ class Ledger:
         for parent, folders, names in os.walk(folder):
             here = Path(parent)
             if here == folder:
-                folders[:] = [entry for entry in folders if entry != "evals"]
+                folders[:] = [entry for entry in folders if entry not in ("evals", "benchmarks")]
             for entry in sorted(names):
                 if entry.startswith("."):  # left half-written by a launch that was killed
                     (here / entry).unlink()

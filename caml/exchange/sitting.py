@@ -1,0 +1,78 @@
+"""`caml eval --task`: which benchmark is meant, which model sits it, and where its scores are kept."""
+
+import ast
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from caml.ablations.opening import find, open_folder
+from caml.config.errors import Invalid, UserError
+from caml.config.resolve import load
+from caml.evals.benchmark import RENAMED, Benchmark
+from caml.exchange import benchmarks
+from caml.models import huggingface
+
+
+def benchmark_of(
+    task: str,
+    graders: Sequence[str],
+    arguments: Sequence[str],
+    epochs: int,
+    limit: int,
+    settings: Sequence[str],
+) -> Benchmark:
+    """The benchmark in the gin file `task`, or the one of that name with these graders and arguments.
+
+    Raises UserError for what it cannot be.
+    """
+    if task.endswith(".gin"):
+        if graders or arguments or epochs or limit:
+            raise UserError(f"{task} says all of the benchmark: change it, or give --set MACRO=VALUE")
+        loaded = load(Path(task), (Benchmark,), Benchmark, settings)
+        for _, problem in loaded.unread():
+            raise problem
+        benchmark: Benchmark = loaded.tree
+        return benchmark
+    if settings:
+        raise UserError("--set is for a gin file: name one with --task")
+    try:
+        return Benchmark(task, tuple(graders), _arguments(arguments), epochs, limit)
+    except Invalid as invalid:
+        hint = "; --grader names it" if "graders" in invalid.fields else ""
+        raise UserError(f"{invalid.message}{hint}") from None
+
+
+def _arguments(given: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE, where a value is a number, a list or the like, or else text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"--argument {text}: NAME=VALUE")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def sit_here(
+    path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path
+) -> benchmarks.Sat:
+    """Let the model at `path` sit a benchmark; its scores go to its ledger, or below `output` where it has none."""
+    benchmarks.require_inspect()
+    if benchmark.task in RENAMED:
+        benchmarks.say(f"{benchmark.task} is called {RENAMED[benchmark.task]} since May 2026")
+    if (path / huggingface.CONFIG).exists():
+        checkpoint = open_folder(path)
+        digest = hashlib.sha256()
+        for file in huggingface.weight_files(path):
+            digest.update(file.read_bytes())
+        shelf = output.absolute() / "benchmarks" / f"{checkpoint.name}-{digest.hexdigest()[:12]}"
+        return benchmarks.sit(path.absolute(), digest.hexdigest(), benchmark, shelf)
+    trained = find(path, cell, stage)
+    folder = trained.ledger.folder(trained.name)
+    return benchmarks.sit(
+        folder, trained.ledger.params_digest(trained.name), benchmark, folder / "benchmarks"
+    )

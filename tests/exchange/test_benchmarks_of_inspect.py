@@ -1,0 +1,195 @@
+"""ANIMA and MORU, unchanged, on local data in their schema, with graders by rule: what is scored, kept and resumed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import toy_exchange as toy
+from scipy import stats
+from typer.testing import CliRunner, Result
+
+pytest.importorskip("inspect_evals")
+
+import judging
+
+from caml.cli import app
+from caml.config.errors import Failure, UserError
+from caml.evals.benchmark import Benchmark
+from caml.exchange import benchmarks
+from caml.exchange.models import write_folder
+from caml.exchange.sitting import sit_here
+from caml.training import devices
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and the data, nothing of it on a hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(devices, "prepare_devices", lambda: None)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(judging.Grader, "left", None)
+    monkeypatch.setattr(judging.Grader, "asked", [])
+    write_folder(toy.checkpoint(), tmp_path / "toy", "# toy\n", {})
+    judging.write_anima(tmp_path / "anima")
+    judging.write_moru(tmp_path / "moru")
+    judging.write_moru_dimensions(tmp_path / "dimensions")
+    return tmp_path
+
+
+def anima(grader: str = "toygrader/rule", epochs: int = 2, **more: object) -> Benchmark:
+    return Benchmark("anima", (grader,), {"dataset_repo_id": "anima"}, epochs=epochs, max_tokens=4, **more)  # type: ignore[arg-type]
+
+
+def sit(benchmark: Benchmark) -> benchmarks.Sat:
+    return sit_here(Path("toy"), None, None, benchmark, Path("runs"))
+
+
+def rule(question: str, dimension: str) -> float:
+    return float(judging.graded(f"[Task]: {question}\n***\n[Criterion]: {dimension}\n***"))
+
+
+def test_scores_are_those_of_the_rule_by_dimension_with_intervals_over_items(here: Path):
+    found = sit(anima())
+    by_word = {
+        word: [rule(f"what is {word} ?", name) for name in judging.DIMENSIONS[: 1 + (i != 1)]]
+        for i, word in enumerate(judging.WORDS)
+    }
+    overall = np.array([np.mean(values) for values in by_word.values()])
+    assert 0 < overall.mean() < 1
+    told = found.scores["dimensions"]["overall"]
+    half = stats.t.ppf(0.975, 4) * overall.std(ddof=1) / np.sqrt(5)
+    assert told["mean"] == pytest.approx(overall.mean())
+    assert (told["low"], told["high"]) == pytest.approx((overall.mean() - half, overall.mean() + half))
+    second = found.scores["dimensions"][judging.DIMENSIONS[1]]
+    assert (second["items"], second["samples"]) == (4, 8)
+    assert (found.scores["items"], found.scores["samples"], found.scores["scored"]) == (5, 10, 10)
+    assert found.scores["graders"] == ["toygrader/rule"] and found.scores["epochs"] == 2
+    assert found.scores["software"]["inspect_evals"]
+    samples = pd.read_parquet(found.folder / "samples.parquet")
+    assert len(samples) == 10 + 10 + 8
+    # Asked again, it is there.
+    asked = len(judging.Grader.asked)
+    assert sit(anima()).scores == found.scores and len(judging.Grader.asked) == asked
+    assert sit(anima(seed=1)).folder != found.folder
+
+
+def test_languages_of_an_item_are_one_item(here: Path):
+    data = {"dataset_repo_id": "moru", "dimensions_repo_id": "dimensions"}
+    found = sit(Benchmark("moru", ("toygrader/rule",), data, epochs=1, max_tokens=4))
+    assert (found.scores["items"], found.scores["samples"]) == (4, 12)
+    assert found.scores["dimensions"]["overall"]["items"] == 4
+    assert sorted(found.scores["languages"]) == ["en", "hi", "ms"]
+    items = [
+        np.mean(
+            [
+                [rule(f"{language} : what is {word} ?", name) for name in ("care", "doubt")]
+                for language in ("en", "hi", "ms")
+            ]
+        )
+        for word in judging.WORDS[:4]
+    ]
+    told = found.scores["dimensions"]["overall"]
+    assert told["mean"] == pytest.approx(np.mean(items))
+    half = stats.t.ppf(0.975, 3) * np.std(items, ddof=1) / 2
+    assert (told["low"], told["high"]) == pytest.approx((np.mean(items) - half, np.mean(items) + half))
+
+
+def test_a_grader_without_a_grade_leaves_a_sample_unscored_and_counted(here: Path):
+    found = sit(anima("toygrader/nonsense", epochs=1))
+    assert (found.scores["samples"], found.scores["scored"]) == (5, 4)
+    assert sum(found.scores["unscored"].values()) == 1
+    assert found.scores["dimensions"]["overall"]["items"] == 4
+    assert any("1 sample without a score" in line for line in found.told())
+
+
+def test_a_judge_that_fails_half_way_keeps_what_was_graded(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(judging.Grader, "left", 5)
+    with pytest.raises(Failure, match=r"of 5 samples ended with an error, such as .*gone home"):
+        sit(anima(epochs=1))
+    assert not list(here.glob("runs/benchmarks/*/*/complete.json"))
+    monkeypatch.setattr(judging.Grader, "left", None)
+    before = len(judging.Grader.asked)
+    found = sit(anima(epochs=1))
+    assert (found.scores["samples"], found.scores["scored"]) == (5, 5)
+    assert len(judging.Grader.asked) - before < 9
+    whole = sit(anima(epochs=1, seed=7))
+    assert whole.scores["dimensions"] == found.scores["dimensions"]
+
+
+def test_a_grader_over_http_is_asked_by_the_protocol_of_openai(here: Path, monkeypatch: pytest.MonkeyPatch):
+    with judging.openai_server() as (address, requests):
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        monkeypatch.setenv("OPENAI_API_KEY", "secret")
+        found = sit(anima("openai/toy-judge", epochs=1))
+    assert {request["model"] for request in requests} == {"toy-judge"} and len(requests) == 9
+    assert {request["key"] for request in requests} == {"Bearer secret"}
+    assert found.scores["dimensions"] == sit(anima(epochs=1)).scores["dimensions"]
+
+
+def test_a_task_that_wants_a_grader_gets_none_of_its_own(here: Path):
+    (here / "task.py").write_text(
+        "from inspect_ai import Task, task\n"
+        "from inspect_ai.dataset import Sample\n"
+        "from inspect_ai.scorer import model_graded_qa\n"
+        "@task\n"
+        "def mine():\n"
+        "    return Task(dataset=[Sample(input='what is hot ?', target='x')], scorer=model_graded_qa())\n"
+    )
+    with pytest.raises(Failure, match=r"Benchmark\.graders names none"):
+        sit(Benchmark("task.py@mine", max_tokens=4))
+    found = sit(Benchmark("task.py@mine", ("toygrader/rule",), max_tokens=4))
+    assert found.scores["scored"] == 1
+
+
+def caml(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Path):
+    (here / "anima.gin").write_text(
+        "GRADERS = %gin.REQUIRED\n"
+        "Benchmark.task = 'ahb'\n"
+        "Benchmark.graders = %GRADERS\n"
+        "Benchmark.arguments = {'dataset_repo_id': 'anima'}\n"
+        "Benchmark.epochs = 1\n"
+        "Benchmark.max_tokens = 4\n"
+    )
+    done = caml("eval", "toy", "--task", "anima.gin", "--set", "GRADERS=('toygrader/rule',)")
+    assert done.exit_code == 0, done.output
+    assert "ahb is called anima since May 2026" in done.stderr
+    assert "5 of 5 samples scored" in done.stdout and "graded by toygrader/rule" in done.stdout
+    for arguments, says in (
+        (("--task", "anima"), "graded by a model: name one"),
+        (("--task", "anima", "--grader", "gpt"), "provider/model"),
+        (("--task", "anima.gin"), "GRADERS"),
+        (("--task", "anima.gin", "--grader", "a/b"), "says all of the benchmark"),
+        (("--task", "nowhere.gin"), "nowhere.gin"),
+        (("--task", "inspect_evals/none", "--grader", "toygrader/rule"), "none"),
+        (("--task", "anima", "--grader", "toygrader/rule", "--argument", "dataset_repo_id=lost"), "lost"),
+        (("--task", "anima", "--grader", "nosuch/model"), "nosuch"),
+        ((), "give one of them"),
+        (("--task", "anima", "--items", "x"), "give one of them"),
+    ):
+        refused = caml("eval", "toy", *arguments)
+        assert (refused.exit_code, refused.stdout) == (2, ""), (arguments, refused.output)
+        lines = [line for line in refused.stderr.splitlines() if line.startswith("caml: ")]
+        assert len(lines) == 1 and says in lines[0], (arguments, refused.stderr)
+
+
+def test_a_grader_without_a_key_is_named(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        sit(anima("openai/toy-judge"))
+
+
+def test_scores_that_were_altered_are_not_shown(here: Path):
+    found = sit(anima(epochs=1))
+    path = found.folder / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scored": 99}))
+    with pytest.raises(Failure, match=r"scores\.json"):
+        sit(anima(epochs=1))
