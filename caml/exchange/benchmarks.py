@@ -30,6 +30,8 @@ from caml.tracking.segments import parquet
 
 LOGS, SAMPLES, SCORES = "logs", "samples.parquet", "scores.json"
 OVERALL = "overall"
+# Of a request to a provider that does not answer: Inspect's own default is to try for ever.
+RETRIES = 5
 # Raised when what is made of Inspect's log changes.
 VERSION = 1
 
@@ -134,7 +136,7 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
     roles = {"grader": graders[0] if graders else "caml-no-grader/none"}
     arguments = dict(benchmark.arguments)
     if benchmark.name in GRADED:
-        arguments["grader_models"] = graders
+        arguments = {"grader_max_retries": RETRIES, **arguments, "grader_models": graders}
     common: dict[str, Any] = {
         "log_dir": str(logs),
         "fail_on_error": False,
@@ -159,6 +161,7 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
                     temperature=benchmark.temperature,
                     max_tokens=benchmark.max_tokens,
                     seed=benchmark.seed,
+                    max_retries=RETRIES,
                     **common,
                 )
         except PrerequisiteError as error:

@@ -30,9 +30,9 @@ def benchmark_of(
         if graders or arguments or epochs or limit:
             raise UserError(f"{task} says all of the benchmark: change it, or give --set MACRO=VALUE")
         loaded = load(Path(task), (Benchmark,), Benchmark, settings)
+        benchmark: Benchmark = loaded.tree
         for _, problem in loaded.unread():
             raise problem
-        benchmark: Benchmark = loaded.tree
         return benchmark
     if settings:
         raise UserError("--set is for a gin file: name one with --task")

@@ -109,17 +109,25 @@ class _OpenAI(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     requests: list[dict[str, Any]] = []  # noqa: RUF012
 
+    # The protocol is that of /v1/responses, which Inspect speaks with this provider.
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.requests.append({"path": self.path, "key": self.headers.get("Authorization"), **asked})
-        content = asked["messages"][-1]["content"]
-        text = content if isinstance(content, str) else content[-1]["text"]
+        text = asked["input"]
+        if not isinstance(text, str):  # a text alone is how the provider tries whether anybody is there
+            content = text[-1]["content"]
+            text = content if isinstance(content, str) else content[-1]["text"]
+        grade = f"GRADE: {'C' if graded(text) else 'I'}" if "[Task]" in text else "hello, world"
+        said = {"type": "output_text", "text": grade, "annotations": []}
         body = json.dumps(
             {
-                "id": "x", "object": "chat.completion", "created": 0, "model": asked["model"],
-                "choices": [{"index": 0, "finish_reason": "stop", "message": {
-                    "role": "assistant", "content": f"GRADE: {'C' if graded(text) else 'I'}"}}],
-                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+                "id": "x", "object": "response", "created_at": 0, "model": asked["model"], "status": "completed",
+                "output": [
+                    {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [said]}
+                ],
+                "parallel_tool_calls": False, "tool_choice": "auto", "tools": [],
+                "usage": {"input_tokens": 1, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 1,
+                          "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 2},
             }
         ).encode()  # fmt: skip
         self.send_response(200)

@@ -124,7 +124,8 @@ def test_a_grader_over_http_is_asked_by_the_protocol_of_openai(here: Path, monke
         monkeypatch.setenv("OPENAI_BASE_URL", address)
         monkeypatch.setenv("OPENAI_API_KEY", "secret")
         found = sit(anima("openai/toy-judge", epochs=1))
-    assert {request["model"] for request in requests} == {"toy-judge"} and len(requests) == 9
+    assert {request["model"] for request in requests} == {"toy-judge"}
+    assert sum("[Criterion]" in json.dumps(request) for request in requests) == 9
     assert {request["key"] for request in requests} == {"Bearer secret"}
     assert found.scores["dimensions"] == sit(anima(epochs=1)).scores["dimensions"]
 
@@ -170,7 +171,6 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
         (("--task", "anima.gin", "--grader", "a/b"), "says all of the benchmark"),
         (("--task", "nowhere.gin"), "nowhere.gin"),
         (("--task", "inspect_evals/none", "--grader", "toygrader/rule"), "none"),
-        (("--task", "anima", "--grader", "toygrader/rule", "--argument", "dataset_repo_id=lost"), "lost"),
         (("--task", "anima", "--grader", "nosuch/model"), "nosuch"),
         ((), "give one of them"),
         (("--task", "anima", "--items", "x"), "give one of them"),
@@ -179,6 +179,14 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
         assert (refused.exit_code, refused.stdout) == (2, ""), (arguments, refused.output)
         lines = [line for line in refused.stderr.splitlines() if line.startswith("caml: ")]
         assert len(lines) == 1 and says in lines[0], (arguments, refused.stderr)
+
+
+@pytest.mark.slow
+def test_data_that_cannot_be_had_are_named(here: Path):
+    lost = ("--task", "anima", "--grader", "toygrader/rule", "--argument", "dataset_repo_id=lost")
+    refused = caml("eval", "toy", *lost)
+    lines = [line for line in refused.stderr.splitlines() if line.startswith("caml: ")]
+    assert refused.exit_code == 2 and len(lines) == 1 and "lost" in lines[0], refused.stderr
 
 
 def test_a_grader_without_a_key_is_named(here: Path, monkeypatch: pytest.MonkeyPatch):
