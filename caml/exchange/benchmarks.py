@@ -26,9 +26,10 @@ from caml.config.text import aligned, counted
 from caml.data.files import write_bytes, write_json
 from caml.evals.benchmark import GRADED, Benchmark
 from caml.tracking import markers
+from caml.tracking.ledger import BENCHMARK_SCORES
 from caml.tracking.segments import parquet
 
-LOGS, SAMPLES, SCORES = "logs", "samples.parquet", "scores.json"
+LOGS, SAMPLES, SCORES = "logs", "samples.parquet", BENCHMARK_SCORES
 OVERALL = "overall"
 # Of a request to a provider that does not answer: Inspect's own default is to try for ever.
 RETRIES = 5

@@ -72,7 +72,5 @@ def sit_here(
         shelf = output.absolute() / "benchmarks" / f"{checkpoint.name}-{digest.hexdigest()[:12]}"
         return benchmarks.sit(path.absolute(), digest.hexdigest(), benchmark, shelf)
     trained = find(path, cell, stage)
-    folder = trained.ledger.folder(trained.name)
-    return benchmarks.sit(
-        folder, trained.ledger.params_digest(trained.name), benchmark, folder / "benchmarks"
-    )
+    ledger, name = trained.ledger, trained.name
+    return benchmarks.sit(ledger.folder(name), ledger.params_digest(name), benchmark, ledger.shelf(name))

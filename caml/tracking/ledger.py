@@ -20,6 +20,7 @@ from caml.tracking import markers, segments
 from caml.tracking.markers import MARKER, Damaged
 
 PARAMS = "checkpoints/final/params.safetensors"
+BENCHMARKS, BENCHMARK_SCORES = "benchmarks", "scores.json"
 Kind = Literal["metrics", "trajectory"]
 COLUMNS: dict[Kind, tuple[str, ...]] = {
     "metrics": ("step", "tokens", "loss", "gradient_norm", "rate"),
@@ -180,7 +181,7 @@ class Ledger:
         for parent, folders, names in os.walk(folder):
             here = Path(parent)
             if here == folder:
-                folders[:] = [entry for entry in folders if entry not in ("evals", "benchmarks")]
+                folders[:] = [entry for entry in folders if entry not in ("evals", BENCHMARKS)]
             for entry in sorted(names):
                 if entry.startswith("."):  # left half-written by a launch that was killed
                     (here / entry).unlink()
@@ -284,6 +285,27 @@ class Ledger:
         outcomes = json.loads(marker.read("outcomes.json"))
         plain = {key: float("nan") if value is None else value for key, value in outcomes.items()}
         return Evaluation(margins, plain, marker.written)
+
+    # ---------------------------------------------------------------- benchmarks
+
+    def shelf(self, name: str) -> Path:
+        """The folder below which the benchmarks that `name` sat are kept, each in a folder with a marker of its own."""
+        return self.folder(name) / BENCHMARKS
+
+    def benchmarks(self, name: str) -> list[str]:
+        """The folders of the benchmarks of `name` that have their marker, in order."""
+        shelf = self.shelf(name)
+        return sorted(x.name for x in shelf.iterdir() if (x / MARKER).exists()) if shelf.is_dir() else []
+
+    def read_benchmark(self, name: str, benchmark: str) -> tuple[dict[str, Any], int]:
+        """The summary of a benchmark, and when it was written (milliseconds since 1970).
+
+        Raises Damaged for a file that is not what was written, or of other parameters than are there now.
+        """
+        marker = markers.read(self.shelf(name) / benchmark, name, benchmark)
+        if marker.notes["params"] != self.params_digest(name):
+            raise Damaged(marker.folder / MARKER, "belongs to other parameters", name, benchmark)
+        return json.loads(marker.read(BENCHMARK_SCORES)), marker.written
 
     # ---------------------------------------------------------------- inside
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ ABLATION = "caml.ablation"  # name: how the parent run of an ablation is found a
 ABLATIONS = "caml.ablations"  # every ablation that uses the StageRun
 COMPLETE = "caml.complete"  # 'yes' once everything of the finished training is there
 EVALUATIONS = "caml.evaluations"  # fingerprints of the evaluations that are there
+BENCHMARKS = "caml.benchmarks"  # folders of the benchmarks that are there
 
 
 @dataclass
@@ -91,6 +93,7 @@ class Uploader:
         """
         complete = self._ledger.state(name) is State.COMPLETE
         evaluations = self._ledger.evaluations(name) if complete else []
+        benchmarks = self._ledger.benchmarks(name) if complete else []
         manifest = self._ledger.manifest(name)
         fingerprint = manifest["fingerprint"]
         with self._alone():
@@ -105,6 +108,10 @@ class Uploader:
             points = [point for entry in new for point in self._scores(name, manifest, entry)]
             if new:
                 tags[EVALUATIONS] = ",".join([*known.listed(EVALUATIONS), *new])
+            sat = [entry for entry in benchmarks if entry not in known.listed(BENCHMARKS)]
+            points += [point for entry in sat for point in self._benchmark(name, manifest, entry)]
+            if sat:
+                tags[BENCHMARKS] = ",".join([*known.listed(BENCHMARKS), *sat])
             if known.tags.get(COMPLETE) != "yes":
                 points += self._missing(name, known)
                 if complete:
@@ -190,6 +197,16 @@ class Uploader:
         for outcome, value in found.items():
             if not math.isnan(value):
                 yield f"eval/{outcome}", value, scores.written, manifest["steps"]
+
+    def _benchmark(self, name: str, manifest: Mapping[str, Any], benchmark: str) -> Iterator[Point]:
+        """The mean of each dimension of a benchmark, and how many samples were asked and scored, at the last step."""
+        scores, written = self._ledger.read_benchmark(name, benchmark)
+        found = {"samples": scores["samples"], "scored": scores["scored"]}
+        found |= {dimension: told["mean"] for dimension, told in scores["dimensions"].items()}
+        task = benchmark.rsplit("-", 1)[0]
+        for key, value in found.items():
+            plain = re.sub(r"[^A-Za-z0-9_. -]", "_", key)
+            yield f"benchmark/{task}/{plain}", float(value), written, manifest["steps"]
 
     def _finish(self, name: str, run: str, manifest: Mapping[str, Any]) -> None:
         """Log what a StageRun has once it is complete: datasets, artifacts, how it ended."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from whole_runs import TINY
 
 from caml.ablations.opening import open_checkpoint
 from caml.cli import app
+from caml.tracking.ledger import Ledger, State
+from caml.tracking.sync import sync
 from caml.training import devices
 
 TUNED = "arm=compassion,ratio=0.25,seed=1,tokens=12288,sft_tokens=8192"
@@ -207,3 +210,34 @@ def test_items_of_ones_own_are_asked_of_a_cell_and_of_its_export(there: Path, tm
     assert told[0] == told[1]
     assert len(told[0][1].splitlines()) == 3 and any("disposition items" in line for line in told[0][0])
     refused(caml("eval", str(TINY), "--cell", TUNED, "--items", "none.jsonl"), 2, "none.jsonl does not exist")
+
+
+def test_a_benchmark_of_a_cell_is_in_its_ledger_and_goes_to_the_tracking_store(copy: Path, tmp_path: Path):
+    pytest.importorskip("inspect_ai")
+    (tmp_path / "task.py").write_text(
+        "from inspect_ai import Task, task\n"
+        "from inspect_ai.dataset import Sample\n"
+        "from inspect_ai.scorer import includes\n"
+        "@task\n"
+        "def mine():\n"
+        "    samples = [Sample(input=f'what is {x} ?', target='.') for x in ('hot', 'wet', 'cold')]\n"
+        "    return Task(dataset=samples, scorer=includes())\n"
+    )
+    done = caml("eval", str(TINY), "--cell", TUNED, "--task", "task.py@mine", "--epochs", "2")
+    assert done.exit_code == 0, done.output
+    assert "mine" in done.stdout and "6 of 6 samples scored" in done.stdout
+    folder = next(copy.glob("ledger/sft-compassion-*seed1-*"))
+    scores = json.loads(next(folder.glob("benchmarks/mine-*/scores.json")).read_text())
+    mean = scores["dimensions"]["overall"]["mean"]
+    ledger, store = Ledger(copy / "ledger"), f"sqlite:///{tmp_path}/mlflow.db"
+    assert sync(ledger, store, "tiny", [folder.name]).brought == 1
+    assert sync(ledger, store, "tiny", [folder.name]).brought == 0
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        kept = dict(database.execute("SELECT key, value FROM metrics WHERE key LIKE 'benchmark/%'"))
+    assert kept == {
+        "benchmark/mine/overall": mean,
+        "benchmark/mine/samples": 6.0,
+        "benchmark/mine/scored": 6.0,
+    }
+    # What is scored beside a StageRun does not make it another.
+    assert ledger.state(folder.name, content=True) is State.COMPLETE
