@@ -7,6 +7,7 @@ log, and the next launch asks the rest.
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -47,7 +48,7 @@ class Sat:
     def told(self) -> Iterator[str]:
         """The summary in lines: what was asked, how much of it was scored, and means with intervals over items."""
         s = self.scores
-        dropped = f", {s['dropped']} rows of the data set gave no sample" if s.get("dropped") else ""
+        dropped = f"; {counted(s['dropped'], 'row')} of the data set gave no sample" if s["dropped"] else ""
         yield (
             f"{s['task']} (version {s['task_version']}), {s['dataset']}: {counted(s['items'], 'item')}, "
             f"{counted(s['epochs'], 'epoch')}, {s['scored']} of {counted(s['samples'], 'sample')} scored{dropped}"
@@ -233,12 +234,10 @@ def _summary(log: Any, samples: pd.DataFrame, benchmark: Benchmark) -> dict[str,
     by_sample = samples.drop_duplicates("sample")
     asked, overall = len(by_sample), _main(samples)
     scored = overall[overall["value"].notna()]
-    dataset = log.eval.dataset
     return {
         "task": log.eval.task,
         "task_version": str(log.eval.task_version),
-        "dataset": str(benchmark.arguments.get("dataset_repo_id") or dataset.location or dataset.name or ""),
-        "dataset_revision": str(log.eval.task_args.get("dataset_revision", "")),
+        **_data(log, benchmark),
         "graders": list(benchmark.graders),
         "epochs": int(by_sample["epoch"].max()),
         "items": int(by_sample["item"].nunique()),
@@ -255,6 +254,34 @@ def _summary(log: Any, samples: pd.DataFrame, benchmark: Benchmark) -> dict[str,
             for name, group in overall.groupby("language", sort=True)
             if _known(group)
         },
+    }
+
+
+def _data(log: Any, benchmark: Benchmark) -> dict[str, Any]:
+    """Which data were asked, at what revision, and how many rows of them gave no sample.
+
+    ANIMA leaves out rows with a dimension that there is not, and MORU those that are there twice, without a word.
+    """
+    found = log.eval.dataset
+    if benchmark.name not in GRADED:
+        return {"dataset": str(found.location or found.name or ""), "dataset_revision": "", "dropped": None}
+    from inspect_evals.utils.huggingface import load_dataset
+
+    given = benchmark.arguments
+    own = importlib.import_module(f"inspect_evals.{benchmark.name}.dataset")
+    repository = str(given.get("dataset_repo_id", own.DATASET_REPO_ID))
+    revision = str(given.get("dataset_revision", own.DATASET_DEFAULT_REVISION))
+    dropped = None
+    if not given.keys() & {"language", "languages"}:
+        folder = {"data_dir": "questions"} if benchmark.name == "anima" else {}
+        with contextlib.redirect_stdout(sys.stderr):
+            rows = load_dataset(repository, split="train", revision=revision, **folder)
+        dropped = len(rows) - (found.samples or 0)
+    # The commit is of the Hub's; a folder here has none.
+    return {
+        "dataset": repository,
+        "dataset_revision": "" if Path(repository).exists() else revision,
+        "dropped": dropped,
     }
 
 

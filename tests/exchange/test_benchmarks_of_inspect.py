@@ -67,6 +67,9 @@ def test_scores_are_those_of_the_rule_by_dimension_with_intervals_over_items(her
     assert (second["items"], second["samples"]) == (4, 8)
     assert (found.scores["items"], found.scores["samples"], found.scores["scored"]) == (5, 10, 10)
     assert found.scores["graders"] == ["toygrader/rule"] and found.scores["epochs"] == 2
+    # The sixth question has a dimension that there is not.
+    assert (found.scores["dataset"], found.scores["dropped"]) == ("anima", 1)
+    assert any("1 row of the data set gave no sample" in line for line in found.told())
     assert found.scores["software"]["inspect_evals"]
     samples = pd.read_parquet(found.folder / "samples.parquet")
     assert len(samples) == 10 + 10 + 8
@@ -79,7 +82,7 @@ def test_scores_are_those_of_the_rule_by_dimension_with_intervals_over_items(her
 def test_languages_of_an_item_are_one_item(here: Path):
     data = {"dataset_repo_id": "moru", "dimensions_repo_id": "dimensions"}
     found = sit(Benchmark("moru", ("toygrader/rule",), data, epochs=1, max_tokens=4))
-    assert (found.scores["items"], found.scores["samples"]) == (4, 12)
+    assert (found.scores["items"], found.scores["samples"], found.scores["dropped"]) == (4, 12, 0)
     assert found.scores["dimensions"]["overall"]["items"] == 4
     assert sorted(found.scores["languages"]) == ["en", "hi", "ms"]
     items = [
