@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "or")]
-VERSIONS = ("caml", "numpy", "tokenizers", "datasets", "datasketch", "jax", "torch")
+VERSIONS = ("caml", "numpy", "tokenizers", "datasets", "datasketch", "jax", "torch", "transformers")
 
 
 def line(
