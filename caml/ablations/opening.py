@@ -29,7 +29,6 @@ class Trained:
 
     ledger: Ledger
     tokenizers: Path
-    stores: Path
     folder: Path
     name: str
     run: Run
@@ -99,9 +98,7 @@ def _of_cell(path: Path, cell: str | None, stage: str | None) -> Trained:
     where = places(loaded.tree)
     stagerun = by_stage[stage] if stage else one.stageruns[-1]
     _require_complete(where.ledger, stagerun.name, path)
-    return Trained(
-        where.ledger, where.tokenizers, where.stores, where.folder, stagerun.name, one.run, stagerun
-    )
+    return Trained(where.ledger, where.tokenizers, where.folder, stagerun.name, one.run, stagerun)
 
 
 def _of_ledger(folder: Path) -> Trained:
@@ -111,9 +108,7 @@ def _of_ledger(folder: Path) -> Trained:
     loaded = load_ablation(folder / "config.gin")
     (cell,) = cells(loaded)
     own = output / loaded.tree.name
-    return Trained(
-        ledger, output / "tokenizers", output / "stores", own, folder.name, cell.run, cell.stageruns[-1]
-    )
+    return Trained(ledger, output / "tokenizers", own, folder.name, cell.run, cell.stageruns[-1])
 
 
 def _require_complete(ledger: Ledger, name: str, asked: Path) -> None:

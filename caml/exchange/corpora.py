@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +19,7 @@ from caml.config.text import counted
 from caml.data.chat import END_OF_TEXT
 from caml.data.store import Manifest, TokenStore
 from caml.data.tokenizer import Tokenizer
-from caml.exchange.models import CARD, headed
+from caml.exchange.models import CARD, headed, whole
 
 # Documents of a file, and of a piece that is in memory at once.
 OF_A_FILE, AT_ONCE = 500_000, 10_000
@@ -46,25 +44,13 @@ def export(stock: Stock, folder: Path, progress: Progress) -> list[str]:
 
     It is there whole, or not at all. Raises UserError where a store is not prepared yet, Failure where one is damaged.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty: name another folder")
     missing = [wanted for wanted in stock.wanted if not stock.folder(wanted).exists()]
     if missing:
         raise UserError(
             f"{counted(len(missing), 'store')} of {stock.file} not prepared yet: `caml data prepare {stock.file}`"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        aside.chmod(0o755)
-        told = _write(stock, aside, progress)
-        if folder.is_dir():
-            folder.rmdir()
-        aside.rename(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return told
+    with whole(folder) as aside:
+        return _write(stock, aside, progress)
 
 
 def _write(stock: Stock, folder: Path, progress: Progress) -> list[str]:

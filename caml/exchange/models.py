@@ -1,9 +1,10 @@
 """A trained model as a folder that `transformers` opens, with all that says what it is."""
 
+import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,27 @@ TEMPLATES = {
 CARD = "README.md"
 
 
+@contextlib.contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which takes its place at the end, and is gone where that was not reached.
+
+    Raises UserError where `folder` is there and not empty.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and not empty: name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        aside.chmod(0o755)
+        yield aside
+        if folder.is_dir():
+            folder.rmdir()
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
 def write_folder(checkpoint: Checkpoint, folder: Path, card: str, extra: Mapping[str, Any]) -> None:
     """Write `folder`, which must not be there or be empty: it is there whole, or not at all.
 
@@ -54,12 +76,7 @@ def write_folder(checkpoint: Checkpoint, folder: Path, card: str, extra: Mapping
     """
     from safetensors.numpy import save_file
 
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty: name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        aside.chmod(0o755)
+    with whole(folder) as aside:
         special = checkpoint.tokenizer.special
         ends = [special[END_OF_TEXT], special[END_OF_TURN]]
         config = huggingface.config_of(checkpoint.model, checkpoint.vocabulary, checkpoint.context, ends)
@@ -84,12 +101,6 @@ def write_folder(checkpoint: Checkpoint, folder: Path, card: str, extra: Mapping
         weights = aside / huggingface.WEIGHTS
         save_file(huggingface.on_host(checkpoint.params), weights, {"format": "pt"})
         weights.chmod(0o644)  # as the others, and not as the library writes it
-        if folder.is_dir():
-            folder.rmdir()
-        aside.rename(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:

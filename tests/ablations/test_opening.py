@@ -46,7 +46,7 @@ def caml(*arguments: str, typed: str = "") -> Result:
     return result
 
 
-def refused(result: Result, status: int, *says: str) -> None:
+def assert_refused(result: Result, status: int, *says: str) -> None:
     (line,) = result.stderr.splitlines()
     assert (result.exit_code, result.stdout) == (status, ""), result.output
     assert line.startswith("caml: ")
@@ -105,7 +105,9 @@ def test_a_file_of_prompts_is_answered_as_rows(there: Path, tmp_path: Path):
     plain.write_text("the dog\nwhat is hot ?\n")
     done = caml("generate", model, "--prompts", str(plain), "--chat", "--max-tokens", "4")
     assert json.loads(done.stdout.splitlines()[1])["answer"] == told[1]["answer"]
-    refused(caml("generate", model, "--prompts", str(file), "--write", str(out)), 2, "is there already")
+    assert_refused(
+        caml("generate", model, "--prompts", str(file), "--write", str(out)), 2, "is there already"
+    )
 
 
 def test_a_conversation_goes_on_after_what_it_cannot_be_asked(there: Path):
@@ -152,7 +154,7 @@ def test_a_conversation_goes_on_after_what_it_cannot_be_asked(there: Path):
     ],
 )
 def test_what_cannot_be_asked_is_one_line(there: Path, arguments: tuple[str, ...], says: str):
-    refused(caml("generate", *arguments), 2, says)
+    assert_refused(caml("generate", *arguments), 2, says)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,9 @@ def test_what_cannot_be_asked_is_one_line(there: Path, arguments: tuple[str, ...
 )
 def test_a_row_that_is_no_prompt_is_named(there: Path, tmp_path: Path, text: str, says: str):
     (tmp_path / "asked.jsonl").write_text(text)
-    refused(caml("generate", str(TINY), "--cell", TUNED, "--prompts", str(tmp_path / "asked.jsonl")), 2, says)
+    assert_refused(
+        caml("generate", str(TINY), "--cell", TUNED, "--prompts", str(tmp_path / "asked.jsonl")), 2, says
+    )
 
 
 def test_what_is_not_trained_to_its_end_or_was_altered_is_said(copy: Path, tmp_path: Path):
@@ -176,19 +180,21 @@ def test_what_is_not_trained_to_its_end_or_was_altered_is_said(copy: Path, tmp_p
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1
     weights.write_bytes(content)
-    refused(caml("generate", str(folder), "--prompt", "a"), 1, "params.safetensors")
-    refused(caml("export", str(TINY), str(tmp_path / "out"), "--cell", TUNED), 1, "params.safetensors")
+    assert_refused(caml("generate", str(folder), "--prompt", "a"), 1, "params.safetensors")
+    assert_refused(caml("export", str(TINY), str(tmp_path / "out"), "--cell", TUNED), 1, "params.safetensors")
     (folder / "complete.json").unlink()
-    refused(caml("generate", str(folder), "--prompt", "a"), 1, "not trained to its end")
+    assert_refused(caml("generate", str(folder), "--prompt", "a"), 1, "not trained to its end")
     shutil.rmtree(folder)
-    refused(caml("generate", str(TINY), "--cell", TUNED, "--prompt", "a"), 2, "is not trained yet: `caml run")
+    assert_refused(
+        caml("generate", str(TINY), "--cell", TUNED, "--prompt", "a"), 2, "is not trained yet: `caml run"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(there: Path, tmp_path: Path):
     (tmp_path / "note.txt").write_text("mine")
-    refused(caml("export", str(TINY), str(tmp_path), "--cell", TUNED), 2, "not empty")
-    refused(
+    assert_refused(caml("export", str(TINY), str(tmp_path), "--cell", TUNED), 2, "not empty")
+    assert_refused(
         caml("export", str(TINY), str(tmp_path / "x"), "--cell", TUNED, "--to", "gguf"), 2, "the format is hf"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
@@ -209,7 +215,9 @@ def test_items_of_ones_own_are_asked_of_a_cell_and_of_its_export(there: Path, tm
         told.append((done.stdout.splitlines()[1:], out.read_text()))
     assert told[0] == told[1]
     assert len(told[0][1].splitlines()) == 3 and any("disposition items" in line for line in told[0][0])
-    refused(caml("eval", str(TINY), "--cell", TUNED, "--items", "none.jsonl"), 2, "none.jsonl does not exist")
+    assert_refused(
+        caml("eval", str(TINY), "--cell", TUNED, "--items", "none.jsonl"), 2, "none.jsonl does not exist"
+    )
 
 
 def test_a_benchmark_of_a_cell_is_in_its_ledger_and_goes_to_the_tracking_store(copy: Path, tmp_path: Path):
