@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, modelapi
 from inspect_ai.tool import ToolChoice, ToolInfo
+from loopback import Answering, Server
 
 DIMENSIONS = ("Moral Consideration", "Harm Minimization")
 WORDS = ("hot", "wet", "cold", "dry", "red")
@@ -105,8 +104,7 @@ def toygrader() -> type[ModelAPI]:
     return Grader
 
 
-class _OpenAI(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _OpenAI(Answering):
     requests: list[dict[str, Any]] = []  # noqa: RUF012
 
     # The protocol is that of /v1/responses, which Inspect speaks with this provider.
@@ -119,7 +117,8 @@ class _OpenAI(BaseHTTPRequestHandler):
             text = content if isinstance(content, str) else content[-1]["text"]
         grade = f"GRADE: {'C' if graded(text) else 'I'}" if "[Task]" in text else "hello, world"
         said = {"type": "output_text", "text": grade, "annotations": []}
-        body = json.dumps(
+        self.answer(
+            200,
             {
                 "id": "x", "object": "response", "created_at": 0, "model": asked["model"], "status": "completed",
                 "output": [
@@ -128,27 +127,14 @@ class _OpenAI(BaseHTTPRequestHandler):
                 "parallel_tool_calls": False, "tool_choice": "auto", "tools": [],
                 "usage": {"input_tokens": 1, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 1,
                           "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 2},
-            }
-        ).encode()  # fmt: skip
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+            },
+        )  # fmt: skip
 
 
 @contextmanager
 def openai_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Its address, and what it was asked."""
     _OpenAI.requests = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _OpenAI)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", _OpenAI.requests
-    finally:
-        server.shutdown()
-        server.server_close()
+    server = Server(_OpenAI)
+    with server.running():
+        yield f"{server.address}/v1", _OpenAI.requests
