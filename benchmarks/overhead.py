@@ -100,7 +100,10 @@ def measure(case: Case, file: Path) -> dict[str, list[tuple[float, float]]]:
         configs={s.fingerprint: stagerun_text(study.ablation, s) for s in stageruns},
         control="",
         rung=None,
-        pace=dataclasses.replace(pace(1, study.ablation.checkpoint_seconds), observe_steps=0),
+        pace=dataclasses.replace(
+            pace(study.ablation.checkpoint_seconds, study.ablation.execution), observe_steps=0
+        ),
+        profile=None,
     )
 
     def whole(stagerun: Any) -> tuple[float, float]:

@@ -157,7 +157,9 @@ def run(
             raise Failure("stopped and saved; the same command goes on from here") from None
     if outcome.trained:
         print(f"{counted(outcome.trained, 'StageRun')} trained or scored in {outcome.seconds:.0f} s")
-    else:
+    if outcome.sat:
+        print(f"{counted(outcome.sat, 'sitting')} of benchmarks asked and graded")
+    if not outcome.trained and not outcome.sat:
         print("nothing to do: every StageRun is trained and scored")
     for line in outcome.headline:
         print(line)
@@ -356,6 +358,10 @@ def evaluate(
     ] = NONE,
     epochs: Annotated[int, typer.Option(help="of the task; 0: its own")] = 0,
     limit: Annotated[int, typer.Option(help="the most samples of the task; 0: all")] = 0,
+    harness: Annotated[
+        Path | None,
+        typer.Option(metavar="RESULTS", help="read what lm_eval wrote of the exported model into the ledger"),
+    ] = None,
     cell: CellOption = None,
     stage: StageOption = None,
     write: Annotated[
@@ -369,8 +375,15 @@ def evaluate(
     """Ask a trained model forced-choice items of your own, or let it sit a benchmark of Inspect."""
     from caml.config.text import aligned
 
-    if (items is None) == (task is None):
-        raise UserError("--items or --task: give one of them")
+    if sum(given is not None for given in (items, task, harness)) != 1:
+        raise UserError("--items, --task or --harness: give one of them")
+    if harness is not None:
+        from caml.exchange.harness import read
+
+        for sat in read(model, cell, stage, harness):
+            for line in sat.told():
+                print(line)
+        return
     if task is not None:
         from caml.exchange import sitting
 
@@ -398,6 +411,23 @@ def evaluate(
             out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in choosing.row_of(chosen))
     print(f"{checkpoint.name}: {counted(len(read), 'item')}")
     for line in aligned(list(choosing.summary(chosen)), left=(0, 2)):
+        print(line)
+
+
+@command("caml leaderboard runs --organization 'My Lab'")
+def leaderboard(
+    output: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="the output folder of the ablations")
+    ] = Path("runs"),
+    organization: Annotated[
+        str, typer.Option(metavar="NAME", help="who evaluated, as files for submission say it")
+    ] = "unknown",
+) -> None:
+    """Gather every model that was evaluated into one page, and into files in the schema of Every Eval Ever."""
+    from caml.analysis.leaderboard.writing import write
+    from caml.console import Console
+
+    for line in write(output, organization, Console().task):
         print(line)
 
 

@@ -22,6 +22,7 @@ from caml.data.hygiene.hygiene import Hygiene
 from caml.data.matching import Matched
 from caml.data.mixture import Mixture
 from caml.data.tokenizer_recipes import LoadedTokenizer, Several, TrainedTokenizer
+from caml.evals.benchmarks.benchmark import Benchmark
 from caml.evals.fileprobes import FileProbes, Items
 from caml.models.sizes import Model
 from caml.training.execution import Execution
@@ -30,7 +31,7 @@ from caml.worlds.sources import BaseText, Documents, Rows, Words, WorldProbes
 
 CLASSES = (
     Ablation, Run, Stage, Imported, Contrast, Mixture, TrainedTokenizer, LoadedTokenizer, Several, Model, Optimizer,
-    Schedule, Execution, BaseText, Documents, Rows, Words, WorldProbes, Items, FileProbes,
+    Schedule, Execution, BaseText, Documents, Rows, Words, WorldProbes, Items, FileProbes, Benchmark,
     Files, HuggingFace, Tfds, Matched, Hygiene,
     Text, Template, Messages, Instruction, Completion, Either, Chosen, Rated,
 )  # fmt: skip

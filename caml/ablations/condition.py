@@ -159,5 +159,6 @@ def kept_report(study: Study, progress: Progress) -> tuple[list[str], Path] | No
 
 
 def stamp(study: Study, lock: Lock | None) -> str:
-    """What a report is of: its StageRuns, its statement, and what was locked when."""
-    return "\n".join([study.identity, repr((lock.at, lock.statement) if lock else None)])
+    """What a report is of: its StageRuns, its statement, what was locked when, and the benchmarks that were sat."""
+    asked = [fingerprint(benchmark) for benchmark in study.ablation.benchmarks]
+    return "\n".join([study.identity, repr((lock.at, lock.statement) if lock else None), *asked])

@@ -6,9 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from caml.ablations.examining import sat
 from caml.ablations.grid import Cell, used_stageruns
 from caml.ablations.runs import StageRun
-from caml.analysis.tables import Tables
+from caml.analysis.tables import BENCHMARK_DICTIONARY, Tables
+from caml.config.errors import Failure
+from caml.evals.benchmarks.benchmark import Benchmark
+from caml.evals.benchmarks.scores import by_item
+from caml.tracking import shelves
 from caml.tracking import tables as readers
 from caml.tracking.ledger import Ledger
 from caml.worlds.counting import calibrated_margin
@@ -20,7 +25,13 @@ FACTS = (
 )  # fmt: skip
 
 
-def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) -> Tables:
+def gather(
+    ledger: Ledger,
+    cells: Sequence[Cell],
+    evaluation: str,
+    gate: float,
+    benchmarks: Sequence[Benchmark] = (),
+) -> Tables:
     """The frozen tables of `cells`. Raises Failure, by name, for what is incomplete, damaged or stale."""
     stageruns = used_stageruns(cells)
     names = [s.name for s in stageruns]
@@ -51,8 +62,12 @@ def gather(ledger: Ledger, cells: Sequence[Cell], evaluation: str, gate: float) 
         outcomes=outcomes,
         metrics=metrics,
         trajectory=trajectory,
+        **_benchmarks(ledger, stageruns, benchmarks),
     )
 
+
+# Of a benchmark's summary, as the table of sittings has it.
+SITTING = ("task", "task_version", "dataset", "dataset_revision", "epochs", "samples", "scored")
 
 # Columns of the table of cells that tell what an axis may vary.
 TOLD = (
@@ -164,6 +179,32 @@ def _of_the_counter(ledger: Ledger, stageruns: Sequence[StageRun]) -> pd.DataFra
         if acts is not None:
             rows.append((stagerun.fingerprint, "counter_margin_nats", calibrated_margin(*acts)))
     return pd.DataFrame(rows, columns=["stagerun", "outcome", "value"]).astype({"value": float})
+
+
+def _benchmarks(
+    ledger: Ledger, stageruns: Sequence[StageRun], benchmarks: Sequence[Benchmark]
+) -> dict[str, pd.DataFrame]:
+    """The tables of what the StageRuns scored on `benchmarks`. Raises Failure for one that was not sat."""
+    scores, sittings = [], []
+    for benchmark in benchmarks:
+        for stagerun in stageruns:
+            folder = sat(ledger, stagerun.name, benchmark)
+            if folder is None:
+                raise Failure(f"{stagerun.name} has not sat {benchmark.name}: start `caml run` again")
+            about = {"stagerun": stagerun.fingerprint, "benchmark": benchmark.name}
+            summary, _ = ledger.read_benchmark(stagerun.name, folder)
+            facts = {key: summary[key] for key in SITTING}
+            told = {
+                "graders": ", ".join(summary["graders"]),
+                "software": ", ".join(f"{name} {version}" for name, version in summary["software"].items()),
+            }
+            sittings.append(about | facts | told)
+            samples = shelves.read_samples(ledger.shelf(stagerun.name), folder, stagerun.name)
+            scores.append(by_item(samples).assign(**about))
+    if not sittings:
+        return {}
+    columns = list(BENCHMARK_DICTIONARY["benchmarks"])
+    return {"benchmarks": pd.concat(scores, ignore_index=True)[columns], "sittings": pd.DataFrame(sittings)}
 
 
 def items_table(items: Sequence[Item]) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def stagerun_text(ablation: Ablation, stagerun: StageRun) -> str:
     probes = ablation.run.probes
     initial = stagerun.root.initial
     run = Run(stagerun.model, stagerun.tokenizer, tuple(stages), probes, stagerun.seed, initial)
-    return write(_alone(ablation, run, stagerun))
+    return write(dataclasses.replace(_alone(ablation, run, stagerun), benchmarks=()))
 
 
 def cells(loaded: Loaded) -> list[Cell]:

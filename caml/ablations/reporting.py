@@ -15,6 +15,7 @@ from caml.ablations.grid import Cell, write_cells
 from caml.ablations.places import Places
 from caml.ablations.prepare import Stores
 from caml.ablations.progress import Progress
+from caml.analysis import benchmarks
 from caml.analysis import lock as locks
 from caml.analysis import tables as frozen
 from caml.analysis.report.methods import looks_sentence, machines_sentence, methods, resolution, tuned_on
@@ -46,7 +47,9 @@ def report(study: Study, progress: Progress, keep: tuple[Path, str] | None = Non
         write_cells(where.folder, ablation, study.grid)
         # Until the new report is whole there is none.
         (where.folder / STAMP).unlink(missing_ok=True)
-        tables = freezing.gather(where.ledger, study.grid, study.evaluation, statement.gate)
+        tables = freezing.gather(
+            where.ledger, study.grid, study.evaluation, statement.gate, ablation.benchmarks
+        )
         frozen.freeze(tables, where.folder / "tables")
         advance(1, "effects and intervals")
         lock = locks.take_look(where.lock, statement, sorted(set(tables.cells["seed"])))
@@ -54,7 +57,8 @@ def report(study: Study, progress: Progress, keep: tuple[Path, str] | None = Non
         results = analyse(tables, ablation.contrasts, ablation.control, gate=statement.gate, locked=locked)
         advance(2, "figures and page")
         extras = _extras(study, tables, results, lock, locked)
-        path = write_report((where.folder / PAGE).parent, tables, results, extras)
+        sat = benchmarks.sat(tables, ablation.control, statement.gate)
+        path = write_report((where.folder / PAGE).parent, tables, results, extras, sat)
         lines = [*headline(results), *extras.caveats]
         write_text(where.folder / HEADLINE, "\n".join(lines) + "\n")
         write_text(where.folder / STAMP, stamp(study, locks.read_lock(where.lock)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from caml.ablations import examining
 from caml.ablations.condition import Study, kept_report, move_damaged_aside, study_of, unfinished
 from caml.ablations.grid import Cell, used_stageruns, write_cells
 from caml.ablations.inflight import discard_finished
@@ -17,6 +18,7 @@ from caml.config.errors import UserError
 from caml.config.files import suggest
 from caml.config.resolve import Loaded
 from caml.config.text import counted
+from caml.evals.benchmarks import inspecting
 from caml.tracking.mirror import Mirror
 
 # Seconds that the tracking store is given at the end, before the rest is left to `caml sync`.
@@ -25,11 +27,15 @@ MIRROR_PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a launch did: the headline, where the report lies, and how many StageRuns it trained and scored."""
+    """What a launch did: the headline, where the report lies, how many StageRuns it trained and scored.
+
+    And how many sittings of benchmarks were asked and graded.
+    """
 
     headline: list[str]
     report: Path | None
     trained: int
+    sat: int
     seconds: float
 
 
@@ -52,8 +58,8 @@ def run(
     refuse_too_large(study.loaded, used_stageruns(wanted), study.ablation.population)
     study.claim()
     with named_below(study.where):
-        headline, page, made = _run(study, wanted, only is not None, progress, stop, profile)
-    return Outcome(headline, page, made, time.monotonic() - began)
+        headline, page, made, sat = _run(study, wanted, only is not None, progress, stop, profile)
+    return Outcome(headline, page, made, sat, time.monotonic() - began)
 
 
 def _run(
@@ -63,15 +69,17 @@ def _run(
     progress: Progress,
     stop: threading.Event,
     profile: bool,
-) -> tuple[list[str], Path | None, int]:
-    """Headline, page and number of StageRuns made; `alone`: `wanted` is one cell that was named."""
+) -> tuple[list[str], Path | None, int, int]:
+    """Headline, page and numbers of StageRuns and sittings made; `alone`: `wanted` is one cell that was named."""
     ablation, where, evaluation = study.ablation, study.where, study.evaluation
     stageruns = used_stageruns(wanted)
     read_lock(where.lock)  # An altered one is named before hours are spent.
     move_damaged_aside(where, stageruns, evaluation, progress)
     missing = unfinished(where, stageruns, evaluation)
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
-    made = 0
+    made = sat = 0
+    if ablation.benchmarks and (missing or examining.unsat(study, stageruns)):
+        inspecting.ready(ablation.benchmarks)
     if missing:
         progress.say(
             f"{ablation.name}: {len(missing)} of {counted(len(stageruns), 'StageRun')} to be trained or scored"
@@ -85,6 +93,8 @@ def _run(
     discard_finished(where, stageruns)
     if stop.is_set():
         raise Stopped
+    if ablation.benchmarks:
+        sat = examining.sit_missing(study, stageruns, mirror.submit, progress)
     for stagerun in stageruns:
         mirror.submit(stagerun.name)
     page: Path | None
@@ -106,7 +116,7 @@ def _run(
                 raise Stopped
 
         mirror.stop(MIRROR_PATIENCE, brought)
-    return headline, page, made
+    return headline, page, made, sat
 
 
 def _reported(study: Study, anew: bool, progress: Progress) -> tuple[list[str], Path]:

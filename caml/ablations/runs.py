@@ -12,6 +12,7 @@ from caml.config.errors import require
 from caml.config.fingerprint import NUMERICS_VERSION, fingerprint, identity, runtime
 from caml.data.mixture import Mixture
 from caml.data.tokenizer_recipes import TokenizerRecipe
+from caml.evals.benchmarks.benchmark import Benchmark
 from caml.models.compute import FLOAT32, PRECISIONS
 from caml.models.sizes import Model
 from caml.training.execution import AS_SUITS, Execution
@@ -24,7 +25,10 @@ NAME_RULE = "up to 60 letters, digits, '-', '_' and '.', beginning with a letter
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,119}")
 FOLDER_RULE = "up to 120 letters, digits and any of -_.,=+, beginning with a letter or a digit"
 # What lies in the output folder beside the ablations' folders.
-RESERVED = ("ledger", "stores", "tokenizers", "populations", "mlartifacts", "mlflow.db", "mlflow.db.lock")
+RESERVED = (
+    "ledger", "stores", "tokenizers", "populations", "benchmarks", "leaderboard", "mlartifacts", "mlflow.db",
+    "mlflow.db.lock",
+)  # fmt: skip
 MOST_TOKENS = 10**15
 TRACKING = re.compile(r"(https?|sqlite|postgresql|mysql|mssql|databricks)(\+\w+)?:")
 
@@ -135,14 +139,14 @@ class Run:
 class Ablation:
     """One gin file: a run, the axes over which it varies, the contrasts to estimate.
 
-    `axes` gives macros their values: every combination of them is a cell. A list of such dictionaries is
-    the union of their products, where a macro that one of them doesn't name keeps the file's value.
-    `control` names the arm that every treatment must have beside it, such as {'ARM': 'neutral'}. `output` is
-    the folder of all results, `development` the seed blocks on which world, models or analysis were tuned (the page
-    says so of what it shows of them), `population` the most members trained together (0: what suits the machine),
-    `execution` how a model is laid over devices, where what suits the machine is not wanted,
-    `checkpoint_seconds` the time between checkpoints of a population in training, `tracking` the address of
-    an MLflow store (empty: a SQLite file in the output folder).
+    `axes` gives macros their values: every combination of them is a cell. A list of such dictionaries is the union of
+    their products, where a macro that one of them doesn't name keeps the file's value. `control` names the arm that
+    every treatment must have beside it, such as {'ARM': 'neutral'}. `output` is the folder of all results,
+    `development` the seed blocks on which world, models or analysis were tuned (the page says so of what it shows of
+    them), `population` the most members trained together (0: what suits the machine), `execution` how a model is laid
+    over devices, where what suits the machine is not wanted, `checkpoint_seconds` the time between checkpoints of a
+    population in training, `tracking` the address of an MLflow store (empty: a SQLite file in the output folder). Every
+    StageRun sits the `benchmarks` once it is trained.
     """
 
     run: Run
@@ -156,6 +160,7 @@ class Ablation:
     execution: Execution = runtime(AS_SUITS)
     checkpoint_seconds: float = runtime(20.0)
     tracking: str = runtime("")
+    benchmarks: tuple[Benchmark, ...] = runtime(())
 
     def __post_init__(self) -> None:
         require(
@@ -177,6 +182,8 @@ class Ablation:
             "tracking",
             "the address of an MLflow server or store, such as 'http://host:5000' or 'sqlite:////folder/mlflow.db'",
         )
+        sat = [benchmark.name for benchmark in self.benchmarks]
+        require(len(set(sat)) == len(sat), "benchmarks", f"the same benchmark twice: {', '.join(sat)}")
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", "seconds between checkpoints, 0 or above")
 
 

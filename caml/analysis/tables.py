@@ -121,6 +121,29 @@ DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
+# Tables of an ablation that names benchmarks: as above.
+BENCHMARK_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
+    "benchmarks": {
+        "stagerun": ("fingerprint of the StageRun that sat it", ""),
+        "benchmark": ("name of the benchmark", ""),
+        "dimension": ("what was graded; 'overall' is the benchmark's own", ""),
+        "item": ("question, in whatever language it was asked", ""),
+        "value": ("mean over epochs, then over languages; NaN where no sample could be scored", "share"),
+    },
+    "sittings": {
+        "stagerun": ("fingerprint of the StageRun that sat it", ""),
+        "benchmark": ("name of the benchmark", ""),
+        "task": ("name of the task in Inspect", ""),
+        "task_version": ("its version", ""),
+        "dataset": ("the data set asked", ""),
+        "dataset_revision": ("its commit on the Hub; empty for a folder", ""),
+        "graders": ("models that graded", ""),
+        "epochs": ("times that each question was asked", ""),
+        "samples": ("questions asked, languages and epochs counted", "samples"),
+        "scored": ("samples with an overall score", "samples"),
+        "software": ("versions of what asked", ""),
+    },
+}
 OPTIONAL = {
     "metrics": {
         "preference_accuracy": (
@@ -148,7 +171,14 @@ KEYS = {
     "outcomes": ["stagerun", "outcome"],
     "metrics": ["stagerun", "step"],
     "trajectory": ["stagerun", "step", "outcome"],
+    "benchmarks": ["stagerun", "benchmark", "dimension", "item"],
+    "sittings": ["stagerun", "benchmark"],
 }
+
+
+def _none_of(name: str) -> pd.DataFrame:
+    """An empty table of BENCHMARK_DICTIONARY."""
+    return pd.DataFrame(columns=list(BENCHMARK_DICTIONARY[name]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +196,12 @@ class Tables:
     outcomes: pd.DataFrame
     metrics: pd.DataFrame
     trajectory: pd.DataFrame
+    benchmarks: pd.DataFrame = dataclasses.field(default_factory=lambda: _none_of("benchmarks"))
+    sittings: pd.DataFrame = dataclasses.field(default_factory=lambda: _none_of("sittings"))
 
     def __post_init__(self) -> None:
         """Check columns, keys and references."""
-        for name, columns in DATA_DICTIONARY.items():
+        for name, columns in (DATA_DICTIONARY | BENCHMARK_DICTIONARY).items():
             table = getattr(self, name)
             missing = [c for c in columns if c not in table.columns]
             if missing:
@@ -181,13 +213,19 @@ class Tables:
                     f"table {name} has a row twice: {', '.join(f'{k}={v}' for k, v in row.items())}"
                 )
         known = set(self.stageruns["stagerun"])
-        for name in ("cells", "margins", "outcomes", "metrics", "trajectory"):
+        for name in ("cells", "margins", "outcomes", "metrics", "trajectory", *BENCHMARK_DICTIONARY):
             lost = set(getattr(self, name)["stagerun"]) - known
             if lost:
                 raise Failure(f"table {name} names the StageRun {min(lost)}, which is not in stageruns")
         lost = set(self.margins["item"]) - set(self.items["item"])
         if lost:
             raise Failure(f"table margins names the item {min(lost)}, which is not in items")
+
+    @property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Name -> table; those of benchmarks only where some were sat."""
+        named = {name: getattr(self, name) for name in DATA_DICTIONARY | BENCHMARK_DICTIONARY}
+        return {name: table for name, table in named.items() if name in DATA_DICTIONARY or len(table)}
 
     @property
     def axes(self) -> list[str]:
@@ -197,7 +235,8 @@ class Tables:
     @property
     def dictionary(self) -> pd.DataFrame:
         """The data dictionary: one row per table and column, with meaning and unit."""
-        rows = [(t, c, *text) for t, columns in DATA_DICTIONARY.items() for c, text in columns.items()]
+        known = DATA_DICTIONARY | BENCHMARK_DICTIONARY
+        rows = [(t, c, *text) for t in self.frames for c, text in known[t].items()]
         rows += [
             (t, c, *text)
             for t, columns in OPTIONAL.items()
@@ -213,14 +252,14 @@ def freeze(tables: Tables, folder: Path) -> dict[str, str]:
 
     `digests.json` is written last and names every file, so a folder that was cut short is refused by `load`.
     """
-    frames = {name: getattr(tables, name) for name in DATA_DICTIONARY}
-    return write_frames(frames | {"dictionary": tables.dictionary}, folder)
+    return write_frames(tables.frames | {"dictionary": tables.dictionary}, folder)
 
 
 def load(folder: Path) -> Tables:
     """Read what `freeze` wrote. Raises Failure, by name, where a file is missing or was altered."""
-    verify(folder)
-    return Tables(**{name: pd.read_parquet(folder / f"{name}.parquet") for name in DATA_DICTIONARY})
+    there = verify(folder)
+    names = [*DATA_DICTIONARY, *(name for name in BENCHMARK_DICTIONARY if f"{name}.parquet" in there)]
+    return Tables(**{name: pd.read_parquet(folder / f"{name}.parquet") for name in names})
 
 
 def write_frames(frames: dict[str, pd.DataFrame], folder: Path) -> dict[str, str]:

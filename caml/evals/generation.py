@@ -29,6 +29,8 @@ from caml.models.transformer import Parameters
 # Tokens of every row in one dispatch; a row that ends inside wastes what is left of it.
 STEPS = 16
 ROWS = 64
+# As many as providers tell of.
+MOST_LIKELIEST = 20
 # Of prompts, so many tokens are read at once (of a longer one all its own), at least so many with padding, and so many
 # prompts: a piece stays in a core's cache, and there are few programs.
 _READ_AT_ONCE, _LEAST_READ, _PROMPTS_AT_ONCE = 256, 64, 16
@@ -40,7 +42,8 @@ class Sampling:
 
     `temperature` 0 takes the likeliest token each time. `top_p`: of the likeliest tokens, as many as have this share of
     the probability (Holtzman et al. 2020, arXiv 1904.09751). An answer ends with a special token of the tokenizer,
-    before the first of the `stop` sequences, after `max_tokens`, or where the context ends.
+    before the first of the `stop` sequences, after `max_tokens`, or where the context ends. `likeliest`: so many of the
+    likeliest tokens are told of beside each one that was drawn.
     """
 
     temperature: float = 0.0
@@ -48,6 +51,7 @@ class Sampling:
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
     seed: int = 0
+    likeliest: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -56,6 +60,8 @@ class Sampling:
             raise UserError(f"top_p is a share above 0 and at most 1, not {self.top_p}")
         if self.max_tokens < 1:
             raise UserError(f"max_tokens is 1 or more, not {self.max_tokens}")
+        if not 0 <= self.likeliest <= MOST_LIKELIEST:
+            raise UserError(f"likeliest tokens: 0 to {MOST_LIKELIEST} of them, not {self.likeliest}")
         if not all(self.stop):
             raise UserError("a stop sequence is empty")
 
@@ -65,13 +71,15 @@ class Answer:
     """What a model wrote: its text without what ended it, its tokens with it, and the log-probability of each (nats).
 
     Log-probabilities are the model's own, whatever the temperature. `reason`: `stop`, `length` (max_tokens) or
-    `context` (its end was reached).
+    `context` (its end was reached). `likeliest`: at each token, those that were likeliest there with their
+    log-probabilities, likeliest first.
     """
 
     text: str
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...]
     reason: str
+    likeliest: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass
@@ -83,6 +91,7 @@ class _Row:
     future: "Future[Answer]"
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    likeliest: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
 
 class _Drawn(NamedTuple):
@@ -280,16 +289,25 @@ class _Worker(threading.Thread):
         active = [row for row in self._rows if row is not None]
         draws = any(row.sampling.temperature > 0 for row in active)
         cuts = any(row.sampling.temperature > 0 and row.sampling.top_p < 1 for row in active)
-        self._state, tokens, log_probs = _steps(self._owner.model, draws, cuts, self._params, self._state)
-        tokens_BxS, log_probs_BxS = np.asarray(tokens).T, np.asarray(log_probs).T
+        told = any(row.sampling.likeliest for row in active)
+        self._state, made = _steps(self._owner.model, draws, cuts, told, self._params, self._state)
+        tokens_BxS, log_probs_BxS = np.asarray(made.tokens).T, np.asarray(made.log_probs).T
+        likely_SxBxK, of_likely_SxBxK = (
+            (None, None) if made.likeliest is None else map(np.asarray, made.likeliest)
+        )
         for number, row in enumerate(self._rows):
             if row is None:
                 continue
-            for token, log_prob in zip(
-                tokens_BxS[number].tolist(), log_probs_BxS[number].tolist(), strict=True
+            for step, (token, log_prob) in enumerate(
+                zip(tokens_BxS[number].tolist(), log_probs_BxS[number].tolist(), strict=True)
             ):
                 row.tokens.append(token)
                 row.log_probs.append(log_prob)
+                if row.sampling.likeliest and likely_SxBxK is not None:
+                    asked = slice(row.sampling.likeliest)
+                    tokens_K = likely_SxBxK[step, number, asked].tolist()
+                    of_K = of_likely_SxBxK[step, number, asked].tolist()
+                    row.likeliest.append(tuple(zip(tokens_K, of_K, strict=True)))
                 if (answer := self._ended(row)) is not None:
                     self._rows[number] = None
                     if row.future.set_running_or_notify_cancel():
@@ -301,7 +319,7 @@ class _Worker(threading.Thread):
         owner, sampling, tokens = self._owner, row.sampling, row.tokens
 
         def answer(text: str, reason: str) -> Answer:
-            return Answer(text, tuple(tokens), tuple(row.log_probs), reason)
+            return Answer(text, tuple(tokens), tuple(row.log_probs), reason, tuple(row.likeliest))
 
         if tokens[-1] in owner.ends:
             return answer(owner.tokenizer.decode(tokens[:-1]), "stop")
@@ -364,13 +382,23 @@ def _joined(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _steps(
-    model: Model, draws: bool, cuts: bool, params: Parameters, state: _Drawn
-) -> tuple[_Drawn, jax.Array, jax.Array]:
-    """`STEPS` more tokens of all rows and their log-probabilities, `[STEPS, B]`.
+class _Made(NamedTuple):
+    """What a dispatch made: tokens and their log-probabilities `[STEPS, B]`; and, where they are wanted, the likeliest
+    tokens and theirs `[STEPS, B, MOST_LIKELIEST]`.
+    """
 
-    `draws`: some rows have a temperature; `cuts`: some of these a `top_p` below 1.
+    tokens: jax.Array
+    log_probs: jax.Array
+    likeliest: tuple[jax.Array, jax.Array] | None
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+def _steps(
+    model: Model, draws: bool, cuts: bool, told: bool, params: Parameters, state: _Drawn
+) -> tuple[_Drawn, _Made]:
+    """`STEPS` more tokens of all rows.
+
+    `draws`: some rows have a temperature; `cuts`: some of these a `top_p` below 1; `told`: the likeliest are wanted.
     """
 
     def one(carry: tuple[jax.Array, decoding.Cache], _: None) -> tuple:
@@ -383,12 +411,16 @@ def _steps(
             sampled_B = _draw(logits_VxB, state, position_B, cuts)
             chosen_B = jnp.where(state.temperature > 0, sampled_B, chosen_B)
         found_B = jnp.take_along_axis(log_probs_VxB, chosen_B[None], axis=0)[0]
-        return (chosen_B, cache), (chosen_B, found_B)
+        likeliest = None
+        if told:
+            of_BxK, tokens_BxK = jax.lax.top_k(log_probs_VxB.T, min(MOST_LIKELIEST, log_probs_VxB.shape[0]))
+            likeliest = tokens_BxK, of_BxK
+        return (chosen_B, cache), _Made(chosen_B, found_B, likeliest)
 
     last: tuple[jax.Array, decoding.Cache]
-    made: tuple[jax.Array, jax.Array]
+    made: _Made
     last, made = jax.lax.scan(one, (state.tokens, state.cache), length=STEPS)
-    return state._replace(tokens=last[0], cache=last[1]), *made
+    return state._replace(tokens=last[0], cache=last[1]), made
 
 
 def _draw(logits_VxB: jax.Array, state: _Drawn, position_B: jax.Array, cuts: bool) -> jax.Array:

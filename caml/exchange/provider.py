@@ -8,6 +8,7 @@ they go into one queue, from which rows are filled as they fall free (caml/evals
 import hashlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import ChatCompletionChoice as Choice
@@ -20,6 +21,8 @@ from inspect_ai.model import (
     ModelAPI,
     ModelOutput,
     ModelUsage,
+    StopReason,
+    TopLogprob,
     modelapi,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
@@ -28,10 +31,11 @@ from caml.config.errors import Failure, UserError
 from caml.config.seeds import derive
 from caml.evals.checkpoint import Checkpoint
 from caml.evals.generation import Answer, Sampling
+from caml.exchange.tools import as_turns, parsed
 
 # Where neither the task nor the command line says how much.
 MAX_TOKENS = 256
-REASONS = {"stop": "stop", "length": "max_tokens", "context": "model_length"}
+REASONS: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "context": "model_length"}
 
 
 @modelapi(name="caml")
@@ -107,12 +111,12 @@ class Caml(ModelAPI):
 
         from caml.evals.prompting import encode
 
-        if tools:
-            raise UserError(f"models of caml call no tools, and the task has {tools[0].name!r}")
-        messages = [{"role": message.role, "content": message.text} for message in input]
-        if any(message["role"] == "tool" for message in messages):
-            raise UserError("models of caml call no tools, and a message is from one")
-        prompt = messages if self._chat else "\n".join(message["content"] for message in messages)
+        if tools and not self._chat:
+            raise UserError(
+                f"the task has tools, such as {tools[0].name!r}, which need a chat: leave out chat=false"
+            )
+        turns = as_turns(input, [] if tool_choice == "none" else tools)
+        prompt = turns if self._chat else "\n".join(turn["content"] for turn in turns)
         try:
             tokens = encode(self.checkpoint, prompt)
             samplings = [self._sampling(tokens, config) for _ in range(config.num_choices or 1)]
@@ -127,7 +131,7 @@ class Caml(ModelAPI):
         written = sum(len(answer.tokens) for answer in answers)
         return ModelOutput(
             model=self.model_name,
-            choices=[self._choice(answer, bool(config.logprobs)) for answer in answers],
+            choices=[self._choice(answer, bool(config.logprobs), tools) for answer in answers],
             usage=ModelUsage(
                 input_tokens=len(tokens), output_tokens=written, total_tokens=len(tokens) + written
             ),
@@ -142,20 +146,28 @@ class Caml(ModelAPI):
             max_tokens=config.max_tokens or MAX_TOKENS,
             stop=tuple(config.stop_seqs or ()),
             seed=derive(config.seed or 0, "inspect", key, self._asked[key]),
+            likeliest=(config.top_logprobs or 0) if config.logprobs else 0,
         )
 
-    def _choice(self, answer: Answer, told: bool) -> Choice:
+    def _choice(self, answer: Answer, told: bool, tools: list[ToolInfo]) -> Choice:
         log_probs = None
         if told:
-            texts = [self.checkpoint.tokenizer.decode([token]) for token in answer.tokens]
-            log_probs = Logprobs(
-                content=[
-                    Logprob(token=text, logprob=value, bytes=list(text.encode()))
-                    for text, value in zip(texts, answer.log_probs, strict=True)
-                ]
-            )
-        message = ChatMessageAssistant(content=answer.text, model=self.model_name, source="generate")
-        return Choice(message=message, stop_reason=REASONS[answer.reason], logprobs=log_probs)
+            beside: list[Any] = list(answer.likeliest) or [()] * len(answer.tokens)
+            content = []
+            for token, value, others in zip(answer.tokens, answer.log_probs, beside, strict=True):
+                likeliest = [TopLogprob(**self._of_token(*other)) for other in others] or None
+                content.append(Logprob(**self._of_token(token, value), top_logprobs=likeliest))
+            log_probs = Logprobs(content=content)
+        text, calls = parsed(answer.text, tools) if tools else (answer.text, [])
+        message = ChatMessageAssistant(
+            content=text, tool_calls=calls or None, model=self.model_name, source="generate"
+        )
+        reason = "tool_calls" if calls else REASONS[answer.reason]
+        return Choice(message=message, stop_reason=reason, logprobs=log_probs)
+
+    def _of_token(self, token: int, value: float) -> dict[str, Any]:
+        text = self.checkpoint.tokenizer.decode([token])
+        return {"token": text, "logprob": value, "bytes": list(text.encode())}
 
     async def count_text_tokens(self, text: str) -> int:
         """Tokens of a text by the model's own tokenizer."""

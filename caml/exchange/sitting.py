@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from caml.ablations.examining import sit_stagerun
 from caml.ablations.opening import find, open_folder
 from caml.config.errors import Invalid, UserError
 from caml.config.resolve import load
-from caml.evals.benchmark import RENAMED, Benchmark
-from caml.exchange import benchmarks
+from caml.evals.benchmarks import inspecting
+from caml.evals.benchmarks.benchmark import RENAMED, Benchmark
+from caml.evals.benchmarks.scores import Sat
 from caml.models import huggingface
+from caml.tracking.shelves import BENCHMARKS
 
 
 def benchmark_of(
@@ -57,20 +60,18 @@ def _arguments(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def sit_here(
-    path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path
-) -> benchmarks.Sat:
+def sit_here(path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path) -> Sat:
     """Let the model at `path` sit a benchmark; its scores go to its ledger, or below `output` where it has none."""
-    benchmarks.require_inspect()
+    inspecting.require_inspect()
     if benchmark.task in RENAMED:
-        benchmarks.say(f"{benchmark.task} is called {RENAMED[benchmark.task]} since May 2026")
+        inspecting.say(f"{benchmark.task} is called {RENAMED[benchmark.task]} since May 2026")
     if (path / huggingface.CONFIG).exists():
         checkpoint = open_folder(path)
         digest = hashlib.sha256()
         for file in huggingface.weight_files(path):
             digest.update(file.read_bytes())
-        shelf = output.absolute() / "benchmarks" / f"{checkpoint.name}-{digest.hexdigest()[:12]}"
-        return benchmarks.sit(path.absolute(), digest.hexdigest(), benchmark, shelf)
+        shelf = output.absolute() / BENCHMARKS / f"{checkpoint.name}-{digest.hexdigest()[:12]}"
+        told = inspecting.told(checkpoint.name, checkpoint.model, checkpoint.vocabulary)
+        return inspecting.sit(path.absolute(), digest.hexdigest(), benchmark, shelf, told)
     trained = find(path, cell, stage)
-    ledger, name = trained.ledger, trained.name
-    return benchmarks.sit(ledger.folder(name), ledger.params_digest(name), benchmark, ledger.shelf(name))
+    return sit_stagerun(trained.ledger, trained.name, trained.stagerun, benchmark)

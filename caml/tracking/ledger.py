@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from caml.config.errors import Failure
 from caml.data import files
-from caml.tracking import markers, segments
+from caml.tracking import markers, segments, shelves
 from caml.tracking.markers import MARKER, Damaged
+from caml.tracking.shelves import BENCHMARKS
 
 PARAMS = "checkpoints/final/params.safetensors"
-BENCHMARKS, BENCHMARK_SCORES = "benchmarks", "scores.json"
 Kind = Literal["metrics", "trajectory"]
 COLUMNS: dict[Kind, tuple[str, ...]] = {
     "metrics": ("step", "tokens", "loss", "gradient_norm", "rate"),
@@ -294,18 +294,14 @@ class Ledger:
 
     def benchmarks(self, name: str) -> list[str]:
         """The folders of the benchmarks of `name` that have their marker, in order."""
-        shelf = self.shelf(name)
-        return sorted(x.name for x in shelf.iterdir() if (x / MARKER).exists()) if shelf.is_dir() else []
+        return shelves.benchmarks(self.shelf(name))
 
     def read_benchmark(self, name: str, benchmark: str) -> tuple[dict[str, Any], int]:
         """The summary of a benchmark, and when it was written (milliseconds since 1970).
 
         Raises Damaged for a file that is not what was written, or of other parameters than are there now.
         """
-        marker = markers.read(self.shelf(name) / benchmark, name, benchmark)
-        if marker.notes["params"] != self.params_digest(name):
-            raise Damaged(marker.folder / MARKER, "belongs to other parameters", name, benchmark)
-        return json.loads(marker.read(BENCHMARK_SCORES)), marker.written
+        return shelves.read(self.shelf(name), benchmark, name, self.params_digest(name))
 
     # ---------------------------------------------------------------- inside
 

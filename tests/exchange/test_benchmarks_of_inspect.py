@@ -16,8 +16,8 @@ import judging
 
 from caml.cli import app
 from caml.config.errors import Failure, UserError
-from caml.evals.benchmark import Benchmark
-from caml.exchange import benchmarks
+from caml.evals.benchmarks import inspecting as benchmarks
+from caml.evals.benchmarks.benchmark import Benchmark
 from caml.exchange.models import write_folder
 from caml.exchange.sitting import sit_here
 from caml.training import devices

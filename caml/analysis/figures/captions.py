@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from caml.analysis.figures.style import count, endpoint, percent, rung_label, signed, spaced
-from caml.analysis.figures.view import View, each
+from caml.analysis.figures.view import NATS, View, each
 
 DOTS = """
 Small dots are seed blocks, in the order of their seeds; the large marker is their mean and the bar its 95%
@@ -60,6 +60,9 @@ CAPTIONS = {
 EFFECT = """
     The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
     same seed block, size, dose and fine-tuning rows, mean over items, in nats. {lengths}"""
+SCORED = """
+    The effect is the {family} score ({rung}; shares of 1) of the treated member less that of the {control} member of
+    the same seed block, size, dose and fine-tuning rows, mean over questions."""
 # The families of probes, in words.
 FAMILIES = {
     "mechanism": "the same acts with the actor's trait named",
@@ -119,7 +122,8 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     focus = view.focus
     names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
     names |= {"lengths": unequal(_rungs_of(view, kind))}
-    names |= {"treatment": focus.treatment, "dots": DOTS, "shares": SHARES, "effect": EFFECT.format(**names)}
+    effect = EFFECT if focus.unit == NATS else SCORED
+    names |= {"treatment": focus.treatment, "dots": DOTS, "shares": SHARES, "effect": effect.format(**names)}
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
     shown = [f"{f}: {FAMILIES[f]}" for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
     shown += [OUTCOMES[name] for name in OUTCOMES if name in set(view.outcomes["outcome"])]

@@ -78,6 +78,19 @@ def drawings(view: View) -> list[Drawing]:
     return _named_apart(out)
 
 
+def of_benchmark(view: View) -> list[Drawing]:
+    """The wash-out of what members scored on a benchmark, the view's focus, and its scores before fine-tuning."""
+    name, out = view.focus.family, []
+    for source in finetunes(view) if view.focus.control else ():
+        tuned, by = washed(view, source), source if len(finetunes(view)) > 1 else ""
+        for part, of in _by_conditions(view, tuned):
+            draw = partial(washout, part, source)
+            counted = tuned[tuned["condition"].isin(part.effects["condition"])]
+            title = _told(f"{name} by {source}", of)
+            out.append(_drawing(view, "washout", "washout", title, draw, name, by, of, counted=counted))
+    return out
+
+
 def _named_apart(found: list[Drawing]) -> list[Drawing]:
     """The drawings with names of files that are not too long, and none twice."""
     names: dict[str, int] = {}

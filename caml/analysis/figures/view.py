@@ -13,6 +13,7 @@ from caml.analysis.cells import prepared
 from caml.analysis.effects import CELL as CELL_OF_EFFECT
 from caml.analysis.effects import UNTRAINED
 from caml.analysis.figures.conditions import Condition, Conditions
+from caml.analysis.figures.style import rung_label, spaced
 from caml.analysis.intervals import student
 from caml.analysis.results import Results
 from caml.analysis.tables import Tables
@@ -20,6 +21,7 @@ from caml.analysis.tables import Tables
 CELL = list(CELL_OF_EFFECT)
 
 COMPARED = ["family", "rung", "treatment", "control"]
+NATS, SHARE = "nats", "share of 1"
 # What a member has in common with itself before fine-tuning.
 MEMBER = ["size", "ratio", "placement", "pretrain_tokens", "variant"]
 # column of the seeds' effects -> that of their tuples
@@ -31,13 +33,19 @@ class Focus:
     """The comparison that most figures show.
 
     It is that of the first primary contrast that claims a direction; where none is stated, the protocol's
-    primary endpoint.
+    primary endpoint. Of a benchmark, `family` is its name, `rung` what was graded, and `unit` is SHARE.
     """
 
     family: str
     rung: str
     treatment: str
     control: str
+    unit: str = NATS
+
+    @property
+    def label(self) -> str:
+        """What is scored, as an axis says it."""
+        return rung_label(self.rung) if self.unit == NATS else f"{spaced(self.family)}, {spaced(self.rung)}"
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of `frame` of this family and rung."""
@@ -104,12 +112,12 @@ class View:
         )
 
 
-def look(tables: Tables, results: Results, gate: float = math.nan) -> View:
-    """The view of frozen `tables` and the results estimated from them."""
+def look(tables: Tables, results: Results, gate: float = math.nan, focus: Focus | None = None) -> View:
+    """The view of frozen `tables` and the results estimated from them; the `focus` is found where none is given."""
     conditions = Conditions(tables.cells)
     effects, seed_effects = _named(results.effects), _named(results.seed_effects)
     retention, sizes = _named(results.retention), _named(results.sizes)
-    focus = _focus(effects)
+    focus = focus or _focus(effects)
     runs = prepared(tables.cells).drop_duplicates(["stagerun", "variant"])
     trained = (runs["pretrain_tokens"] > 0) | (runs["S"] > 0)
     runs = runs.assign(arm=runs["arm"].where(trained, UNTRAINED))[["stagerun", "arm", "seed", *CELL]]

@@ -32,7 +32,6 @@ from caml.analysis.figures.style import (
     line_style,
     mark,
     percent,
-    rung_label,
     signed,
     spaced,
     span,
@@ -119,7 +118,7 @@ def washout(view: View, finetune: str) -> Figure:
         share.axes.axhline(1, color="black", linewidth=0.6, linestyle=":", zorder=0.5)
         panels[0].append(effect)
         panels[1].append(share)
-    axes[0][0].set_ylabel(f"effect on {rung_label(view.focus.rung)}\nagainst {against} (nats)")
+    axes[0][0].set_ylabel(f"effect on {view.focus.label}\nagainst {against} ({view.focus.unit})")
     figure.supxlabel(f"S (loss-bearing tokens of {source})", fontsize=8.5)
     axes[1][0].set_ylabel("retention R(S)\n(share of E(0))")
     level(panels[0])
@@ -192,7 +191,7 @@ def counter_evidence(view: View) -> Figure:
         panel.axes.set_title(f"{size_label(cell.size, int(cell.params))}, S = {count(reach)}", fontsize=8)
         absolute.axes.set_xlabel(f"{spaced(cell.second)}\n(% of fine-tuning slots; tokens)")
     against = spaced(view.focus.control)
-    axes[0][0].set_ylabel(f"effect on {rung_label(view.focus.rung)}\nagainst {against} (nats)")
+    axes[0][0].set_ylabel(f"effect on {view.focus.label}\nagainst {against} ({view.focus.unit})")
     axes[1][0].set_ylabel("margin, no control\nsubtracted (nats)")
     level(effects)
     level(absolutes)

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
+from caml.analysis import benchmarks
+from caml.analysis.benchmarks import Sat
 from caml.analysis.dictionary import ITEM_MARGINS, NATS
 from caml.analysis.figures.captions import unequal
 from caml.analysis.figures.conditions import Conditions
-from caml.analysis.figures.drawings import UNPAIRED, drawings, save
+from caml.analysis.figures.drawings import UNPAIRED, Drawing, drawings, of_benchmark, save
 from caml.analysis.figures.install import sizes_of
 from caml.analysis.figures.style import in_order, rung_label, spaced
 from caml.analysis.figures.view import View, each, look
 from caml.analysis.files import replace_file, write_digests
+from caml.analysis.pages.rendering import rendered
+from caml.analysis.report import benchmarks as asked
 from caml.analysis.report import items as probes
 from caml.analysis.report import norms, persistence
 from caml.analysis.report import tables as shown
@@ -29,29 +31,6 @@ from caml.analysis.results import Results
 from caml.analysis.retention import SEEN_RUNG
 from caml.analysis.tables import Tables, write_frames
 from caml.config.text import counted
-
-# Sorts a table by the column whose heading is chosen. The page is complete without it.
-SCRIPT = """
-document.documentElement.classList.add('js');
-for (const table of document.querySelectorAll('table.sortable')) {
-  const body = table.tBodies[0];
-  [...table.tHead.rows[0].cells].forEach((head, column) => {
-    const key = row => { const cell = row.cells[column];
-      return cell.dataset.order === undefined ? cell.textContent : Number(cell.dataset.order); };
-    const sort = () => {
-      const down = head.getAttribute('aria-sort') === 'ascending' ? -1 : 1;
-      for (const other of table.tHead.rows[0].cells) other.removeAttribute('aria-sort');
-      head.setAttribute('aria-sort', down === 1 ? 'ascending' : 'descending');
-      const compare = (a, b) => typeof a === 'number' && typeof b === 'number' ? a - b
-        : typeof a === 'number' ? -1 : typeof b === 'number' ? 1 : a.localeCompare(b);
-      body.append(...[...body.rows].sort((a, b) => down * compare(key(a), key(b))));
-    };
-    head.tabIndex = 0;
-    head.addEventListener('click', sort);
-    head.addEventListener('keydown', event => { if (event.key === 'Enter') sort(); });
-  });
-}
-"""
 
 SCREEN = 120  # pixels on the page for an inch in print
 
@@ -109,11 +88,14 @@ class Extras:
     frozen: str = ""
 
 
-def write_report(folder: Path, tables: Tables, results: Results, extras: Extras) -> Path:
+def write_report(
+    folder: Path, tables: Tables, results: Results, extras: Extras, sat: Sequence[Sat] = ()
+) -> Path:
     """Write `figures/`, `tables/` and then `index.html` to `folder`; returns the page's path.
 
-    The page holds its figures and needs no network and no script; links are relative. Figures of an earlier
-    report in `folder` that this one does not have are removed. `digests.json` is written last.
+    The page holds its figures and needs no network and no script; links are relative. Figures of an earlier report in
+    `folder` that this one does not have are removed. `digests.json` is written last. `sat`: the benchmarks that the
+    StageRuns sat.
     """
     view = look(tables, results, extras.gate)
     items = probes.item_margins(view, tables.margins, tables.items)
@@ -122,25 +104,20 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         ("item_margins", c, *ITEM_MARGINS.get(c, (f"mean margin of {c}", NATS))) for c in map(str, items)
     ]
     dictionary = pd.DataFrame(columns, columns=list(frames["dictionary"]))
-    frames |= {"item_margins": items, "dictionary": pd.concat([frames["dictionary"], dictionary])}
+    told = [frames["dictionary"], dictionary, benchmarks.dictionary(sat)]
+    frames |= benchmarks.frames(sat) | {"item_margins": items, "dictionary": pd.concat(told)}
     write_frames(frames, folder / "tables")
-    figures = _draw(view, folder / "figures", dict(extras.provenance))
+    views = [asked.seen(one, view, extras.gate) for one in sat]
+    wanted = [*drawings(view), *(drawing for other in views for drawing in of_benchmark(other))]
+    figures = _draw(wanted, folder / "figures", dict(extras.provenance))
     files = [(name, len(frame), "tables") for name, frame in frames.items()]
     if extras.frozen:
-        names = ("cells", "stageruns", "items", "margins", "outcomes", "metrics", "trajectory")
-        files += [(name, len(getattr(tables, name)), extras.frozen) for name in names]
-    environment = Environment(
-        loader=PackageLoader("caml.analysis.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    page = environment.get_template("page.html.jinja").render(
+        files += [(name, len(table), extras.frozen) for name, table in tables.frames.items()]
+    page = rendered(
+        "report/page.html.jinja",
+        ("sorting",),
         title=extras.title,
         headline=[*headline(results), *extras.caveats],
-        # The one text that is not escaped is ours; the page's policy lets no other script run.
-        script=Markup(SCRIPT),
-        script_digest="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
         contrasts=shown.contrasts(results.effects),
         controls=shown.other_controls(results.controls),
         looks=extras.looks,
@@ -159,6 +136,7 @@ def write_report(folder: Path, tables: Tables, results: Results, extras: Extras)
         flagged=shown.flagged_members(results.flagged, view),
         documents=_documents(extras.documents),
         items=_items(view, items),
+        benchmarks=[asked.section(one, other) for one, other in zip(sat, views, strict=True)],
         methods=[part.strip() for part in extras.methods.split("\n\n") if part.strip()],
         resolution=extras.resolution,
         provenance=[(str(key), _lines(value)) for key, value in extras.provenance.items()],
@@ -215,10 +193,10 @@ def _verdict(verdict: str) -> str:
     return {"too few seeds": "not judged: there are too few seeds"}.get(verdict, verdict)
 
 
-def _draw(view: View, folder: Path, provenance: dict[str, Any]) -> list[dict[str, Any]]:
+def _draw(wanted: Sequence[Drawing], folder: Path, provenance: dict[str, Any]) -> list[dict[str, Any]]:
     """Draw and save every figure; what the page shows of each."""
     out = []
-    for drawing in drawings(view):
+    for drawing in wanted:
         shown_here: dict[str, Any] = {
             part: getattr(drawing, part) for part in ("name", "section", "title", "caption")
         }

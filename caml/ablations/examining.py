@@ -1,0 +1,113 @@
+"""Letting StageRuns sit the benchmarks that their ablation names."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from caml.ablations.condition import Study
+from caml.ablations.progress import Progress, Stopped
+from caml.ablations.runs import StageRun
+from caml.config.errors import Failure
+from caml.config.text import counted
+from caml.evals.benchmarks import inspecting
+from caml.evals.benchmarks.benchmark import Benchmark
+from caml.evals.benchmarks.scores import Sat
+from caml.tracking.lease import acquire_all
+from caml.tracking.ledger import Ledger
+
+# Seconds between looks at what another launch is asking.
+WAIT = 2.0
+
+
+def sit_stagerun(ledger: Ledger, name: str, stagerun: StageRun, benchmark: Benchmark) -> Sat:
+    """Let a complete StageRun, in the ledger's folder `name`, sit a benchmark; raises as `inspecting.sit`."""
+    told = inspecting.told(name, stagerun.model, stagerun.tokenizer.vocabulary)
+    return inspecting.sit(
+        ledger.folder(name), ledger.params_digest(name), benchmark, ledger.shelf(name), told
+    )
+
+
+def sat(ledger: Ledger, name: str, benchmark: Benchmark) -> str | None:
+    """The folder of what a StageRun with its parameters of now scored on a benchmark, the last one; None without.
+
+    Whatever version of Inspect asked: what was graded once is not paid for again because a package is newer.
+    """
+    found = []
+    for folder in ledger.benchmarks(name):
+        try:
+            summary, written = ledger.read_benchmark(name, folder)
+        except Failure:  # altered, or of parameters that are gone
+            continue
+        if inspecting.is_of(summary, benchmark):
+            found.append((written, folder))
+    return max(found)[1] if found else None
+
+
+def unsat(study: Study, stageruns: Sequence[StageRun]) -> list[tuple[StageRun, Benchmark]]:
+    """The complete `stageruns`, with each benchmark of their ablation that they have not sat."""
+    ledger = study.where.ledger
+    return [
+        (stagerun, benchmark)
+        for benchmark in study.ablation.benchmarks
+        for stagerun in stageruns
+        if sat(ledger, stagerun.name, benchmark) is None
+    ]
+
+
+def sit_missing(
+    study: Study, stageruns: Sequence[StageRun], submit: Callable[[str], None], progress: Progress
+) -> int:
+    """Let the complete `stageruns` sit what they have not; returns how many sittings were made.
+
+    Raises Failure where a sitting ends early, UserError where it cannot begin, and `Stopped` at Ctrl-C or SIGTERM: what
+    was graded is kept, and the same command goes on.
+    """
+    ledger = study.where.ledger
+    missing = unsat(study, stageruns)
+    if not missing:
+        return 0
+    names = ", ".join(dict.fromkeys(benchmark.name for _, benchmark in missing))
+    progress.say(
+        f"{study.ablation.name}: {counted(len(missing), 'sitting')} of {names} to be asked and graded"
+    )
+    made = done = 0
+    with progress.task("benchmarks", len(missing)) as advance, _interrupted():
+        left = missing
+        while left:
+            postponed = []
+            for stagerun, benchmark in left:
+                advance(done, f"{benchmark.name}, {stagerun.name}")
+                with acquire_all([ledger.folder(stagerun.name)]) as leases:
+                    if leases.refused:
+                        postponed.append((stagerun, benchmark))
+                        continue
+                    if sat(ledger, stagerun.name, benchmark) is None:  # another launch may have been here
+                        sit_stagerun(ledger, stagerun.name, stagerun, benchmark)
+                        made += 1
+                done += 1
+                submit(stagerun.name)
+            if len(postponed) == len(left):
+                time.sleep(WAIT)  # another launch asks all of them
+            left = postponed
+        advance(len(missing), "asked and graded")
+    return made
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM interrupt what Inspect is doing, which then writes down what it has; they raise `Stopped`."""
+    try:
+        before = {
+            number: signal.signal(number, signal.default_int_handler)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # not the main thread, as in a test
+        before = {}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""What StageRuns scored on benchmarks, estimated as their margins are: effects, their limits, and what is left.
+
+A benchmark's questions stand in for probe items, its dimensions for rungs, and scores (shares of 1) for margins; so
+arms are compared with their control in the same seed block, over the same questions, by the code that compares margins.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from caml.analysis.dictionary import NATS, RESULTS_DICTIONARY
+from caml.analysis.results import Results, analyse
+from caml.analysis.tables import DATA_DICTIONARY, Tables
+from caml.tracking.tables import LENGTHS, NORMS
+
+SHARE = "share"
+OVERALL = "overall"
+# Of the results, those that a report keeps of benchmarks.
+KEPT = ("effects", "seed_effects", "retention")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sat:
+    """A benchmark that every StageRun of an ablation sat.
+
+    **Attributes**: `tables`, with its questions as items and its scores as margins; `results`, their estimates, in
+    shares; `dimension`, the one that speaks for it (its own overall score, or its first); `left_out`, how many of how
+    many questions some StageRun has no score of, dimension by dimension: effects are of the others.
+    """
+
+    name: str
+    tables: Tables
+    results: Results
+    dimension: str
+    left_out: tuple[int, int]
+    sittings: pd.DataFrame
+
+
+def sat(tables: Tables, control: dict[str, Any], gate: float) -> list[Sat]:
+    """The benchmarks in `tables`, analysed against `control` as `analyse` does, and raising as it."""
+    found = []
+    for name in dict.fromkeys(tables.benchmarks["benchmark"]):
+        scores = tables.benchmarks[tables.benchmarks["benchmark"] == name]
+        sittings = tables.sittings[tables.sittings["benchmark"] == name]
+        asked = scores.drop_duplicates(["dimension", "item"])
+        known = scores.dropna(subset=["value"])
+        counts = known.groupby(["dimension", "item"])["stagerun"].transform("nunique")
+        whole = known[counts == len(sittings)]
+        kept = len(whole.drop_duplicates(["dimension", "item"]))
+        if whole.empty:
+            continue
+        like = _as_probes(tables, name, whole)
+        dimensions = list(dict.fromkeys(whole["dimension"]))
+        found.append(
+            Sat(
+                name=name,
+                tables=like,
+                results=analyse(like, (), control, gate=gate),
+                dimension=OVERALL if OVERALL in dimensions else dimensions[0],
+                left_out=(len(asked) - kept, len(asked)),
+                sittings=sittings,
+            )
+        )
+    return found
+
+
+def _as_probes(tables: Tables, name: str, scores: pd.DataFrame) -> Tables:
+    """`tables` with a benchmark in the place of the probes."""
+    item = scores["dimension"] + ": " + scores["item"]
+    margins = pd.DataFrame({"stagerun": scores["stagerun"], "item": item})
+    margins = margins.assign(**dict.fromkeys(NORMS, scores["value"].astype(float)))
+    items = scores.assign(rung=scores["dimension"], question=scores["item"], item=item).drop_duplicates(
+        "item"
+    )
+    blank = dict.fromkeys(DATA_DICTIONARY["items"], "")
+    columns = blank | dict.fromkeys(LENGTHS, 1.0) | {"family": name}
+    items = items[["item", "rung", "question"]].assign(
+        **{c: v for c, v in columns.items() if c not in ("item", "rung")}
+    )
+    # An item drawn anew by the bootstrap is a question, in all dimensions at once.
+    items = items.assign(template=name, kind=items["question"]).drop(columns="question")
+    return dataclasses.replace(tables, items=items, margins=margins)
+
+
+def frames(found: Sequence[Sat]) -> dict[str, pd.DataFrame]:
+    """The estimates of all benchmarks, as tables of a report: `benchmark_effects` and so on."""
+    if not found:
+        return {}
+    named = {
+        f"benchmark_{name}": pd.concat([getattr(one.results, name) for one in found], ignore_index=True)
+        for name in KEPT
+    }
+    return {
+        name: table.rename(columns={"family": "benchmark", "rung": "dimension"})
+        for name, table in named.items()
+    }
+
+
+def dictionary(found: Sequence[Sat]) -> pd.DataFrame:
+    """What the columns of `frames` mean: as of the probes' own tables, in shares."""
+    renamed = {
+        "family": ("benchmark", "name of the benchmark"),
+        "rung": ("dimension", "what was graded; 'overall' is the benchmark's own"),
+    }
+    rows = []
+    for name in KEPT if found else ():
+        for column, (meaning, unit) in RESULTS_DICTIONARY[name].items():
+            called, told = renamed.get(column, (column, meaning.replace("margin", "score")))
+            rows.append((f"benchmark_{name}", called, told, SHARE if unit == NATS else unit))
+    return pd.DataFrame(rows, columns=["table", "column", "meaning", "unit"])

@@ -1,0 +1,1 @@
+"""What the pages have in common: one file each, that opens without a network."""

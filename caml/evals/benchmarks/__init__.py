@@ -1,0 +1,1 @@
+"""Benchmarks of the field, unchanged, on a model of ours."""

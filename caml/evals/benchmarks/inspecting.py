@@ -1,0 +1,210 @@
+"""Benchmarks of Inspect on a model of caml: asked, graded, kept with all that says what the numbers are.
+
+A benchmark's folder has Inspect's own log, `samples.parquet` (a row for each sample, epoch and dimension),
+`scores.json` (the summary), and a marker that is written last. What was graded when a launch ended early is in the
+log, and the next launch asks the rest.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from caml.config.errors import Failure, UserError
+from caml.config.files import shown
+from caml.config.fingerprint import fingerprint, identity
+from caml.config.text import counted
+from caml.evals.benchmarks.benchmark import GRADED, Benchmark
+from caml.evals.benchmarks.scores import Sat, plain, rows, summary
+from caml.models.sizes import Model
+from caml.tracking import markers, shelves
+
+LOGS = "logs"
+# Of a request to a provider that does not answer: Inspect's own default is to try for ever.
+RETRIES = 5
+# Raised when what is made of Inspect's log changes.
+VERSION = 2
+
+
+def say(text: str) -> None:
+    """A line for a person, beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def require_inspect() -> None:
+    """Raise UserError where Inspect is not installed."""
+    if importlib.util.find_spec("inspect_ai") is None:
+        raise UserError("benchmarks are Inspect's, which is not installed: pip install 'caml[evals]'")
+
+
+def ready(benchmarks: Iterable[Benchmark]) -> None:
+    """Raise UserError where Inspect or a grader cannot be had: before hours are spent on what they grade."""
+    require_inspect()
+    from inspect_ai._util.error import PrerequisiteError
+    from inspect_ai.model import get_model
+
+    for benchmark in benchmarks:
+        for grader in benchmark.graders:
+            try:
+                get_model(grader, memoize=False)
+            except (PrerequisiteError, ValueError, ImportError) as error:
+                told = plain(getattr(error, "message", error))
+                raise UserError(f"{benchmark.name}: the grader {grader} cannot be had: {told}") from None
+
+
+def told(name: str, model: Model, vocabulary: int) -> dict[str, Any]:
+    """What a summary says of the model that sat: its name, its size, and its non-embedding parameters."""
+    return {"name": name, "size": model.name, "parameters": model.parameters(vocabulary)[0]}
+
+
+def is_of(summary: Mapping[str, Any], benchmark: Benchmark) -> bool:
+    """Whether a summary is of this benchmark, asked so, whatever version of Inspect asked it."""
+    return summary["version"] == VERSION and summary["benchmark"] == identity(benchmark)
+
+
+def kept(params: str, benchmark: Benchmark, shelf: Path) -> Path:
+    """The folder below `shelf` for what a model, whose parameters have that digest, scores on a benchmark."""
+    return shelf / f"{benchmark.name}-{fingerprint(_about(params, benchmark))[:12]}"
+
+
+def _about(params: str, benchmark: Benchmark) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "benchmark": identity(benchmark),
+        "params": params,
+        "software": {name: _version(name) for name in ("inspect_ai", "inspect_evals")},
+    }
+
+
+def sit(model: Path, params: str, benchmark: Benchmark, shelf: Path, about: Mapping[str, Any]) -> Sat:
+    """Let the model at `model` sit a benchmark, or find that it did.
+
+    `params`: the digest of its parameters. `shelf`: the folder below which its benchmarks are kept. `about`: what the
+    summary says of the model, as of `told`. Raises UserError where task, data or grader cannot be had, Failure where
+    samples were left without a score by an error: what was graded is kept, and the same call goes on.
+    """
+    require_inspect()
+    folder = kept(params, benchmark, shelf)
+    if (folder / markers.MARKER).exists():
+        return Sat(folder, shelves.read(shelf, folder.name, shown(shelf))[0])
+    log = _asked(model, benchmark, folder / LOGS)
+    if log.status != "success" or not log.samples:
+        raise Failure(
+            f"{benchmark.name}: {_ended(log)}; what was graded is kept, and the same command goes on"
+        )
+    samples = pd.DataFrame(list(rows(log)))
+    failed = samples[samples["error"] != ""].drop_duplicates("sample")
+    if len(failed):
+        total = samples["sample"].nunique()
+        raise Failure(
+            f"{benchmark.name}: {len(failed)} of {counted(total, 'sample')} ended with an error, such as "
+            f"{failed['error'].iloc[0]!r}; the others are kept, and the same command asks these again"
+        )
+    scores = {
+        **_about(params, benchmark),
+        "library": "inspect_ai",
+        "model": dict(about),
+        **summary(log, samples, benchmark.graders, _data(log, benchmark)),
+    }
+    logs = [f"{LOGS}/{path.name}" for path in (folder / LOGS).glob("*.eval")]
+    shelves.write(folder, scores, samples, params, logs)
+    return Sat(folder, scores)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
+    """Inspect's log of all samples, those of an earlier launch among them."""
+    from inspect_ai import eval as inspect_eval
+    from inspect_ai import eval_retry
+    from inspect_ai._util.error import PrerequisiteError
+
+    graders = list(benchmark.graders)
+    roles = {"grader": graders[0] if graders else "caml-no-grader/none"}
+    arguments = dict(benchmark.arguments)
+    if benchmark.name in GRADED:
+        arguments = {"grader_max_retries": RETRIES, **arguments, "grader_models": graders}
+    common: dict[str, Any] = {
+        "log_dir": str(logs),
+        "fail_on_error": False,
+        "display": "plain",
+        "log_level": "error",
+    }
+    logs.mkdir(parents=True, exist_ok=True)
+    before = sorted(logs.glob("*.eval"), key=lambda path: path.stat().st_mtime)
+    # What Inspect prints of its progress is no result.
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            if before:
+                (log,) = eval_retry(str(before[-1]), **common)
+            else:
+                (log,) = inspect_eval(
+                    benchmark.inspects,
+                    model=f"caml/{model}",
+                    model_roles=roles,
+                    task_args=arguments,
+                    epochs=benchmark.epochs or None,
+                    limit=benchmark.limit or None,
+                    temperature=benchmark.temperature,
+                    max_tokens=benchmark.max_tokens,
+                    seed=benchmark.seed,
+                    max_retries=RETRIES,
+                    **common,
+                )
+        except PrerequisiteError as error:
+            raise UserError(f"{benchmark.name}: {plain(error.message)}") from None
+        except (UserError, Failure, KeyboardInterrupt):
+            raise
+        except (
+            Exception
+        ) as error:  # of a task, its data or a provider: Inspect has no exception of its own for them
+            raise UserError(
+                f"{benchmark.name} cannot be asked: {type(error).__name__}: {plain(error)}"
+            ) from None
+    return log
+
+
+def _ended(log: Any) -> str:
+    """Why Inspect ended early."""
+    if log.error is not None:
+        return plain(log.error.message)
+    return "no sample was asked" if not log.samples else f"Inspect says {log.status}"
+
+
+def _data(log: Any, benchmark: Benchmark) -> dict[str, Any]:
+    """Which data were asked, at what revision, and how many rows of them gave no sample.
+
+    ANIMA leaves out rows with a dimension that there is not, and MORU those that are there twice, without a word.
+    """
+    found = log.eval.dataset
+    if benchmark.name not in GRADED:
+        return {"dataset": str(found.location or found.name or ""), "dataset_revision": "", "dropped": None}
+    from inspect_evals.utils.huggingface import load_dataset
+
+    given = benchmark.arguments
+    own = importlib.import_module(f"inspect_evals.{benchmark.name}.dataset")
+    repository = str(given.get("dataset_repo_id", own.DATASET_REPO_ID))
+    revision = str(given.get("dataset_revision", own.DATASET_DEFAULT_REVISION))
+    dropped = None
+    if not given.keys() & {"language", "languages"}:
+        folder = {"data_dir": "questions"} if benchmark.name == "anima" else {}
+        with contextlib.redirect_stdout(sys.stderr):
+            rows = load_dataset(repository, split="train", revision=revision, **folder)
+        dropped = len(rows) - (found.samples or 0)
+    # The commit is of the Hub's; a folder here has none.
+    return {
+        "dataset": repository,
+        "dataset_revision": "" if Path(repository).exists() else revision,
+        "dropped": dropped,
+    }
