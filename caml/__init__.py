@@ -13,7 +13,8 @@ def load(folder: str | Path) -> "Tables":
     **Arguments**: `folder`, such as 'runs/quickstart' (or its folder `tables`).
 
     **Returns**: an object with the data frames `cells`, `stageruns`, `items`, `margins`, `outcomes`, `metrics`
-    and `trajectory`, and `dictionary`, which says what every column means and its unit.
+    and `trajectory`, of an ablation that names benchmarks `benchmarks` and `sittings` too, and `dictionary`, which says
+    what every column means and its unit.
 
     **Raises**: `caml.config.errors.Failure` where a table is missing or was altered.
     """

@@ -25,7 +25,10 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Trained:
-    """A StageRun that is complete in a ledger, under `name`, of a run; `folder` is that of its ablation's results."""
+    """A StageRun that is complete in a ledger, under `name`, of a run; `folder` is that of its ablation's results.
+
+    `tracking` is the address of the store that mirrors it for its `ablation`; both are empty where its folder was named.
+    """
 
     ledger: Ledger
     tokenizers: Path
@@ -33,6 +36,8 @@ class Trained:
     name: str
     run: Run
     stagerun: StageRun
+    ablation: str = ""
+    tracking: str = ""
 
     @property
     def lineage(self) -> tuple[StageRun, ...]:
@@ -98,7 +103,16 @@ def _of_cell(path: Path, cell: str | None, stage: str | None) -> Trained:
     where = places(loaded.tree)
     stagerun = by_stage[stage] if stage else one.stageruns[-1]
     _require_complete(where.ledger, stagerun.name, path)
-    return Trained(where.ledger, where.tokenizers, where.folder, stagerun.name, one.run, stagerun)
+    return Trained(
+        where.ledger,
+        where.tokenizers,
+        where.folder,
+        stagerun.name,
+        one.run,
+        stagerun,
+        loaded.tree.name,
+        loaded.tree.tracking or where.tracking,
+    )
 
 
 def _of_ledger(folder: Path) -> Trained:

@@ -47,19 +47,18 @@ def choose(
         question_rows(items[start : start + TOGETHER], checkpoint.tokenizer)
         for start in range(0, len(items), TOGETHER)
     ]
-    longest = max(group.rows.tokens.shape[1] for group in groups)
-    read = max(int(group.rows.segments.sum(1).max()) for group in groups)
+    read = max(group.rows.longest for group in groups)
     if read > checkpoint.context:
         raise UserError(
             f"an item takes {read:,} tokens with its answer, and the context has {checkpoint.context:,}"
         )
-    rows = max(len(group.rows.tokens) for group in groups)
-    queries = max(len(group.rows.row) for group in groups)
+    shape = tuple(np.max([group.rows.tokens.shape for group in groups], axis=0))
+    answer = max(group.rows.target.shape[2] for group in groups)
     params = jax.device_put(dict(checkpoint.params))
     score = jax.jit(log_probs, static_argnums=1)
     frames = []
     for number, group in enumerate(groups):
-        found = score(params, checkpoint.model, _filled(group.rows, rows, longest, queries))
+        found = score(params, checkpoint.model, _filled(group.rows, shape, answer))
         frames.append(
             pd.DataFrame(
                 {
@@ -75,16 +74,14 @@ def choose(
     return pd.concat([pd.concat(frames, ignore_index=True), tags], axis=1)
 
 
-def _filled(rows: Rows, count: int, length: int, queries: int) -> Rows:
+def _filled(rows: Rows, shape: tuple[int, ...], answer: int) -> Rows:
     """The same in shapes that all groups have: what is added is padding, and belongs to no continuation."""
-    tokens, segments = (
-        np.pad(x, ((0, count - len(x)), (0, length - x.shape[1]))) for x in (rows.tokens, rows.segments)
+    count, length = (most - own for most, own in zip(shape, rows.tokens.shape, strict=True))
+    tokens, segments, positions = (np.pad(x, ((0, count), (0, length))) for x in rows[:3])
+    more = ((0, count), (0, 0), (0, answer - rows.target.shape[2]))
+    return Rows(
+        tokens, segments, positions, np.pad(rows.place, more), np.pad(rows.target, more, constant_values=-1)
     )
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-    more = queries - len(rows.row)
-    row, place, target = (np.pad(x, (0, more)) for x in (rows.row, rows.place, rows.target))
-    owner = np.pad(rows.owner, (0, more), constant_values=queries - 1)
-    return Rows(tokens, segments, positions, row, place, target, owner)
 
 
 def summary(chosen: pd.DataFrame) -> Iterator[list[str]]:

@@ -4,7 +4,7 @@ from caml.config.fingerprint import fingerprint
 from caml.worlds.items import Probes
 
 # Raised when a change of code changes a score: evaluations of an older version are then made again.
-SCORER_VERSION = 3
+SCORER_VERSION = 4
 
 
 def evaluation_fingerprint(probes: Probes) -> str:

@@ -1,4 +1,4 @@
-"""Probe items as token rows: each context once, and what is read off it where."""
+"""Probe items as token rows: each context once, with both continuations, and what is read off it where."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,25 +9,30 @@ import numpy as np
 from caml.config.errors import UserError
 from caml.data.chat import END_OF_TEXT
 from caml.data.tokenizer import Tokenizer
+from caml.models.kernels.branches import MOST
 from caml.worlds.items import Item, Question
 
 ALIGNED, OPPOSED = 0, 1
 
 
 class Rows(NamedTuple):
-    """Token rows `[R, T]` and queries `[Q]`: the log-probability of `target` after position `place` of `row`.
+    """Token rows `[R, T]`, each a context that two continuations go on from, and what is read off them `[R, 2, E]`.
 
-    A continuation's log-probability is the sum over its queries. `owner` says which continuation a query
-    belongs to; continuations are numbered as in `Questions`.
+    The context is the beginning, and the continuations are the branches of caml/models/kernels/branches.py. The
+    log-probability of continuation c of row r is the sum over `target[r, c]` (-1: nothing) after the positions
+    `place[r, c]`. Continuations are numbered `2 * r + c`.
     """
 
     tokens: Any
     segments: Any
     positions: Any
-    row: Any
     place: Any
     target: Any
-    owner: Any
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest context with a continuation, but for its last."""
+        return int(np.where(self.segments > 0, self.positions, -1).max()) + 1
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,8 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
         endings = tokenizer.encode_texts([f"{space}{question.aligned}", f"{space}{question.opposed}"])
         if tokenizer.unknown is not None and any(tokenizer.unknown in ids for ids in (context, *endings)):
             raise UserError(f"probe {items[number].name} has a word that the tokenizer does not know")
-        pairs.append([layout.continuation(context, ending) for ending in endings])
-        bare.append([layout.continuation(start, ending) for ending in endings])
+        pairs.append(layout.pair(context, endings))
+        bare.append(layout.pair(start, endings))
         characters.append([len(question.aligned), len(question.opposed)])
         lengths.append([len(ending) for ending in endings])
     return Questions(
@@ -112,31 +117,40 @@ def _context(question: Question, tokenizer: Tokenizer) -> list[int]:
 
 
 class _Layout:
-    """Rows and queries as they are found; equal rows and equal continuations are kept once."""
+    """Rows as they are found; those with the same context and the same continuations are kept once."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[int, ...], int] = {}
-        self._continuations: dict[tuple[int, ...], int] = {}
-        self._queries: list[tuple[int, int, int, int]] = []
+        self._rows: dict[tuple[tuple[int, ...], ...], int] = {}
 
-    def continuation(self, context: list[int], ending: list[int]) -> int:
-        """The number of the continuation `ending` after `context`."""
-        whole = (*context, -1, *ending)
-        if whole not in self._continuations:
-            owner = self._continuations[whole] = len(self._continuations)
-            read = (*context, *ending[:-1])
-            row = self._rows.setdefault(read, len(self._rows))
-            for k, target in enumerate(ending):
-                self._queries.append((row, len(context) - 1 + k, target, owner))
-        return self._continuations[whole]
+    def pair(self, context: Sequence[int], endings: Sequence[Sequence[int]]) -> list[int]:
+        """The numbers of two continuations of `context`."""
+        one, other = (tuple(ending) for ending in endings)
+        # Those of a mirror pair are the same two the other way round.
+        turned = other < one
+        key = (tuple(context), other, one) if turned else (tuple(context), one, other)
+        row = self._rows.setdefault(key, len(self._rows))
+        return [2 * row + turned, 2 * row + (not turned)]
 
     def rows(self) -> Rows:
-        length = -(-max(map(len, self._rows)) // 8) * 8
-        tokens = np.zeros((len(self._rows), length), np.int32)
-        segments = np.zeros_like(tokens)
-        for number, row in enumerate(self._rows):
-            tokens[number, : len(row)] = row
-            segments[number, : len(row)] = 1
-        row, place, target, owner = np.array(self._queries, np.int32).T
-        positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-        return Rows(tokens, segments, positions, row, place, target, owner)
+        length = max(sum(map(len, row)) - 2 for row in self._rows)
+        shape = len(self._rows), -(-length // 8) * 8
+        tokens, segments, positions = np.zeros((3, *shape), np.int32)
+        longest = max(len(ending) for _, *endings in self._rows for ending in endings)
+        place, target = np.zeros((2, len(self._rows), 2, longest), np.int32)
+        target -= 1
+        for number, (context, *endings) in enumerate(self._rows):
+            begun = len(context)
+            tokens[number, :begun] = context
+            segments[number, :begun] = MOST
+            positions[number, :begun] = np.arange(begun)
+            at = begun
+            for branch, ending in enumerate(endings):
+                read = len(ending) - 1
+                tokens[number, at : at + read] = ending[:-1]
+                segments[number, at : at + read] = MOST + 1 + branch
+                positions[number, at : at + read] = begun + np.arange(read)
+                # The first token is read off the context's last, the others off those of the continuation.
+                place[number, branch, : read + 1] = [begun - 1, *range(at, at + read)]
+                target[number, branch, : read + 1] = ending
+                at += read
+        return Rows(tokens, segments, positions, place, target)

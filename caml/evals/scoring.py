@@ -11,24 +11,32 @@ from jax.sharding import Mesh, PartitionSpec
 
 from caml.data.mixture import Batch
 from caml.evals.questions import Rows
+from caml.models.compute import Compute
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, hidden_states, output_matrix
 
+BRANCHES = Compute(kernel="branches")
 # Sequences that go through the model together: small pieces stay in a processor's cache.
 _ROWS_AT_ONCE = 64
 
 
 def log_probs(params: Parameters, model: Model, rows: Rows) -> jax.Array:
-    """The log-probability (nats) of every continuation of `rows`, `[Q]`; those past the last are 0."""
-    states_RxTxD = _in_pieces(
-        lambda part: hidden_states(params, model, *part), (rows.tokens, rows.segments, rows.positions)
-    )
-    at_query_QxD = states_RxTxD[rows.row, rows.place]
-    logits_QxV = jnp.einsum(
-        "qd,vd->qv", at_query_QxD, output_matrix(params), preferred_element_type=jnp.float32
-    )
-    found_Q = jax.nn.log_softmax(logits_QxV)[jnp.arange(rows.row.shape[0]), rows.target]
-    return jax.ops.segment_sum(found_Q, rows.owner, num_segments=rows.row.shape[0])
+    """The log-probability (nats) of every continuation of `rows`, `[2 * R]`."""
+
+    def one(part: Rows) -> jax.Array:
+        states_BxTxD = hidden_states(params, model, part.tokens, part.segments, part.positions, BRANCHES)
+        before_BxQxD = jnp.take_along_axis(
+            states_BxTxD, part.place.reshape(part.place.shape[0], -1)[..., None], axis=1
+        )
+        logits_BxQxV = jnp.einsum(
+            "bqd,vd->bqv", before_BxQxD, output_matrix(params), preferred_element_type=jnp.float32
+        )
+        target_BxQ = part.target.reshape(part.target.shape[0], -1)
+        found_BxQ = jnp.take_along_axis(logits_BxQxV, jnp.maximum(target_BxQ, 0)[..., None], axis=-1)[..., 0]
+        found_BxQ -= jax.nn.logsumexp(logits_BxQxV, axis=-1)
+        return jnp.where(target_BxQ < 0, 0.0, found_BxQ).reshape(part.target.shape).sum(-1)
+
+    return _in_pieces(lambda part: one(Rows(*part)), rows).reshape(-1)
 
 
 def held_out_scores(
@@ -61,7 +69,7 @@ def held_out_scores(
 def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
     """A function `(params, parents, rows, held_out) -> scores` of trees with a member axis in front.
 
-    Scores: `log_probs` `[members, Q]`, and with a `held_out` batch (else None) `held_out_nats` and
+    Scores: `log_probs` `[members, 2 * R]`, and with a `held_out` batch (else None) `held_out_nats` and
     `kl_from_parent` `[members]`. Members run in turn on each device, so that a member's scores do not depend
     on its company. The number of members need not divide by the devices.
     """
@@ -85,7 +93,7 @@ def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
     )
 
     def score(params: Any, parents: Any, rows: Rows, held_out: Batch | None) -> dict[str, np.ndarray]:
-        count = len(rows.row)
+        count = len(rows.tokens)
         filled = -(-count // mesh.shape["member"]) * mesh.shape["member"]
 
         def fill(x: np.ndarray) -> np.ndarray:

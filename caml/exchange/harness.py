@@ -21,6 +21,7 @@ from caml.config.errors import UserError
 from caml.config.fingerprint import fingerprint
 from caml.evals.benchmarks import inspecting
 from caml.evals.benchmarks.scores import Sat, averages
+from caml.exchange.sitting import mirror
 from caml.models import huggingface
 from caml.tracking import markers, shelves
 
@@ -74,6 +75,7 @@ def read(path: Path, cell: str | None, stage: str | None, results: Path) -> list
         if not (folder / markers.MARKER).exists():
             shelves.write(folder, scores, samples, params)
         found.append(Sat(folder, shelves.read(shelf, folder.name, trained.name, params)[0]))
+    mirror(trained)
     return found
 
 
@@ -118,7 +120,9 @@ def _require_same(trained: Trained, file: Path, told: Mapping[str, Any]) -> None
     if exported != trained.stagerun.fingerprint:
         raise UserError(f"{file} is of the StageRun {exported[:12]} in {folder}, and not of {trained.name}")
     ours = load(trained.ledger.params(trained.name))
-    theirs = load_file(folder / huggingface.WEIGHTS)
+    theirs = {
+        key: array for file in huggingface.weight_files(folder) for key, array in load_file(file).items()
+    }
     if ours.keys() != theirs.keys() or any(not np.array_equal(ours[key], theirs[key]) for key in ours):
         raise UserError(
             f"the weights in {folder} are not those of {trained.name}: export it again, and run lm_eval again"

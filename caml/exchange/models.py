@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import processors
 
@@ -46,6 +47,8 @@ TEMPLATES = {
     ),
 }
 CARD = "README.md"
+# Bytes of a file of weights; of a model with more there are several.
+SHARD = 5 * 10**9
 
 
 @contextlib.contextmanager
@@ -74,8 +77,6 @@ def write_folder(checkpoint: Checkpoint, folder: Path, card: str, extra: Mapping
 
     `card` is its README.md; each of `extra` is a file of JSON by its name. Raises UserError where something is there.
     """
-    from safetensors.numpy import save_file
-
     with whole(folder) as aside:
         special = checkpoint.tokenizer.special
         ends = [special[END_OF_TEXT], special[END_OF_TURN]]
@@ -98,9 +99,26 @@ def write_folder(checkpoint: Checkpoint, folder: Path, card: str, extra: Mapping
         (aside / "chat_template.jinja").write_text(TEMPLATES[checkpoint.template], encoding="utf-8")
         (aside / "tokenizer.json").write_text(_tokenizer_json(checkpoint.tokenizer), encoding="utf-8")
         (aside / CARD).write_text(card, encoding="utf-8")
-        weights = aside / huggingface.WEIGHTS
-        save_file(huggingface.on_host(checkpoint.params), weights, {"format": "pt"})
-        weights.chmod(0o644)  # as the others, and not as the library writes it
+        _write_weights(huggingface.on_host(checkpoint.params), aside)
+
+
+def _write_weights(params: Mapping[str, np.ndarray], folder: Path) -> None:
+    """The parameters in a file, or in several with an index, none of them larger than SHARD where an array is not."""
+    from huggingface_hub import split_state_dict_into_shards_factory
+    from safetensors.numpy import save_file
+
+    split = split_state_dict_into_shards_factory(
+        dict(params),
+        get_storage_size=lambda array: array.nbytes,
+        filename_pattern=huggingface.WEIGHTS.replace(".", "{suffix}.", 1),
+        max_shard_size=SHARD,
+    )
+    for name, held in split.filename_to_tensors.items():
+        save_file({key: params[key] for key in held}, folder / name, {"format": "pt"})
+        (folder / name).chmod(0o644)  # as the others, and not as the library writes it
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / huggingface.INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:

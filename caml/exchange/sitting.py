@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from caml.ablations.examining import sit_stagerun
-from caml.ablations.opening import find, open_folder
-from caml.config.errors import Invalid, UserError
+from caml.ablations.opening import Trained, find, open_folder
+from caml.config.errors import Failure, Invalid, UserError
 from caml.config.resolve import load
 from caml.evals.benchmarks import inspecting
 from caml.evals.benchmarks.benchmark import RENAMED, Benchmark
@@ -74,4 +74,20 @@ def sit_here(path: Path, cell: str | None, stage: str | None, benchmark: Benchma
         told = inspecting.told(checkpoint.name, checkpoint.model, checkpoint.vocabulary)
         return inspecting.sit(path.absolute(), digest.hexdigest(), benchmark, shelf, told)
     trained = find(path, cell, stage)
-    return sit_stagerun(trained.ledger, trained.name, trained.stagerun, benchmark)
+    found = sit_stagerun(trained.ledger, trained.name, trained.stagerun, benchmark)
+    mirror(trained)
+    return found
+
+
+def mirror(trained: Trained) -> None:
+    """Bring a StageRun's new scores to its ablation's tracking store, or say how that is done; a store may be away."""
+    later = "`caml sync ABLATION.gin` brings the scores to the tracking store"
+    if not trained.tracking:
+        inspecting.say(later)
+        return
+    from caml.tracking.sync import sync
+
+    try:
+        sync(trained.ledger, trained.tracking, trained.ablation, [trained.name])
+    except Failure as failure:  # the scores are in the ledger
+        inspecting.say(f"{failure}; {later}")

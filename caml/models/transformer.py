@@ -254,14 +254,19 @@ def stream(
 
 
 def hidden_states(
-    params: Parameters, model: Model, tokens: jax.Array, segments: jax.Array, positions: jax.Array
+    params: Parameters,
+    model: Model,
+    tokens: jax.Array,
+    segments: jax.Array,
+    positions: jax.Array,
+    compute: Compute = FLOAT32,
 ) -> jax.Array:
     """Normalised output of the last layer, `[B, T, D]`, of `tokens`, `segments`, `positions` `[B, T]`.
 
     A position sees those before it (and itself) in its own segment only. Positions count from 0 in each
     document.
     """
-    return stream(params, model, tokens, segments, positions).T.reshape(*tokens.shape, model.width)
+    return stream(params, model, tokens, segments, positions, compute).T.reshape(*tokens.shape, model.width)
 
 
 def output_matrix(params: Parameters) -> jax.Array:

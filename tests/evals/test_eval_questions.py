@@ -53,7 +53,7 @@ def test_an_ending_of_several_tokens_is_asked_token_by_token():
     assert tokenizer("bpe").decode(ending) == " unbelievably kind"
     assert context[0] == START and tokenizer("bpe").decode(context[1:]) == "ana is"
     assert made.characters.tolist() == [[len("unbelievably kind"), len("cruel")]]
-    values = np.random.default_rng(0).normal(size=made.rows.owner.max() + 1)
+    values = np.random.default_rng(0).normal(size=2 * len(made.rows.tokens))
     found, (aligned, opposed) = made.margins(values), made.lengths[0]
     per_token = values[made.pairs[0, 0]] / aligned - values[made.pairs[0, 1]] / opposed
     np.testing.assert_allclose(found["margin_token"], [per_token])
@@ -71,7 +71,11 @@ def test_equal_contexts_are_read_once():
     questions = [Question("ana is", "kind", "cruel"), Question("ana is", "cruel", "kind")]
     made = question_rows([item(*questions)], tokenizer("words"))
     # The context, and the start of a document.
-    assert len(made.rows.tokens) == 2 and len(made.rows.target) == 4
+    assert len(made.rows.tokens) == 2 and made.rows.target.shape == (2, 2, 1)
+    assert (
+        made.pairs[0].tolist() == made.pairs[1, ::-1].tolist()
+        and made.bare[0].tolist() == made.bare[1, ::-1].tolist()
+    )
 
 
 @pytest.mark.parametrize("where", ["context", "aligned", "opposed", "turn", "begun"])
@@ -94,7 +98,7 @@ def test_margins_are_means_over_questions_of_differences_in_log_probability():
         item(Question("cleo is", "kind", "cruel"), name="single"),
     ]
     made = question_rows(items, tokenizer("words"))
-    values = np.random.default_rng(0).normal(size=made.rows.owner.max() + 1)
+    values = np.random.default_rng(0).normal(size=2 * len(made.rows.tokens))
     found = made.margins(values)
     (a, b), (c, d), (e, f) = values[made.pairs]
     np.testing.assert_allclose(found["margin"], [(a - b + c - d) / 2, e - f])
@@ -110,8 +114,7 @@ def test_a_mirrored_item_cancels_a_preference_for_one_ending():
     mirrored = [i for i in world_items() if len(i.questions) == 2]
     made = question_rows(mirrored, tokenizer("words"))
     liking = np.random.default_rng(1).normal(size=128)
-    values = np.zeros(made.rows.owner.max() + 1)
-    np.add.at(values, made.rows.owner, liking[made.rows.target])
+    values = np.where(made.rows.target < 0, 0, liking[made.rows.target]).sum(-1).reshape(-1)
     for name, found in made.margins(values).items():
         if name == "margin_character" or name.startswith("tokens"):
             continue

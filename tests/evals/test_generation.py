@@ -104,6 +104,25 @@ def test_a_special_token_ends_an_answer_and_is_not_in_its_text():
     assert answer.tokens == (*tokens[:2], end)
 
 
+def test_the_likeliest_tokens_are_told_beside_each_that_was_drawn():
+    prompt = [7, 30, 12]
+    with generator() as model:
+        told, plain = (
+            next(model.generate([prompt], Sampling(temperature=1.0, max_tokens=20, likeliest=count)))
+            for count in (3, 0)
+        )
+    assert told.tokens == plain.tokens and plain.likeliest == ()
+    read = list(prompt)
+    for token, log_prob, likeliest in zip(told.tokens, told.log_probs, told.likeliest, strict=True):
+        found = next_log_probs(read)
+        assert [one for one, _ in likeliest] == np.argsort(-found)[:3].tolist()
+        assert [value for _, value in likeliest] == pytest.approx(np.sort(found)[::-1][:3], abs=1e-5)
+        assert log_prob == pytest.approx(found[token], abs=1e-5)
+        read.append(token)
+    with pytest.raises(UserError, match="0 to 20 of them, not 21"):
+        Sampling(likeliest=21)
+
+
 def test_what_is_drawn_hangs_on_the_seed_and_not_on_the_company():
     asked = prompts(6)
     how = Sampling(temperature=1.3, top_p=0.9, max_tokens=12)

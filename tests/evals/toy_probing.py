@@ -10,6 +10,7 @@ import numpy as np
 from caml.data.tokenizer import Tokenizer
 from caml.data.tokenizer_recipes import TrainedTokenizer, train_tokenizer
 from caml.evals.questions import Questions
+from caml.models.kernels.branches import MOST
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters, logits
 from caml.worlds.items import Item
@@ -70,14 +71,15 @@ def plain_log_prob(params: Any, context: Sequence[int], ending: Sequence[int]) -
 
 
 def read_back(questions: Questions, continuation: int) -> tuple[list[int], list[int]]:
-    """(context, ending) of a continuation in token ids, from the rows and queries."""
-    rows = questions.rows
-    (asked,) = np.nonzero(rows.owner == continuation)
-    asked = asked[np.argsort(rows.place[asked])]
-    (row,) = set(rows.row[asked].tolist())
-    context = rows.tokens[row, : rows.place[asked[0]] + 1].tolist()
-    ending = rows.target[asked].tolist()
-    # What is read between the first token of the ending and the last is the ending itself.
-    assert rows.tokens[row, len(context) : len(context) + len(ending) - 1].tolist() == ending[:-1]
-    assert rows.segments[row, : len(context) + len(ending) - 1].all()
+    """(context, ending) of a continuation in token ids, from the rows, and that nothing else is seen there."""
+    rows, (row, which) = questions.rows, divmod(int(continuation), 2)
+    asked = rows.target[row, which] >= 0
+    place, ending = rows.place[row, which][asked].tolist(), rows.target[row, which][asked].tolist()
+    context = rows.tokens[row, : place[0] + 1].tolist()
+    assert set(rows.segments[row, : place[0] + 1]) == {MOST}
+    # What is read between the first token of the ending and the last is the ending itself, after the context.
+    own = rows.segments[row] == MOST + 1 + which
+    assert np.flatnonzero(own).tolist() == place[1:]
+    assert rows.tokens[row, own].tolist() == ending[:-1]
+    assert rows.positions[row, own].tolist() == list(range(len(context), len(context) + len(ending) - 1))
     return context, ending

@@ -15,6 +15,7 @@ from caml.config.errors import UserError
 from caml.evals.checkpoint import Checkpoint
 from caml.evals.generation import Sampling
 from caml.evals.prompting import ask, encode
+from caml.exchange import models
 from caml.exchange.models import write_folder
 from caml.models.transformer import logits
 
@@ -67,6 +68,17 @@ def test_what_was_written_is_read_back_to_the_bit(tmp_path, tied):
     assert all((back.params[name] == ours.params[name]).all() for name in ours.params)
     assert encode(back, toy.CHAT) == encode(ours, toy.CHAT)
     assert encode(back, TEXTS[0]) == encode(ours, TEXTS[0])
+
+
+def test_a_large_model_is_written_in_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "SHARD", 20_000)
+    ours = toy.checkpoint(tied=False)
+    folder = written(ours, tmp_path)
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(files) > 1 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert max((folder / name).stat().st_size for name in files) < 20_000 + 4 * 300 * 24
+    back = open_folder(folder)
+    assert all((back.params[name] == ours.params[name]).all() for name in ours.params)
 
 
 def test_weights_of_half_precision_in_several_files_with_the_head_twice_are_read(tmp_path):

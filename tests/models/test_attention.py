@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from caml.models.attention import KERNELS, attend, kernel_of
-from caml.models.kernels import plain
+from caml.models.kernels import branches, plain
 
 PLATFORM = jax.default_backend()
 
@@ -93,6 +93,27 @@ def test_a_changed_token_moves_nothing_of_another_document(platform: str):
         assert not moved[0, ~own].any()
         later = np.arange(67) >= at
         assert moved[0, own & later].any() and (number > 0 or not moved[0, ~later].any())
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
+def test_branches_are_texts_of_their_own_that_begin_alike(heads: int, kv_heads: int):
+    trunk, first, second = 5, 4, 3
+    rng = np.random.default_rng(heads)
+    length = trunk + first + second + 2
+    q = rng.normal(size=(heads, 8, 2, length))
+    k, v = rng.normal(size=(2, kv_heads, 8, 2, length))
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
+    own = [0] * trunk + [1] * first + [2] * second
+    segments = np.zeros((2, length), np.int32)
+    segments[:, : len(own)] = branches.MOST + np.array(own)
+    found = np.asarray(branches.attend(q, k, v, jnp.asarray(segments)))
+    for branch in (1, 2):
+        kept = [i for i, of in enumerate(own) if of in (0, branch)]
+        alone = plain.attend(
+            *(x[..., jnp.array(kept)] for x in (q, k, v)), jnp.ones((2, len(kept)), jnp.int32)
+        )
+        np.testing.assert_allclose(found[..., kept], np.asarray(alone), atol=1e-6)
+    assert np.isfinite(found).all()
 
 
 def test_the_kernel_of_a_platform_is_used():
