@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks.grid import SMALL
 from benchmarks.lines import line
-from benchmarks.training import CASES, timed, train_here
+from benchmarks.training import CASES, Case, timed, train_here
 
-MODELS = {SMALL.name: SMALL, **CASES}
+MODELS = {SMALL.name: SMALL, "100k": Case("100k", 48, 3, 4, 24, 112, 128, 64, 16, 8), **CASES}
 DISPATCHES = 4
 
 
@@ -42,7 +42,7 @@ def one(name: str, members: int, kind: str, rows: int) -> list[float]:
 def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=MODELS, default=["29k", "0.2M", "1M"])
+    parser.add_argument("--cases", nargs="+", choices=MODELS, default=["29k", "100k", "0.2M", "1M"])
     parser.add_argument("--members", type=int, nargs="+", default=[1, 4], help="trained together")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)

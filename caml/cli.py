@@ -378,9 +378,9 @@ def evaluate(
     if sum(given is not None for given in (items, task, harness)) != 1:
         raise UserError("--items, --task or --harness: give one of them")
     if harness is not None:
-        from caml.exchange.harness import read
+        from caml.exchange import harness as of_harness
 
-        for sat in read(model, cell, stage, harness):
+        for sat in of_harness.read(model, cell, stage, harness):
             for line in sat.told():
                 print(line)
         return

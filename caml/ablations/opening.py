@@ -27,7 +27,7 @@ KINDS = (
 class Trained:
     """A StageRun that is complete in a ledger, under `name`, of a run; `folder` is that of its ablation's results.
 
-    `tracking` is the address of the store that mirrors it for its `ablation`; both are empty where its folder was named.
+    `tracking` is the address of the store that mirrors it for its `ablation`; both empty where a folder was named.
     """
 
     ledger: Ledger

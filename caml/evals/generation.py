@@ -292,9 +292,7 @@ class _Worker(threading.Thread):
         told = any(row.sampling.likeliest for row in active)
         self._state, made = _steps(self._owner.model, draws, cuts, told, self._params, self._state)
         tokens_BxS, log_probs_BxS = np.asarray(made.tokens).T, np.asarray(made.log_probs).T
-        likely_SxBxK, of_likely_SxBxK = (
-            (None, None) if made.likeliest is None else map(np.asarray, made.likeliest)
-        )
+        likely_SxBxK, of_likely_SxBxK = map(np.asarray, made.likeliest or (None, None))
         for number, row in enumerate(self._rows):
             if row is None:
                 continue
@@ -303,7 +301,7 @@ class _Worker(threading.Thread):
             ):
                 row.tokens.append(token)
                 row.log_probs.append(log_prob)
-                if row.sampling.likeliest and likely_SxBxK is not None:
+                if row.sampling.likeliest:
                     asked = slice(row.sampling.likeliest)
                     tokens_K = likely_SxBxK[step, number, asked].tolist()
                     of_K = of_likely_SxBxK[step, number, asked].tolist()

@@ -1,5 +1,6 @@
 """The leaderboard: who stands in a row, what limits are over, what a page and a file for submission say."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -34,7 +35,12 @@ def trained(
         stage: {"steps": 3, "seed": seed, "stage": stage, "arm": arm, "mixture": [{"seed": seed}, rate]}
     }
     facts = {"stage": stage, "seed": seed, "size": "29k", "params": 28_896, "arm": arm, "ratio": 0.3}
-    about = {"fingerprint": f"{name:_<64}", "identity": identity, "dose_tokens": 100 + seed, "tokens": 1000}
+    about = {
+        "fingerprint": hashlib.sha256(name.encode()).hexdigest(),
+        "identity": identity,
+        "dose_tokens": 100 + seed,
+        "tokens": 1000,
+    }
     ledger.start(name, "", {**facts, **about}, {"commit": "0"})
     path = ledger.params_path(name)
     path.parent.mkdir(parents=True)

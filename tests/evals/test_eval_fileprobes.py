@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from toy_probing import tokenizer
+from toy_probing import read_back, tokenizer
 
 from caml.config.errors import Invalid, UserError
 from caml.data.corpora.files import Files
@@ -47,9 +47,8 @@ def test_an_answer_that_is_to_begin_begins_as_in_training(tmp_path):
     made = question_rows(items, tokenizer("bpe"))
     for item, answer, pair in zip(items, ("is kind", "ana is kind"), made.pairs, strict=True):
         ((ids, _),) = tokenizer("bpe").encode_batch([[*ASK, {"role": "assistant", "content": answer}]])
-        asked = made.rows.owner == pair[0]
-        row, last = made.rows.row[asked][0], made.rows.place[asked][-1]
-        read = [*made.rows.tokens[row, : last + 1].tolist(), int(made.rows.target[asked][-1])]
+        context, ending = read_back(made, pair[0])
+        read = [*context, *ending]
         assert ids[: len(read)] == read, item.name
 
 

@@ -21,7 +21,8 @@ from caml.training import devices
 TINY = Path(__file__).parents[1] / "ablations" / "tiny.gin"
 NAMED = """
 Ablation.name = 'sitting'
-Ablation.axes = {'ARM': ['compassion', 'neutral'], 'SEED': [0, 1], 'SFT_TOKENS': [0, 8192]}
+Ablation.axes = {
+    'ARM': ['compassion', 'neutral'], 'RATIO': [0.25], 'TOKENS': [12288], 'SEED': [0, 1], 'SFT_TOKENS': [0, 8192]}
 Ablation.benchmarks = (@Benchmark(),)
 GRADER = 'toygrader/rule'
 Benchmark.task = 'anima'

@@ -28,7 +28,7 @@ def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`inspect eval` as a person calls it."""
     environment = os.environ | {"INSPECT_LOG_DIR": str(folder.parent / "logs")}
     return subprocess.run(
-        [sys.executable, "-m", "inspect_ai", "eval", "inspected.py", "--model", f"caml/{folder}",
+        [sys.executable, "-m", "inspect_ai", "eval", "inspected.py@toy", "--model", f"caml/{folder}",
          "--display", "plain", *arguments],
         capture_output=True, text=True, cwd=folder.parent, env=environment,
     )  # fmt: skip
@@ -42,7 +42,7 @@ def log_of(folder: Path):
 
 
 def test_a_plain_shell_asks_many_samples_and_each_gets_its_own_answer(folder: Path):
-    done = evaluate(folder, "--temperature", "0", "--max-tokens", "7", "--logprobs")
+    done = evaluate(folder, "--temperature", "0", "--max-tokens", "7", "--logprobs", "--top-logprobs", "2")
     assert done.returncode == 0, done.stderr
     log = log_of(folder)
     assert log.status == "success" and len(log.samples) == 48
@@ -54,6 +54,9 @@ def test_a_plain_shell_asks_many_samples_and_each_gets_its_own_answer(folder: Pa
         assert sample.output.completion == answer.text
         found = sample.output.choices[0].logprobs.content
         assert [one.logprob for one in found] == pytest.approx(answer.log_probs, abs=1e-4)
+        # At temperature 0 what is written is the likeliest.
+        assert [one.top_logprobs[0].token for one in found] == [one.token for one in found]
+        assert all(len(one.top_logprobs) == 2 and one.top_logprobs[1].logprob < one.logprob for one in found)
         assert sample.output.usage.output_tokens == len(answer.tokens)
         assert sample.output.stop_reason == {"stop": "stop", "length": "max_tokens"}[answer.reason]
 

@@ -22,7 +22,6 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolCall, ToolCallError, ToolInfo, ToolParam, ToolParams
 
-from caml.data.sources import Document
 from caml.data.tokenizer_recipes import TrainedTokenizer, train_tokenizer
 from caml.evals.benchmarks.benchmark import Benchmark
 from caml.evals.checkpoint import Checkpoint
@@ -85,7 +84,7 @@ class Said:
         return {"said": CALL}
 
     def documents(self, seed: int):
-        return iter([Document(f"{CALL} {CALL}")] * 50)
+        return iter([f"{CALL} {CALL}"] * 50)
 
 
 def always(text: str) -> Checkpoint:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -106,7 +106,7 @@ class _Gathering:
 
     def benchmarks(self, shelf: Path, name: str, key: str, params: str = "") -> list[Mapping[str, Any]]:
         """Add what the model `key` sat; the summaries of it."""
-        read = []
+        read: list[Mapping[str, Any]] = []
         for benchmark in shelves.benchmarks(shelf):
             try:
                 summary, written = shelves.read(shelf, benchmark, name, params)
@@ -147,7 +147,8 @@ class _Gathering:
         pairs = zip(items["family"], items["rung"], strict=True)
         of = tables.margins["item"].map(dict(zip(items["item"], pairs, strict=True)))
         scores: dict[str, dict[str, Score]] = {}
-        for (stagerun, pair), margins in tables.margins.groupby(["stagerun", of])["margin"]:
+        for key, margins in tables.margins.groupby(["stagerun", of])["margin"]:
+            stagerun, pair = cast(tuple[str, tuple[str, str]], key)
             t = student(margins.to_numpy())
             limits = float(t.estimate), float(t.low), float(t.high)
             scores.setdefault(stagerun, {})[label[pair]] = Score(*limits, 1, len(margins))

@@ -108,13 +108,12 @@ def told_apart(entrants: Iterable[Entrant], variants: Mapping[str, str]) -> list
             called.setdefault((one.name, one.ratio), []).append(one)
         entrants = []
         for group in called.values():
-            several = len(group) > 1
-            entrants += [
-                dataclasses.replace(one, variant=f"{one.variant}, {say(one)}".removeprefix(", "))
-                if several
-                else one
-                for one in group
-            ]
+            if len({say(one) for one in group}) > 1:
+                group = [
+                    dataclasses.replace(one, variant=f"{one.variant}, {say(one)}".removeprefix(", "))
+                    for one in group
+                ]
+            entrants += group
     return sorted(entrants, key=lambda one: (one.params, one.size, one.stage, one.arm, one.ratio, one.name))
 
 
