@@ -1,4 +1,4 @@
-"""10,000 probe items by 8 models: our population, and `transformers` on the exported models, one after the other.
+"""Probe items by 8 models: our population, and `transformers` on the exported models, one after the other.
 
 Items are the small world's probes of as many seed blocks as it takes. Both are given token ids; both are timed after
 one pass, which compiles. The peer (PyTorch) reads a context with each of its continuations, 64 rows of about equal
@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.lines import line
 from benchmarks.training import CASES, Case
 
-MEMBERS, ITEMS, BATCH = 8, 10_000, 64
+MEMBERS, BATCH = 8, 64
 SMALL = Case("29k", 32, 2, 4, 16, 64, 128, 64, 16, 1)
 # Case -> how many times as fast it is to be.
 GOALS = {"29k": 5.0, "6M": 2.0}
@@ -51,19 +51,19 @@ def checkpoint(case: Case, seed: int) -> Any:
     )
 
 
-def items() -> list[Any]:
-    """Probe items of the small world."""
+def items(count: int) -> list[Any]:
+    """So many probe items of the small world."""
     from caml.worlds.sources import WorldProbes
 
     found: list[Any] = []
     for seed in range(10_000):
         found += WorldProbes().items(seed)
-        if len(found) >= ITEMS:
-            return found[:ITEMS]
+        if len(found) >= count:
+            return found[:count]
     raise AssertionError
 
 
-def ours(case: Case, folder: Path) -> tuple[list[float], list[list[float]]]:
+def ours(case: Case, count: int, folder: Path) -> tuple[list[float], list[list[float]]]:
     """Seconds of each pass, and each member's margins."""
     from caml.training.devices import prepare_devices
 
@@ -76,7 +76,7 @@ def ours(case: Case, folder: Path) -> tuple[list[float], list[list[float]]]:
     from caml.training.population import stack
 
     models = [checkpoint(case, seed) for seed in range(MEMBERS)]
-    questions = question_rows(items(), models[0].tokenizer)
+    questions = question_rows(items(count), models[0].tokenizer)
     params = jax.tree.map(np.asarray, stack([one.params for one in models]))
     rows = jax.tree.map(lambda x: np.stack([x] * MEMBERS), questions.rows)
     score = scoring.build(models[0].model, member_mesh())
@@ -89,7 +89,7 @@ def ours(case: Case, folder: Path) -> tuple[list[float], list[list[float]]]:
     return seconds[1:], margins
 
 
-def peer(case: Case, folder: Path) -> tuple[list[float], list[list[float]]]:
+def peer(case: Case, count: int, folder: Path) -> tuple[list[float], list[list[float]]]:
     """The same by `transformers`."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -121,7 +121,7 @@ def peer(case: Case, folder: Path) -> tuple[list[float], list[list[float]]]:
     return seconds[1:], margins
 
 
-def write_models(case: Case, folder: Path) -> None:
+def write_models(case: Case, number_of: int, folder: Path) -> None:
     """The models in the format of Hugging Face, and the rows that the peer reads."""
     from caml.evals.questions import _context
     from caml.exchange.models import write_folder
@@ -130,7 +130,7 @@ def write_models(case: Case, folder: Path) -> None:
         one = checkpoint(case, seed)
         write_folder(one, folder / str(seed), "# benchmark\n", {})
     rows, endings, item, sign = [], [], [], []
-    for number, asked in enumerate(items()):
+    for number, asked in enumerate(items(number_of)):
         for question in asked.questions:
             context = _context(question, one.tokenizer)
             space = "" if not isinstance(question.context, str) and not question.context[-1][1] else " "
@@ -149,12 +149,17 @@ def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", choices=GOALS, default=list(GOALS))
+    parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--here", choices=("ours", "peer"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.here:
-        print(json.dumps({"ours": ours, "peer": peer}[asked.here](_case(asked.cases[0]), asked.folder)))
+        print(
+            json.dumps(
+                {"ours": ours, "peer": peer}[asked.here](_case(asked.cases[0]), asked.items, asked.folder)
+            )
+        )
         return
     for module in ("torch", "transformers"):
         if importlib.util.find_spec(module) is None:
@@ -162,22 +167,32 @@ def main() -> None:
     for name in asked.cases:
         with tempfile.TemporaryDirectory() as root:
             folder = Path(root)
-            write_models(_case(name), folder)
+            write_models(_case(name), asked.items, folder)
             rates: dict[str, list[float]] = {"ours": [], "peer": []}
             margins: dict[str, Any] = {}
             for _ in range(asked.rounds):
                 for who in rates:
-                    command = [sys.executable, "-m", "benchmarks.scoring", "--here", who, "--cases", name]
+                    command = [
+                        sys.executable,
+                        "-m",
+                        "benchmarks.scoring",
+                        "--here",
+                        who,
+                        "--cases",
+                        name,
+                        "--items",
+                        str(asked.items),
+                    ]
                     ran = subprocess.run(
                         [*command, "--folder", str(folder)], capture_output=True, text=True, check=True
                     )
                     seconds, margins[who] = json.loads(ran.stdout.splitlines()[-1])
-                    rates[who] += [MEMBERS * ITEMS / s for s in seconds]
+                    rates[who] += [MEMBERS * asked.items / s for s in seconds]
         off = float(np.abs(np.array(margins["ours"]) - np.array(margins["peer"])).max())
         medians = {who: float(np.median(found)) for who, found in rates.items()}
         line(
             "scoring",
-            f"{ITEMS:,} items by {MEMBERS} models of {name}; margins alike to {off:.1g} nats",
+            f"{asked.items:,} items by {MEMBERS} models of {name}; margins alike to {off:.1g} nats",
             medians["ours"],
             medians["peer"],
             "items/s",
