@@ -12,7 +12,7 @@ from caml.analysis.intervals import student
 from caml.config.errors import Invalid, UserError
 from caml.evals.checkpoint import Checkpoint
 from caml.evals.fileprobes import Items
-from caml.evals.questions import Rows, question_rows
+from caml.evals.questions import in_one_shape, question_rows
 from caml.evals.scoring import log_probs
 from caml.worlds.items import Item
 
@@ -52,13 +52,12 @@ def choose(
         raise UserError(
             f"an item takes {read:,} tokens with its answer, and the context has {checkpoint.context:,}"
         )
-    shape = tuple(np.max([group.rows.tokens.shape for group in groups], axis=0))
-    answer = max(group.rows.target.shape[2] for group in groups)
+    alike = in_one_shape([group.rows for group in groups])
     params = jax.device_put(dict(checkpoint.params))
     score = jax.jit(log_probs, static_argnums=1)
     frames = []
-    for number, group in enumerate(groups):
-        found = score(params, checkpoint.model, _filled(group.rows, shape, answer))
+    for number, (group, rows) in enumerate(zip(groups, alike, strict=True)):
+        found = score(params, checkpoint.model, rows)
         frames.append(
             pd.DataFrame(
                 {
@@ -72,16 +71,6 @@ def choose(
         told(min((number + 1) * TOGETHER, len(items)))
     tags = pd.DataFrame([item.tags for item in items])
     return pd.concat([pd.concat(frames, ignore_index=True), tags], axis=1)
-
-
-def _filled(rows: Rows, shape: tuple[int, ...], answer: int) -> Rows:
-    """The same in shapes that all groups have: what is added is padding, and belongs to no continuation."""
-    count, length = (most - own for most, own in zip(shape, rows.tokens.shape, strict=True))
-    tokens, segments, positions = (np.pad(x, ((0, count), (0, length))) for x in rows[:3])
-    more = ((0, count), (0, 0), (0, answer - rows.target.shape[2]))
-    return Rows(
-        tokens, segments, positions, np.pad(rows.place, more), np.pad(rows.target, more, constant_values=-1)
-    )
 
 
 def summary(chosen: pd.DataFrame) -> Iterator[list[str]]:

@@ -13,7 +13,7 @@ from caml.data.mixture import Batch, read_sequences
 from caml.data.store import TokenStore
 from caml.data.tokenizer import Tokenizer
 from caml.evals import scoring
-from caml.evals.questions import Questions, question_rows
+from caml.evals.questions import Questions, in_one_shape, question_rows
 from caml.models.sizes import Model
 from caml.worlds.items import Item, Probes
 
@@ -74,7 +74,7 @@ class Evaluator:
     def score(self, params: Any, parents: Any, seeds: Sequence[int]) -> list[Scores]:
         """Scores of each member from stacked final parameters and those of the parents (numpy trees)."""
         questions = [self._questions[seed] for seed in seeds]
-        rows = jax.tree.map(lambda *x: np.stack(x), *(q.rows for q in questions))
+        rows = jax.tree.map(lambda *x: np.stack(x), *in_one_shape([q.rows for q in questions]))
         held_out = jax.tree.map(lambda *x: np.stack(x), *(self._held_out[seed][0] for seed in seeds))
         found = scoring.build(self.model, self.mesh)(params, parents, rows, held_out)
         return [
@@ -98,7 +98,7 @@ class Evaluator:
     def monitor(self, params: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
         """In mid-training: the mean margin (nats) of each monitored family or rung, per member."""
         questions = [self._monitors[seed] for seed in seeds]
-        rows = jax.tree.map(lambda *x: np.stack(x), *(q.rows for q in questions))
+        rows = jax.tree.map(lambda *x: np.stack(x), *in_one_shape([q.rows for q in questions]))
         found = scoring.build(self.model, self.mesh)(params, params, rows, None)["log_probs"]
         return [_by_family(q.items, q.margins(found[i])["margin"]) for i, q in enumerate(questions)]
 

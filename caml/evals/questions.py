@@ -15,12 +15,16 @@ from caml.worlds.items import Item, Question
 ALIGNED, OPPOSED = 0, 1
 
 
-class Rows(NamedTuple):
-    """Token rows `[R, T]`, each a context that two continuations go on from, and what is read off them `[R, 2, E]`.
+# Positions of a row, where no context with its continuations is longer, and the contexts that a row holds at most.
+LENGTH, IN_A_ROW = 64, 8
 
-    The context is the beginning, and the continuations are the branches of caml/models/kernels/branches.py. The
-    log-probability of continuation c of row r is the sum over `target[r, c]` (-1: nothing) after the positions
-    `place[r, c]`. Continuations are numbered `2 * r + c`.
+
+class Rows(NamedTuple):
+    """Token rows `[R, T]` of several contexts each, with two continuations that go on from each of them.
+
+    A context is the beginning, and its continuations are the branches, of caml/models/kernels/branches.py. What is read
+    off a row is `[R, IN_A_ROW, 2, E]`: the log-probability of continuation c of context k of row r is the sum over
+    `target[r, k, c]` (-1: nothing) after the positions `place[r, k, c]`. Continuations are numbered in that order.
     """
 
     tokens: Any
@@ -97,15 +101,33 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
         bare.append(layout.pair(start, endings))
         characters.append([len(question.aligned), len(question.opposed)])
         lengths.append([len(ending) for ending in endings])
+    rows, numbers = layout.rows()
     return Questions(
         items=tuple(items),
-        rows=layout.rows(),
-        pairs=np.array(pairs),
-        bare=np.array(bare),
+        rows=rows,
+        pairs=numbers[np.array(pairs)],
+        bare=numbers[np.array(bare)],
         item=np.array([number for number, _ in questions]),
         characters=np.array(characters),
         lengths=np.array(lengths),
     )
+
+
+def in_one_shape(groups: Sequence[Rows]) -> list[Rows]:
+    """The same rows in shapes that all groups have: what is added is padding, and belongs to no continuation."""
+    count, length = np.max([rows.tokens.shape for rows in groups], axis=0)
+    answer = max(rows.target.shape[-1] for rows in groups)
+    filled = []
+    for rows in groups:
+        more = count - len(rows.tokens)
+        tokens, segments, positions = (
+            np.pad(x, ((0, more), (0, length - x.shape[1])))
+            for x in (rows.tokens, rows.segments, rows.positions)
+        )
+        beyond = ((0, more), (0, 0), (0, 0), (0, answer - rows.target.shape[-1]))
+        place, target = np.pad(rows.place, beyond), np.pad(rows.target, beyond, constant_values=-1)
+        filled.append(Rows(tokens, segments, positions, place, target))
+    return filled
 
 
 def _context(question: Question, tokenizer: Tokenizer) -> list[int]:
@@ -117,40 +139,64 @@ def _context(question: Question, tokenizer: Tokenizer) -> list[int]:
 
 
 class _Layout:
-    """Rows as they are found; those with the same context and the same continuations are kept once."""
+    """Contexts with their continuations as they are found; equal ones are kept once."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[tuple[int, ...], ...], int] = {}
+        self._found: dict[tuple[tuple[int, ...], ...], int] = {}
 
     def pair(self, context: Sequence[int], endings: Sequence[Sequence[int]]) -> list[int]:
-        """The numbers of two continuations of `context`."""
+        """The numbers of two continuations of `context`, in the order in which contexts were found."""
         one, other = (tuple(ending) for ending in endings)
         # Those of a mirror pair are the same two the other way round.
         turned = other < one
         key = (tuple(context), other, one) if turned else (tuple(context), one, other)
-        row = self._rows.setdefault(key, len(self._rows))
-        return [2 * row + turned, 2 * row + (not turned)]
+        number = self._found.setdefault(key, len(self._found))
+        return [2 * number + turned, 2 * number + (not turned)]
 
-    def rows(self) -> Rows:
-        length = max(sum(map(len, row)) - 2 for row in self._rows)
-        shape = len(self._rows), -(-length // 8) * 8
-        tokens, segments, positions = np.zeros((3, *shape), np.int32)
-        longest = max(len(ending) for _, *endings in self._rows for ending in endings)
-        place, target = np.zeros((2, len(self._rows), 2, longest), np.int32)
+    def rows(self) -> tuple[Rows, np.ndarray]:
+        """The rows, and what each continuation's number is in them."""
+        lengths = [sum(map(len, found)) - 2 for found in self._found]
+        length = -(-max(lengths) // LENGTH) * LENGTH
+        longest = max(len(ending) for _, *endings in self._found for ending in endings)
+        packed, found = _packed(lengths, length), list(self._found)
+        tokens, segments, positions = np.zeros((3, len(packed), length), np.int32)
+        place, target = np.zeros((2, len(packed), IN_A_ROW, 2, longest), np.int32)
         target -= 1
-        for number, (context, *endings) in enumerate(self._rows):
-            begun = len(context)
-            tokens[number, :begun] = context
-            segments[number, :begun] = MOST
-            positions[number, :begun] = np.arange(begun)
-            at = begun
-            for branch, ending in enumerate(endings):
-                read = len(ending) - 1
-                tokens[number, at : at + read] = ending[:-1]
-                segments[number, at : at + read] = MOST + 1 + branch
-                positions[number, at : at + read] = begun + np.arange(read)
-                # The first token is read off the context's last, the others off those of the continuation.
-                place[number, branch, : read + 1] = [begun - 1, *range(at, at + read)]
-                target[number, branch, : read + 1] = ending
-                at += read
-        return Rows(tokens, segments, positions, place, target)
+        numbers = np.zeros((len(found), 2), int)
+        for row, held in enumerate(packed):
+            at = 0
+            for k, number in enumerate(held):
+                context, *endings = found[number]
+                numbers[number] = 2 * (row * IN_A_ROW + k) + np.arange(2)
+                own = slice(at, at + len(context))
+                tokens[row, own], segments[row, own] = context, (k + 1) * MOST
+                positions[row, own] = np.arange(len(context))
+                last, at = own.stop - 1, own.stop
+                for c, ending in enumerate(endings):
+                    own = slice(at, at + len(ending) - 1)
+                    tokens[row, own], segments[row, own] = ending[:-1], (k + 1) * MOST + 1 + c
+                    positions[row, own] = len(context) + np.arange(len(ending) - 1)
+                    # The first token is read off the context's last, the others off those of the continuation.
+                    place[row, k, c, : len(ending)] = [last, *range(at, own.stop)]
+                    target[row, k, c, : len(ending)] = ending
+                    at = own.stop
+        return Rows(tokens, segments, positions, place, target), numbers.reshape(-1)
+
+
+def _packed(lengths: Sequence[int], length: int) -> list[list[int]]:
+    """Numbers of texts of these lengths, in rows that hold them: the longest first, each filled with what fits best."""
+    left: dict[int, list[int]] = {}
+    for number in reversed(range(len(lengths))):
+        left.setdefault(lengths[number], []).append(number)
+    rows: list[list[int]] = []
+    while left:
+        row: list[int] = []
+        free = length
+        while len(row) < IN_A_ROW and (fitting := [size for size in left if size <= free]):
+            size = max(fitting)
+            row.append(left[size].pop())
+            free -= size
+            if not left[size]:
+                del left[size]
+        rows.append(row)
+    return rows

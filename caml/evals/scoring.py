@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 64
 
 
 def log_probs(params: Parameters, model: Model, rows: Rows) -> jax.Array:
-    """The log-probability (nats) of every continuation of `rows`, `[2 * R]`."""
+    """The log-probability (nats) of every continuation of `rows`, by its number; 0 where there is none."""
 
     def one(part: Rows) -> jax.Array:
         states_BxTxD = hidden_states(params, model, part.tokens, part.segments, part.positions, BRANCHES)
@@ -69,7 +69,7 @@ def held_out_scores(
 def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
     """A function `(params, parents, rows, held_out) -> scores` of trees with a member axis in front.
 
-    Scores: `log_probs` `[members, 2 * R]`, and with a `held_out` batch (else None) `held_out_nats` and
+    Scores: `log_probs` `[members, continuations]`, and with a `held_out` batch (else None) `held_out_nats` and
     `kl_from_parent` `[members]`. Members run in turn on each device, so that a member's scores do not depend
     on its company. The number of members need not divide by the devices.
     """

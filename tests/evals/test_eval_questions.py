@@ -6,6 +6,7 @@ from toy_probing import read_back, some_items, tokenizer, world_items
 
 from caml.config.errors import UserError
 from caml.evals.questions import question_rows
+from caml.models.kernels.branches import MOST
 from caml.worlds.items import Item, Question
 
 KINDS = ("words", "bpe")
@@ -53,7 +54,7 @@ def test_an_ending_of_several_tokens_is_asked_token_by_token():
     assert tokenizer("bpe").decode(ending) == " unbelievably kind"
     assert context[0] == START and tokenizer("bpe").decode(context[1:]) == "ana is"
     assert made.characters.tolist() == [[len("unbelievably kind"), len("cruel")]]
-    values = np.random.default_rng(0).normal(size=2 * len(made.rows.tokens))
+    values = np.random.default_rng(0).normal(size=made.rows.target[..., 0].size)
     found, (aligned, opposed) = made.margins(values), made.lengths[0]
     per_token = values[made.pairs[0, 0]] / aligned - values[made.pairs[0, 1]] / opposed
     np.testing.assert_allclose(found["margin_token"], [per_token])
@@ -71,11 +72,9 @@ def test_equal_contexts_are_read_once():
     questions = [Question("ana is", "kind", "cruel"), Question("ana is", "cruel", "kind")]
     made = question_rows([item(*questions)], tokenizer("words"))
     # The context, and the start of a document.
-    assert len(made.rows.tokens) == 2 and made.rows.target.shape == (2, 2, 1)
-    assert (
-        made.pairs[0].tolist() == made.pairs[1, ::-1].tolist()
-        and made.bare[0].tolist() == made.bare[1, ::-1].tolist()
-    )
+    assert (made.rows.target >= 0).sum() == 4 and sorted(set(made.rows.segments[0])) == [0, MOST, 2 * MOST]
+    assert made.pairs[0].tolist() == made.pairs[1, ::-1].tolist()
+    assert made.bare[0].tolist() == made.bare[1, ::-1].tolist()
 
 
 @pytest.mark.parametrize("where", ["context", "aligned", "opposed", "turn", "begun"])
@@ -98,7 +97,7 @@ def test_margins_are_means_over_questions_of_differences_in_log_probability():
         item(Question("cleo is", "kind", "cruel"), name="single"),
     ]
     made = question_rows(items, tokenizer("words"))
-    values = np.random.default_rng(0).normal(size=2 * len(made.rows.tokens))
+    values = np.random.default_rng(0).normal(size=made.rows.target[..., 0].size)
     found = made.margins(values)
     (a, b), (c, d), (e, f) = values[made.pairs]
     np.testing.assert_allclose(found["margin"], [(a - b + c - d) / 2, e - f])

@@ -72,14 +72,17 @@ def plain_log_prob(params: Any, context: Sequence[int], ending: Sequence[int]) -
 
 def read_back(questions: Questions, continuation: int) -> tuple[list[int], list[int]]:
     """(context, ending) of a continuation in token ids, from the rows, and that nothing else is seen there."""
-    rows, (row, which) = questions.rows, divmod(int(continuation), 2)
-    asked = rows.target[row, which] >= 0
-    place, ending = rows.place[row, which][asked].tolist(), rows.target[row, which][asked].tolist()
-    context = rows.tokens[row, : place[0] + 1].tolist()
-    assert set(rows.segments[row, : place[0] + 1]) == {MOST}
+    rows = questions.rows
+    row, k, which = np.unravel_index(int(continuation), rows.target.shape[:3])
+    asked = rows.target[row, k, which] >= 0
+    place, ending = rows.place[row, k, which][asked].tolist(), rows.target[row, k, which][asked].tolist()
+    of_context = np.flatnonzero(rows.segments[row] == (k + 1) * MOST)
+    context = rows.tokens[row, of_context].tolist()
+    assert of_context.tolist() == list(range(place[0] - len(context) + 1, place[0] + 1))
+    assert rows.positions[row, of_context].tolist() == list(range(len(context)))
     # What is read between the first token of the ending and the last is the ending itself, after the context.
-    own = rows.segments[row] == MOST + 1 + which
-    assert np.flatnonzero(own).tolist() == place[1:]
+    own = np.flatnonzero(rows.segments[row] == (k + 1) * MOST + 1 + which)
+    assert own.tolist() == place[1:]
     assert rows.tokens[row, own].tolist() == ending[:-1]
     assert rows.positions[row, own].tolist() == list(range(len(context), len(context) + len(ending) - 1))
     return context, ending
