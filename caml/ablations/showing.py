@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from caml.ablations.auditing import audit
+from caml.ablations.examining import sat
 from caml.ablations.grid import cells, used_stageruns
 from caml.ablations.places import places
 from caml.ablations.populations import depth, plan
@@ -79,6 +80,12 @@ def shown(loaded: Loaded) -> list[str]:
         )
     if not ablation.control and any(s.ratio > 0 for s in stageruns):
         lines.append("control: none; Ablation.control names one, and without it no effect is estimated")
+    for benchmark in ablation.benchmarks:
+        there = sum(sat(where.ledger, s.name, benchmark) is not None for s in stageruns)
+        graders = f", graded by {', '.join(benchmark.graders)}" if benchmark.graders else ""
+        lines.append(
+            f"benchmark {benchmark.name}: {counted(len(stageruns), 'sitting')}, {there} there{graders}"
+        )
     populations = plan(stageruns, ablation.population)
     trained = f"{counted(len(stageruns), 'StageRun')} in {counted(len(populations), 'population')}"
     lines.append(f"{ablation.name}: {counted(len(grid), 'cell')}, {trained}")

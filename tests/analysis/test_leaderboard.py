@@ -152,7 +152,9 @@ def test_own_probes_are_those_of_frozen_tables(tmp_path: Path):
         for table in ("cells", "stageruns", "outcomes", "metrics", "trajectory")
     }
     freeze(type(tables)(items=tables.items, margins=margins, **parts), tmp_path / "study" / "tables")
-    (board,) = gather(tmp_path, quiet).boards
+    found = gather(tmp_path, quiet)
+    (board,) = found.boards
+    assert "in the tables of study: they left the ledger" in found.left_out[0]
     assert board.tab == PROBES and len(board.rows) == 1
     assert board.rows[0].entrant.reports == ("study",)
     items = tables.items[(tables.items["family"] == "disposition") & (tables.items["rung"] == "new_frame")][

@@ -1,80 +1,19 @@
 """An ablation that names a benchmark: every StageRun sits it, its report estimates it, the leaderboard shows it."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner, Result
 
 pytest.importorskip("inspect_evals")
 
 import judging
+from sitting import NAMED, command
 
 import caml
 from caml.analysis.tables import load
-from caml.cli import app
-from caml.training import devices
-
-TINY = Path(__file__).parents[1] / "ablations" / "tiny.gin"
-NAMED = """
-Ablation.name = 'sitting'
-Ablation.axes = {
-    'ARM': ['compassion', 'neutral'], 'RATIO': [0.25], 'TOKENS': [12288], 'SEED': [0, 1], 'SFT_TOKENS': [0, 8192]}
-Ablation.benchmarks = (@Benchmark(),)
-GRADER = 'toygrader/rule'
-Benchmark.task = 'anima'
-Benchmark.graders = (%GRADER,)
-Benchmark.arguments = {'dataset_repo_id': 'anima'}
-Benchmark.epochs = 1
-Benchmark.max_tokens = 4
-"""
-
-
-def command(*arguments: str) -> Result:
-    result = CliRunner().invoke(app, arguments)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the ablation ran once. Not to be changed."""
-    folder = tmp_path_factory.mktemp("sitting")
-    text = re.sub(r"Ablation\.axes = \[.*?\n\]\n", "", TINY.read_text(), flags=re.DOTALL)
-    (folder / "sitting.gin").write_text(text.replace("Ablation.name = 'tiny'\n", "") + NAMED)
-    judging.write_anima(folder / "anima")
-    with pytest.MonkeyPatch.context() as patch:
-        prepared(patch, folder)
-        done = command("run", "sitting.gin")
-        assert done.exit_code == 0, done.output
-        (folder / "stdout").write_text(done.stdout)
-    return folder
-
-
-def prepared(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    patch.chdir(folder)
-    patch.setattr(devices, "prepare_devices", lambda: None)
-    patch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
-    patch.setattr(judging.Grader, "left", None)
-    patch.setattr(judging.Grader, "asked", [])
-
-
-@pytest.fixture
-def here(study: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    prepared(monkeypatch, study)
-    return study
-
-
-@pytest.fixture
-def own(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the study, to be changed."""
-    folder = tmp_path / "own"
-    shutil.copytree(study, folder)
-    prepared(monkeypatch, folder)
-    return folder
 
 
 def test_every_stagerun_sits_the_benchmark_after_its_stage(here: Path):
@@ -87,6 +26,15 @@ def test_every_stagerun_sits_the_benchmark_after_its_stage(here: Path):
     assert one.groupby("stagerun")["value"].count().tolist() == [5] * 8
     # From Python, too.
     assert len(caml.load("runs/sitting").sittings) == 8
+
+
+def test_it_is_shown_what_will_be_asked_and_what_is_there(here: Path):
+    assert (
+        "benchmark anima: 8 sittings, 8 there, graded by toygrader/rule"
+        in command("show", "sitting.gin").stdout
+    )
+    other = command("show", "sitting.gin", "--set", "GRADER='toygrader/other'").stdout
+    assert "benchmark anima: 8 sittings, 0 there, graded by toygrader/other" in other
 
 
 def test_effects_are_paired_by_seed_block_over_the_questions_that_all_were_scored_on(here: Path):

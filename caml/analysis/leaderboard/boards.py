@@ -18,6 +18,7 @@ from caml.analysis.tables import Tables
 from caml.analysis.tables import load as load_tables
 from caml.config.errors import Failure
 from caml.config.fingerprint import fingerprint
+from caml.config.text import counted
 from caml.tracking import shelves
 from caml.tracking.ledger import Ledger, State
 
@@ -197,6 +198,12 @@ def gather(output: Path, task: Task) -> Leaderboard:
                 for stagerun in tables.stageruns["stagerun"]:
                     reports.setdefault(stagerun, {})[folder.parent.name] = None
                 found.probes(tables, folder)
+                gone = len(set(tables.stageruns["name"]) - set(complete))
+                if gone:
+                    of = counted(len(tables.stageruns), "StageRun")
+                    found.left_out.append(
+                        f"{gone} of {of} in the tables of {folder.parent.name}: they left the ledger"
+                    )
             except Failure as failure:
                 found.left_out.append(str(failure))
             advance(number, folder.parent.name)
