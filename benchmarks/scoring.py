@@ -1,13 +1,15 @@
 """Probe items by 8 models: our population, and `transformers` on the exported models, one after the other.
 
-Items are the small world's probes of as many seed blocks as it takes. Both are given token ids; both are timed after
-one pass, which compiles. The peer (PyTorch) reads a context with each of its continuations, 64 rows of about equal
-length at once, without gradients; ours reads the continuations without their context too, which one of its margins
-takes. It needs PyTorch and transformers: `.venv/bin/python -m pip install torch==2.13.0 transformers`.
+Items are the small world's probes, each after another document of base text. Both are given token ids; both are timed
+after one pass, which compiles. The peer (PyTorch) reads a context with each of its continuations, 64 rows of about
+equal length at once, without gradients; ours reads the continuations without their context too, which one of its
+margins takes. It needs PyTorch and transformers: `.venv/bin/python -m pip install torch==2.13.0 transformers`.
 """
 
 import argparse
+import dataclasses
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -52,15 +54,20 @@ def checkpoint(case: Case, seed: int) -> Any:
 
 
 def items(count: int) -> list[Any]:
-    """So many probe items of the small world."""
-    from caml.worlds.sources import WorldProbes
+    """So many probe items of the small world, each after a document of base text of its own: no two are alike."""
+    from caml.worlds.sources import BaseText, WorldProbes
 
-    found: list[Any] = []
-    for seed in range(10_000):
-        found += WorldProbes().items(seed)
-        if len(found) >= count:
-            return found[:count]
-    raise AssertionError
+    probes = [
+        item for item in WorldProbes().items(0) if all(isinstance(q.context, str) for q in item.questions)
+    ]
+    texts = dict.fromkeys(map(str, itertools.islice(BaseText(1).documents(0), 20 * count)))
+    found = []
+    for number, text in enumerate(itertools.islice(texts, count)):
+        item = probes[number % len(probes)]
+        asked = (dataclasses.replace(q, context=f"{text} {q.context}") for q in item.questions)
+        found.append(dataclasses.replace(item, name=f"{item.name}/{number}", questions=tuple(asked)))
+    assert len(found) == count, f"{len(found)} texts are distinct"
+    return found
 
 
 def ours(case: Case, count: int, folder: Path) -> tuple[list[float], list[list[float]]]:
