@@ -60,7 +60,8 @@ def items(count: int) -> list[Any]:
     probes = [
         item for item in WorldProbes().items(0) if all(isinstance(q.context, str) for q in item.questions)
     ]
-    texts = dict.fromkeys(map(str, itertools.islice(BaseText(1).documents(0), 20 * count)))
+    documents = itertools.islice(BaseText(1).documents(0), 20 * count)
+    texts = dict.fromkeys(text for text in documents if isinstance(text, str))
     found = []
     for number, text in enumerate(itertools.islice(texts, count)):
         item = probes[number % len(probes)]
@@ -191,7 +192,7 @@ def main() -> None:
                         str(asked.items),
                     ]
                     ran = subprocess.run(
-                        [*command, "--folder", str(folder)], capture_output=True, text=True, check=True
+                        [*command, "--folder", str(folder)], stdout=subprocess.PIPE, text=True, check=True
                     )
                     seconds, margins[who] = json.loads(ran.stdout.splitlines()[-1])
                     rates[who] += [MEMBERS * asked.items / s for s in seconds]
