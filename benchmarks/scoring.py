@@ -1,15 +1,14 @@
 """Probe items by 8 models: our population, and `transformers` on the exported models, one after the other.
 
-Items are the small world's probes, each after another document of base text. Both are given token ids; both are timed
-after one pass, which compiles. The peer (PyTorch) reads a context with each of its continuations, 64 rows of about
-equal length at once, without gradients; ours reads the continuations without their context too, which one of its
-margins takes. It needs PyTorch and transformers: `.venv/bin/python -m pip install torch==2.13.0 transformers`.
+Items are the small world's probes, with words of their contexts changed so that no two are alike. Both are given token
+ids; both are timed after one pass, which compiles. The peer (PyTorch) reads a context with each of its continuations, 64
+rows of about equal length at once, without gradients; ours reads the continuations without their context too, which one
+of its margins takes. It needs PyTorch and transformers: `.venv/bin/python -m pip install torch==2.13.0 transformers`.
 """
 
 import argparse
 import dataclasses
 import importlib.util
-import itertools
 import json
 import subprocess
 import sys
@@ -54,20 +53,24 @@ def checkpoint(case: Case, seed: int) -> Any:
 
 
 def items(count: int) -> list[Any]:
-    """So many probe items of the small world, each after a document of base text of its own: no two are alike."""
-    from caml.worlds.sources import BaseText, WorldProbes
+    """So many probe items of the small world, a word of each context changed by chance until no two are alike."""
+    from caml.worlds.sources import WorldProbes
 
     probes = [
         item for item in WorldProbes().items(0) if all(isinstance(q.context, str) for q in item.questions)
     ]
-    documents = itertools.islice(BaseText(1).documents(0), 20 * count)
-    texts = dict.fromkeys(text for text in documents if isinstance(text, str))
-    found = []
-    for number, text in enumerate(itertools.islice(texts, count)):
-        item = probes[number % len(probes)]
-        asked = (dataclasses.replace(q, context=f"{text} {q.context}") for q in item.questions)
-        found.append(dataclasses.replace(item, name=f"{item.name}/{number}", questions=tuple(asked)))
-    assert len(found) == count, f"{len(found)} texts are distinct"
+    words = sorted({word for item in probes for q in item.questions for word in q.context.split()})
+    rng, found, seen = np.random.default_rng(0), list[Any](), set[str]()
+    while len(found) < count:
+        item = probes[len(found) % len(probes)]
+        asked = []
+        for question in item.questions:
+            context = question.context.split()
+            while (text := " ".join(context)) in seen:
+                context[rng.integers(len(context))] = words[rng.integers(len(words))]
+            seen.add(text)
+            asked.append(dataclasses.replace(question, context=text))
+        found.append(dataclasses.replace(item, name=f"{item.name}/{len(found)}", questions=tuple(asked)))
     return found
 
 

@@ -15,8 +15,9 @@ from caml.worlds.items import Item, Question
 ALIGNED, OPPOSED = 0, 1
 
 
-# Positions of a row, where no context with its continuations is longer, and the contexts that a row holds at most.
-LENGTH, IN_A_ROW = 64, 8
+# Positions of a row, where no context with its continuations is longer, and the contexts that a row holds at most:
+# attention costs a small model more than padding (measured: experiments/LOG.md).
+LENGTH, IN_A_ROW = 32, 4
 
 
 class Rows(NamedTuple):

@@ -16,8 +16,9 @@ from caml.models.sizes import Model
 from caml.models.transformer import Parameters, hidden_states, output_matrix
 
 BRANCHES = Compute(kernel="branches")
-# Sequences that go through the model together: small pieces stay in a processor's cache.
-_ROWS_AT_ONCE = 64
+# Tokens that go through the model together, by platform: small pieces stay in a processor's cache.
+_AT_ONCE = {"cpu": 512}
+_ELSEWHERE = 16_384
 
 
 def log_probs(params: Parameters, model: Model, rows: Rows) -> jax.Array:
@@ -106,14 +107,15 @@ def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
 
 
 def _in_pieces(function: Callable[[Any], Any], arrays: tuple) -> Any:
-    """`function` of arrays `[R, ...]`, some rows at a time; the result has the rows in front again."""
-    count = arrays[0].shape[0]
-    pieces = -(-count // _ROWS_AT_ONCE)
-    padding = pieces * _ROWS_AT_ONCE - count
+    """`function` of arrays `[R, T, ...]`, some rows at a time; the result has the rows in front again."""
+    count, length = arrays[0].shape[:2]
+    rows = max(1, _AT_ONCE.get(jax.default_backend(), _ELSEWHERE) // length)
+    pieces = -(-count // rows)
+    padding = pieces * rows - count
 
     def split(x: jax.Array) -> jax.Array:
         whole = jnp.concatenate([x, jnp.repeat(x[:1], padding, axis=0)])
-        return whole.reshape(pieces, _ROWS_AT_ONCE, *x.shape[1:])
+        return whole.reshape(pieces, rows, *x.shape[1:])
 
     found = jax.lax.map(function, tuple(map(split, arrays)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
