@@ -3,7 +3,8 @@
 Items are the small world's probes, with words of their contexts changed so that no two are alike. Both are given token
 ids; both are timed after one pass, which compiles. The peer (PyTorch) reads a context with each of its continuations,
 64 rows of about equal length at once, without gradients; ours reads the continuations without their context too, which
-one of its margins takes. It needs PyTorch and transformers: `.venv/bin/python -m pip install torch==2.13.0 transformers`.
+one of its margins takes. It needs PyTorch and transformers:
+`.venv/bin/python -m pip install torch==2.13.0 transformers`.
 """
 
 import argparse
