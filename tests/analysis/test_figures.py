@@ -60,7 +60,7 @@ def focused(view: View, size: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_focus_is_the_first_primary_contrast_that_claims_a_direction(view):
-    assert dataclasses.astuple(view.focus) == ("disposition", "new_frame", "compassion", "neutral")
+    assert dataclasses.astuple(view.focus) == ("disposition", "new_frame", "compassion", "neutral", "nats")
     assert view.bound == 0.25
 
 
