@@ -1,5 +1,6 @@
 """The leaderboard: who stands in a row, what limits are over, what a page and a file for submission say."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -78,8 +79,6 @@ def _shelved(shelf: Path, params: str, name: str, mean: float, task: str, grader
 
 
 def quiet(name: str, total: int) -> Any:
-    import contextlib
-
     return contextlib.nullcontext(lambda done, told: None)
 
 

@@ -1,5 +1,6 @@
 """What lm-evaluation-harness found of an exported model, read into its ledger; and the harness itself, where it is."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -69,19 +70,18 @@ def test_scores_of_the_harness_stand_in_the_ledger_with_limits_over_items(own: P
     # Read again, nothing is there twice; the leaderboard and the files for submission have it.
     assert command("eval", str(trained), "--harness", "results").exit_code == 0
     assert sum(name.startswith(TASK) for name in ledger.benchmarks(trained.name)) == 1
-    (tmp := own / "runs").exists()
-    import contextlib
-
-    boards = gather(tmp, lambda *_: contextlib.nullcontext(lambda *_: None)).boards
+    boards = gather(own / "runs", lambda *_: contextlib.nullcontext(lambda *_: None)).boards
     (board,) = [board for board in boards if board.tab == TASK]
     assert board.asked["graded by"] == "the task's own scorer" and len(board.rows) == 1
     assert command("leaderboard", "runs").exit_code == 0
     (record,) = [
-        json.loads(x.read_text()) for x in tmp.glob(f"leaderboard/every_eval_ever/data/{TASK}/*/*/*.json")
+        json.loads(x.read_text())
+        for x in own.glob(f"runs/leaderboard/every_eval_ever/data/{TASK}/*/*/*.json")
     ]
     assert record["eval_library"] == {
         "name": "lm_eval", "version": "0.4.13", "additional_details": {"transformers": "5.24.0"},
     }  # fmt: skip
+    assert record["model_info"]["inference_engine"] == {"name": "transformers", "version": "5.24.0"}
 
 
 def test_what_is_no_result_of_this_model_is_named(own: Path, trained: Path):

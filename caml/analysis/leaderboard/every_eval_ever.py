@@ -56,6 +56,8 @@ def _record(board: Board, row: Row, member: Member, sitting: Sitting, organizati
     software = dict(summary.get("software", {"caml": _version()}))
     library = summary.get("library", "caml")
     version = software.pop(library, "")
+    # The harness runs exported models by itself.
+    engine = "transformers" if "transformers" in software else "caml"
     return {
         "schema_version": SCHEMA,
         "evaluation_id": f"{_plain(board.tab)}/{model}/{at}",
@@ -76,7 +78,7 @@ def _record(board: Board, row: Row, member: Member, sitting: Sitting, organizati
             "name": member.name,
             "id": model,
             "developer": organization if ours else "unknown",
-            "inference_engine": {"name": "caml", "version": _version()},
+            "inference_engine": {"name": engine, "version": software.get(engine) or _version()},
             "additional_details": _model(row, member),
         },
         "evaluation_results": list(_results(board, sitting)),
