@@ -113,9 +113,9 @@ def measure(case: Case, file: Path) -> dict[str, list[tuple[float, float]]]:
 
     def bare(stagerun: Any) -> tuple[float, float]:
         """The same steps, by the program alone."""
-        layout = loop.laid_out(launch.pace, 1, case.batch, case.length)
-        mesh = member_mesh(layout.data)
         stage, model = stagerun.stage, stagerun.model
+        layout = loop.laid_out(launch.pace, 1, model, case.batch, case.length)
+        mesh = member_mesh(layout.data)
         params = init_parameters(model, case.vocabulary, 0)
         numbers = hyper(stage.optimizer, stage.schedule, stagerun.steps)
         state = population.stack([population.init_member(stage.optimizer.name, params, numbers)])
@@ -128,8 +128,8 @@ def measure(case: Case, file: Path) -> dict[str, list[tuple[float, float]]]:
         data, sent = stores.data(stagerun), []
         for first, count in loop.dispatches(0, stagerun.steps, launch.pace):
             batches = jax.tree.map(lambda x: x[None], Batch(*data.batches(first, count)))
-            counters = population.place((np.int32(first), np.int32(count)), mesh, population.EVERYWHERE)
-            sent.append((first + count, population.place(batches, mesh, population.BATCHES), *counters))
+            counters = population.place_counters((np.int32(first), np.int32(count)), mesh)
+            sent.append((first + count, population.place_batches(batches, mesh), *counters))
         jax.block_until_ready(sent)
         at, before = [], None
         for reached, *arguments in sent:

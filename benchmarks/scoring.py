@@ -60,13 +60,13 @@ def items(count: int) -> list[Any]:
     probes = [
         item for item in WorldProbes().items(0) if all(isinstance(q.context, str) for q in item.questions)
     ]
-    words = sorted({word for item in probes for q in item.questions for word in q.context.split()})
+    words = sorted({word for item in probes for q in item.questions for word in q.text.split()})
     rng, found, seen = np.random.default_rng(0), list[Any](), set[str]()
     while len(found) < count:
         item = probes[len(found) % len(probes)]
         asked = []
         for question in item.questions:
-            context = question.context.split()
+            context = question.text.split()
             while (text := " ".join(context)) in seen:
                 context[rng.integers(len(context))] = words[rng.integers(len(words))]
             seen.add(text)
@@ -108,11 +108,12 @@ def peer(case: Case, count: int, folder: Path) -> tuple[list[float], list[list[f
 
     rows, endings, item, sign = np.load(folder / "rows.npz", allow_pickle=True).values()
     order = np.argsort([len(row) for row in rows], kind="stable")
-    count = np.bincount(item)
+    asked = np.bincount(item)
     models = [
         AutoModelForCausalLM.from_pretrained(folder / str(seed)).float().eval() for seed in range(MEMBERS)
     ]
-    seconds, margins = [], []
+    seconds: list[float] = []
+    margins: list[list[float]] = []
     for _ in range(2):
         begun, margins = time.perf_counter(), []
         for model in models:
@@ -128,7 +129,7 @@ def peer(case: Case, count: int, folder: Path) -> tuple[list[float], list[list[f
                     for place, i in enumerate(own):
                         end = len(rows[i]) - 1
                         found[i] = likely[place, end - endings[i] : end].sum()
-            margins.append((np.bincount(item, found * sign) / (count / 2)).tolist())
+            margins.append((np.bincount(item, found * sign) / (asked / 2)).tolist())
         seconds.append(time.perf_counter() - begun)
     return seconds[1:], margins
 
