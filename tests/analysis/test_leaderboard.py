@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,19 @@ def test_what_was_asked_otherwise_or_trained_otherwise_stands_apart(tmp_path: Pa
     assert boards[0].asked["graded by"] == "a/judge" and boards[1].asked["graded by"] == "b/judge"
 
 
+def test_of_what_was_asked_again_the_last_one_counts(tmp_path: Path):
+    name = trained(tmp_path, 0)
+    shelf, params = Ledger(tmp_path / "ledger").shelf(name), Ledger(tmp_path / "ledger").params_digest(name)
+    summary = json.loads((sat(tmp_path, name, 0.4) / "scores.json").read_text())
+    for folder, mean in (("b", 0.6), ("a", 0.7), ("c", 0.5)):  # not in the order of their names
+        of = {**summary["dimensions"]["overall"], "mean": mean}
+        later = {**summary, "software": {"inspect_ai": folder}, "dimensions": {"overall": of}}
+        time.sleep(0.01)
+        shelves.write(shelf / folder, later, pd.DataFrame({"value": [mean]}), params)
+        (board,) = gather(tmp_path, quiet).boards
+        assert board.rows[0].scores["overall"].mean == mean
+
+
 def test_a_model_from_elsewhere_and_what_is_damaged(tmp_path: Path):
     _shelved(
         tmp_path / "benchmarks/qwen-0123456789ab", "f" * 64, "qwen", 0.5, "inspect_evals/anima", "a/judge"
@@ -181,6 +195,7 @@ def written(tmp_path: Path) -> Path:
     for seed, mean in enumerate((0.4, 0.5)):
         sat(tmp_path, trained(tmp_path, seed), mean)
     sat(tmp_path, trained(tmp_path, 0, arm="neutral"), 0.2)
+    sat(tmp_path, trained(tmp_path, 0, arm="neutral_humility"), 0.3)
     sat(tmp_path, trained(tmp_path, 0, stage="sft"), 0.9, task="inspect_evals/moru")
     done = command(str(tmp_path), "--organization", "Toy Lab")
     assert done.exit_code == 0, done.output
@@ -211,6 +226,7 @@ def test_files_for_submission_follow_the_schema_and_are_the_same_each_time(
         ("anima", "Toy-Lab", "pretrain-compassion-seed0-0.1"),
         ("anima", "Toy-Lab", "pretrain-compassion-seed1-0.1"),
         ("anima", "Toy-Lab", "pretrain-neutral-seed0-0.1"),
+        ("anima", "Toy-Lab", "pretrain-neutral_humility-seed0-0.1"),
         ("moru", "Toy-Lab", "sft-compassion-seed0-0.1"),
     ]
     version_four = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -255,28 +271,26 @@ def rows_of(dom: str) -> list[tuple[str, bool]]:
 def test_in_a_browser_tabs_filters_and_sorting_work(written: Path):
     page = written / "index.html"
     everything = rows_of(seen(page))
-    assert [shown for _, shown in everything] == [True, True, False]  # the first tab
+    assert [shown for _, shown in everything] == [True, True, True, False]  # the first tab
     moru = seen(page, "#tab=moru")
-    assert [shown for _, shown in rows_of(moru)] == [False, False, True]
+    assert [shown for _, shown in rows_of(moru)] == [False, False, False, True]
     assert re.search(r'id="tab-2"[^>]*aria-selected="true"', moru)
     neutral = seen(page, "#tab=anima&arm=neutral")
     assert [name for name, shown in rows_of(neutral) if shown] == ["neutral, 29k, pretrain"]
-    assert "1 of 2 rows" in neutral
+    assert "1 of 3 rows" in neutral
     nobody = seen(page, "#tab=anima&name=nothing+of+that+name")
-    assert "0 of 2 rows" in nobody and not re.search(
+    assert "0 of 3 rows" in nobody and not re.search(
         r'class="none nobody" hidden', nobody.split("panel-2")[0]
     )
     ordered = seen(page, "#tab=anima&sort=overall")
-    assert [name for name, shown in rows_of(ordered) if shown] == [
-        "neutral, 29k, pretrain",
-        "compassion, 29k, pretrain",
-    ]
+    arms = ["neutral", "neutral humility", "compassion"]
+    assert [name for name, shown in rows_of(ordered) if shown] == [f"{arm}, 29k, pretrain" for arm in arms]
     assert 'aria-sort="ascending"' in ordered
 
 
 def test_without_a_script_the_page_has_everything_and_escapes_it(written: Path):
     page = (written / "index.html").read_text()
-    assert page.count('<td class="first">') == 3
+    assert page.count('<td class="first">') == 4
     assert "http" not in page.replace("http-equiv", "") and "<b>nothing</b>" not in page
     assert "0.450" in page and "26 of 28" in page
     for address in re.findall(r'href="([^"#]+)"', page):
