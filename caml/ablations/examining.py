@@ -1,9 +1,7 @@
 """Letting StageRuns sit the benchmarks that their ablation names."""
 
-import contextlib
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 from caml.ablations.condition import Study
 from caml.ablations.progress import Progress, Stopped
@@ -56,7 +54,11 @@ def unsat(study: Study, stageruns: Sequence[StageRun]) -> list[tuple[StageRun, B
 
 
 def sit_missing(
-    study: Study, stageruns: Sequence[StageRun], submit: Callable[[str], None], progress: Progress
+    study: Study,
+    stageruns: Sequence[StageRun],
+    submit: Callable[[str], None],
+    progress: Progress,
+    stop: threading.Event,
 ) -> int:
     """Let the complete `stageruns` sit what they have not; returns how many sittings were made.
 
@@ -72,42 +74,28 @@ def sit_missing(
         f"{study.ablation.name}: {counted(len(missing), 'sitting')} of {names} to be asked and graded"
     )
     made = done = 0
-    with progress.task("benchmarks", len(missing)) as advance, _interrupted():
+    with progress.task("benchmarks", len(missing)) as advance:
         left = missing
         while left:
             postponed = []
             for stagerun, benchmark in left:
+                if stop.is_set():
+                    raise Stopped
                 advance(done, f"{benchmark.name}, {stagerun.name}")
                 with acquire_all([ledger.folder(stagerun.name)]) as leases:
                     if leases.refused:
                         postponed.append((stagerun, benchmark))
                         continue
                     if sat(ledger, stagerun.name, benchmark) is None:  # another launch may have been here
-                        sit_stagerun(ledger, stagerun.name, stagerun, benchmark)
+                        try:
+                            sit_stagerun(ledger, stagerun.name, stagerun, benchmark)
+                        except KeyboardInterrupt:
+                            raise Stopped from None
                         made += 1
                 done += 1
                 submit(stagerun.name)
             if len(postponed) == len(left):
-                time.sleep(WAIT)  # another launch asks all of them
+                stop.wait(WAIT)  # another launch asks all of them
             left = postponed
         advance(len(missing), "asked and graded")
     return made
-
-
-@contextlib.contextmanager
-def _interrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM interrupt what Inspect is doing, which then writes down what it has; they raise `Stopped`."""
-    try:
-        before = {
-            number: signal.signal(number, signal.default_int_handler)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-    except ValueError:  # not the main thread, as in a test
-        before = {}
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Stopped from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

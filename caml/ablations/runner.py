@@ -94,7 +94,7 @@ def _run(
     if stop.is_set():
         raise Stopped
     if ablation.benchmarks:
-        sat = examining.sit_missing(study, stageruns, mirror.submit, progress)
+        sat = examining.sit_missing(study, stageruns, mirror.submit, progress, stop)
     for stagerun in stageruns:
         mirror.submit(stagerun.name)
     page: Path | None

@@ -9,8 +9,9 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,12 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
     logs.mkdir(parents=True, exist_ok=True)
     before = sorted(logs.glob("*.eval"), key=lambda path: path.stat().st_mtime)
     # What Inspect prints of its progress is no result.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _interrupted():
         try:
             if before:
-                (log,) = eval_retry(str(before[-1]), **common)
+                found = eval_retry(str(before[-1]), **common)
             else:
-                (log,) = inspect_eval(
+                found = inspect_eval(
                     benchmark.inspects,
                     model=f"caml/{model}",
                     model_roles=roles,
@@ -169,10 +170,37 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
         except (
             Exception
         ) as error:  # of a task, its data or a provider: Inspect has no exception of its own for them
+            # Of a retry that is interrupted it raises what comes of having no log.
+            if _was_cancelled(logs):
+                raise KeyboardInterrupt from None
             raise UserError(
                 f"{benchmark.name} cannot be asked: {type(error).__name__}: {plain(error)}"
             ) from None
-    return log
+    if not found or found[0].status == "cancelled":  # Inspect keeps a Ctrl-C to itself
+        raise KeyboardInterrupt
+    return found[0]
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[None]:
+    """Ctrl-C, and SIGTERM as one, interrupt what Inspect is doing, which then writes down what it has."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _was_cancelled(logs: Path) -> bool:
+    """Whether the newest log in a folder is of something that was interrupted."""
+    from inspect_ai.log import read_eval_log
+
+    files = sorted(logs.glob("*.eval"), key=lambda path: path.stat().st_mtime)
+    return bool(files) and read_eval_log(str(files[-1]), header_only=True).status == "cancelled"
 
 
 def _ended(log: Any) -> str:
