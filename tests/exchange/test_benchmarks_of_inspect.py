@@ -1,6 +1,7 @@
 """ANIMA and MORU, unchanged, on local data in their schema, with graders by rule: what is scored, kept and resumed."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,40 @@ def test_a_judge_that_fails_half_way_keeps_what_was_graded(here: Path, monkeypat
     assert len(judging.Grader.asked) - before < 9
     whole = sit(anima(epochs=1, seed=7))
     assert whole.scores["dimensions"] == found.scores["dimensions"]
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_what_was_answered_before_ctrl_c_is_kept_and_the_rest_is_asked(here: Path, sent: str):
+    (here / "task.py").write_text(
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from inspect_ai import Task, task\n"
+        "from inspect_ai.dataset import Sample\n"
+        "from inspect_ai.scorer import includes\n"
+        "from inspect_ai.solver import generate, solver\n"
+        "@solver\n"
+        "def counted():\n"
+        "    async def solve(state, generate):\n"
+        "        with open('asked.txt', 'a') as asked:\n"
+        "            asked.write(f'{state.sample_id}\\n')\n"
+        "        if state.sample_id == 300 and not Path('sent.txt').exists():\n"
+        "            Path('sent.txt').touch()\n"
+        f"            os.kill(os.getpid(), signal.{sent})\n"
+        "        return state\n"
+        "    return solve\n"
+        "@task\n"
+        "def mine():\n"
+        "    samples = [Sample(id=i, input='what is hot ?', target='the') for i in range(400)]\n"
+        "    return Task(dataset=samples, solver=[counted(), generate()], scorer=includes())\n"
+    )
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        sit(Benchmark("task.py@mine", max_tokens=2))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    found = sit(Benchmark("task.py@mine", max_tokens=2))
+    assert found.scores["scored"] == 400
+    asked = (here / "asked.txt").read_text().split()
+    assert set(asked) == {str(i) for i in range(400)} and len(asked) < 500
 
 
 def test_a_grader_over_http_is_asked_by_the_protocol_of_openai(here: Path, monkeypatch: pytest.MonkeyPatch):
