@@ -57,8 +57,8 @@ def report(study: Study, progress: Progress, keep: tuple[Path, str] | None = Non
         results = analyse(tables, ablation.contrasts, ablation.control, gate=statement.gate, locked=locked)
         advance(2, "figures and page")
         extras = _extras(study, tables, results, lock, locked)
-        sat = benchmarks.sat(tables, ablation.control, statement.gate)
-        path = write_report((where.folder / PAGE).parent, tables, results, extras, sat)
+        of_benchmarks = benchmarks.estimated(tables, ablation.control, statement.gate)
+        path = write_report((where.folder / PAGE).parent, tables, results, extras, of_benchmarks)
         lines = [*headline(results), *extras.caveats]
         write_text(where.folder / HEADLINE, "\n".join(lines) + "\n")
         write_text(where.folder / STAMP, stamp(study, locks.read_lock(where.lock)))

@@ -10,19 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from caml.analysis.dictionary import NATS, RESULTS_DICTIONARY
+from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.results import Results, analyse
-from caml.analysis.tables import DATA_DICTIONARY, Tables
+from caml.analysis.tables import DATA_DICTIONARY, NATS, SHARE, Tables
+from caml.tracking.shelves import OVERALL
 from caml.tracking.tables import LENGTHS, NORMS
 
-SHARE = "share"
-OVERALL = "overall"
 # Of the results, those that a report keeps of benchmarks.
 KEPT = ("effects", "seed_effects", "retention")
 
 
 @dataclasses.dataclass(frozen=True)
-class Sat:
+class Estimated:
     """A benchmark that every StageRun of an ablation sat.
 
     **Attributes**: `tables`, with its questions as items and its scores as margins; `results`, their estimates, in
@@ -38,7 +37,7 @@ class Sat:
     sittings: pd.DataFrame
 
 
-def sat(tables: Tables, control: dict[str, Any], gate: float) -> list[Sat]:
+def estimated(tables: Tables, control: dict[str, Any], gate: float) -> list[Estimated]:
     """The benchmarks in `tables`, analysed against `control` as `analyse` does, and raising as it."""
     found = []
     for name in dict.fromkeys(tables.benchmarks["benchmark"]):
@@ -54,7 +53,7 @@ def sat(tables: Tables, control: dict[str, Any], gate: float) -> list[Sat]:
         like = _as_probes(tables, name, whole)
         dimensions = list(dict.fromkeys(whole["dimension"]))
         found.append(
-            Sat(
+            Estimated(
                 name=name,
                 tables=like,
                 results=analyse(like, (), control, gate=gate),
@@ -84,7 +83,7 @@ def _as_probes(tables: Tables, name: str, scores: pd.DataFrame) -> Tables:
     return dataclasses.replace(tables, items=items, margins=margins)
 
 
-def frames(found: Sequence[Sat]) -> dict[str, pd.DataFrame]:
+def frames(found: Sequence[Estimated]) -> dict[str, pd.DataFrame]:
     """The estimates of all benchmarks, as tables of a report: `benchmark_effects` and so on."""
     if not found:
         return {}
@@ -98,7 +97,7 @@ def frames(found: Sequence[Sat]) -> dict[str, pd.DataFrame]:
     }
 
 
-def dictionary(found: Sequence[Sat]) -> pd.DataFrame:
+def dictionary(found: Sequence[Estimated]) -> pd.DataFrame:
     """What the columns of `frames` mean: as of the probes' own tables, in shares."""
     renamed = {
         "family": ("benchmark", "name of the benchmark"),

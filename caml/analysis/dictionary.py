@@ -1,8 +1,7 @@
 """The data dictionary of the result tables: every column, its meaning and its unit."""
 
-from caml.analysis.tables import DATA_DICTIONARY
+from caml.analysis.tables import DATA_DICTIONARY, NATS
 
-NATS = "nats"
 BY_NORM = "as unit says"
 T_LIMIT = "95% limit, Student's t on seed means"
 CELL = {c: DATA_DICTIONARY["cells"][c] for c in (

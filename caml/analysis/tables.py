@@ -10,7 +10,7 @@ import pandas as pd
 from caml.analysis.files import DIGESTS, replace_file, verify, write_digests
 from caml.config.errors import Failure
 
-NATS = "nats"
+NATS, SHARE = "nats", "share of 1"
 
 # table -> column -> (meaning, unit); an empty unit is a name, a label or a pure number.
 DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
@@ -128,7 +128,7 @@ BENCHMARK_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "benchmark": ("name of the benchmark", ""),
         "dimension": ("what was graded; 'overall' is the benchmark's own", ""),
         "item": ("question, in whatever language it was asked", ""),
-        "value": ("mean over epochs, then over languages; NaN where no sample could be scored", "share"),
+        "value": ("mean over epochs, then over languages; NaN where no sample could be scored", SHARE),
     },
     "sittings": {
         "stagerun": ("fingerprint of the StageRun that sat it", ""),

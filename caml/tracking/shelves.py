@@ -13,6 +13,8 @@ from caml.tracking import markers, segments
 from caml.tracking.markers import MARKER, Damaged
 
 BENCHMARKS = "benchmarks"
+OVERALL = "overall"
+"""The dimension that a benchmark's own overall score stands under."""
 SCORES, SAMPLES = "scores.json", "samples.parquet"
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from caml.analysis.figures.style import count, endpoint, percent, rung_label, signed, spaced
-from caml.analysis.figures.view import NATS, View, each
+from caml.analysis.figures.view import View, each
+from caml.analysis.tables import NATS
 
 DOTS = """
 Small dots are seed blocks, in the order of their seeds; the large marker is their mean and the bar its 95%

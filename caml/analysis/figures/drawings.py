@@ -79,7 +79,7 @@ def drawings(view: View) -> list[Drawing]:
 
 
 def of_benchmark(view: View) -> list[Drawing]:
-    """The wash-out of what members scored on a benchmark, the view's focus, and its scores before fine-tuning."""
+    """The wash-out of what members scored on a benchmark, the view's focus, by each source of fine-tuning."""
     name, out = view.focus.family, []
     for source in finetunes(view) if view.focus.control else ():
         tuned, by = washed(view, source), source if len(finetunes(view)) > 1 else ""

@@ -16,12 +16,11 @@ from caml.analysis.figures.conditions import Condition, Conditions
 from caml.analysis.figures.style import rung_label, spaced
 from caml.analysis.intervals import student
 from caml.analysis.results import Results
-from caml.analysis.tables import Tables
+from caml.analysis.tables import NATS, Tables
 
 CELL = list(CELL_OF_EFFECT)
 
 COMPARED = ["family", "rung", "treatment", "control"]
-NATS, SHARE = "nats", "share of 1"
 # What a member has in common with itself before fine-tuning.
 MEMBER = ["size", "ratio", "placement", "pretrain_tokens", "variant"]
 # column of the seeds' effects -> that of their tuples

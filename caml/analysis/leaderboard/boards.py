@@ -14,7 +14,7 @@ from caml.analysis.files import DIGESTS
 from caml.analysis.intervals import student
 from caml.analysis.leaderboard import entrants as who
 from caml.analysis.leaderboard.entrants import Entrant
-from caml.analysis.tables import Tables
+from caml.analysis.tables import NATS, SHARE, Tables
 from caml.analysis.tables import load as load_tables
 from caml.config.errors import Failure
 from caml.config.fingerprint import fingerprint
@@ -25,7 +25,6 @@ from caml.tracking.ledger import Ledger, State
 Task = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
 """Shows a piece of work of so many parts: gives a function that is told how many are done, and of what."""
 PROBES = "own probes"
-SHARE, NATS = "share", "nats"
 MARGIN = "log P(aligned) − log P(opposed) in nats, mean over both halves of a pair; 0 is no preference"
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from caml.analysis.files import replace_file
-from caml.analysis.leaderboard.boards import NATS, PROBES, Board, Leaderboard, Row, Score, Sitting
+from caml.analysis.leaderboard.boards import PROBES, Board, Leaderboard, Row, Score, Sitting
 from caml.analysis.leaderboard.entrants import ELSEWHERE, Member
+from caml.analysis.tables import NATS
 
 SCHEMA = "0.3.0"
 DATA = "data"

@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 from caml.analysis.figures.style import count, in_order, percent, spaced
 from caml.analysis.files import replace_file
-from caml.analysis.leaderboard.boards import NATS, Board, Leaderboard, Row, Score
+from caml.analysis.leaderboard.boards import Board, Leaderboard, Row, Score
 from caml.analysis.pages.rendering import rendered
 from caml.analysis.report.tables import interval, number
+from caml.analysis.tables import NATS
 from caml.config.text import counted
 
 PAGE = "index.html"

@@ -1,36 +1,37 @@
-"""What a report says of the benchmarks that members sat."""
+"""What a report says of the benchmarks that members found."""
 
 import dataclasses
 from typing import Any
 
-from caml.analysis.benchmarks import Sat
+from caml.analysis.benchmarks import Estimated
 from caml.analysis.figures.style import spaced
-from caml.analysis.figures.view import SHARE, View, each, look
+from caml.analysis.figures.view import View, each, look
 from caml.analysis.report import tables as shown
+from caml.analysis.tables import SHARE
 from caml.config.text import counted
 
 
-def seen(sat: Sat, view: View, gate: float) -> View:
+def seen(found: Estimated, view: View, gate: float) -> View:
     """The view of a benchmark: the report's arms, on the dimension that speaks for it."""
-    focus = dataclasses.replace(view.focus, family=sat.name, rung=sat.dimension, unit=SHARE)
-    return look(sat.tables, sat.results, gate, focus)
+    focus = dataclasses.replace(view.focus, family=found.name, rung=found.dimension, unit=SHARE)
+    return look(found.tables, found.results, gate, focus)
 
 
-def section(sat: Sat, view: View) -> dict[str, Any]:
+def section(found: Estimated, view: View) -> dict[str, Any]:
     """Name, sentences and tables of a benchmark's part of the page."""
     return {
-        "name": sat.name,
-        "told": sentences(sat),
+        "name": found.name,
+        "told": sentences(found),
         "paired": shown.arms_by_stages(view, paired=True),
         "absolute": shown.arms_by_stages(view, paired=False),
         "dimensions": dimensions(view),
-        "dimension": spaced(sat.dimension),
+        "dimension": spaced(found.dimension),
     }
 
 
-def sentences(sat: Sat) -> list[str]:
+def sentences(found: Estimated) -> list[str]:
     """What was asked, by whom it was graded, and how much of it was scored."""
-    asked = sat.sittings
+    asked = found.sittings
     first = next(each(asked))
     data = f"{first.dataset} {first.dataset_revision}".strip()
     told = [
@@ -38,7 +39,7 @@ def sentences(sat: Sat) -> list[str]:
         f"{counted(int(first.epochs), 'epoch')}. {int(asked['scored'].sum()):,} of "
         f"{counted(int(asked['samples'].sum()), 'sample')} of all members were scored."
     ]
-    left, of = sat.left_out
+    left, of = found.left_out
     if left:
         told.append(
             f"{left} of {of} questions by dimension have no score in some StageRun and are left out of every effect."

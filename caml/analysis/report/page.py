@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from caml.analysis import benchmarks
-from caml.analysis.benchmarks import Sat
-from caml.analysis.dictionary import ITEM_MARGINS, NATS
+from caml.analysis.benchmarks import Estimated
+from caml.analysis.dictionary import ITEM_MARGINS
 from caml.analysis.figures.captions import unequal
 from caml.analysis.figures.conditions import Conditions
 from caml.analysis.figures.drawings import UNPAIRED, Drawing, drawings, of_benchmark, save
@@ -29,7 +29,7 @@ from caml.analysis.report import tables as shown
 from caml.analysis.report.methods import quoted
 from caml.analysis.results import Results
 from caml.analysis.retention import SEEN_RUNG
-from caml.analysis.tables import Tables, write_frames
+from caml.analysis.tables import NATS, Tables, write_frames
 from caml.config.text import counted
 
 SCREEN = 120  # pixels on the page for an inch in print
@@ -89,13 +89,13 @@ class Extras:
 
 
 def write_report(
-    folder: Path, tables: Tables, results: Results, extras: Extras, sat: Sequence[Sat] = ()
+    folder: Path, tables: Tables, results: Results, extras: Extras, of_benchmarks: Sequence[Estimated] = ()
 ) -> Path:
     """Write `figures/`, `tables/` and then `index.html` to `folder`; returns the page's path.
 
     The page holds its figures and needs no network and no script; links are relative. Figures of an earlier report in
-    `folder` that this one does not have are removed. `digests.json` is written last. `sat`: the benchmarks that the
-    StageRuns sat.
+    `folder` that this one does not have are removed. `digests.json` is written last. `of_benchmarks`: what the
+    StageRuns scored on benchmarks.
     """
     view = look(tables, results, extras.gate)
     items = probes.item_margins(view, tables.margins, tables.items)
@@ -104,10 +104,10 @@ def write_report(
         ("item_margins", c, *ITEM_MARGINS.get(c, (f"mean margin of {c}", NATS))) for c in map(str, items)
     ]
     dictionary = pd.DataFrame(columns, columns=list(frames["dictionary"]))
-    told = [frames["dictionary"], dictionary, benchmarks.dictionary(sat)]
-    frames |= benchmarks.frames(sat) | {"item_margins": items, "dictionary": pd.concat(told)}
+    told = [frames["dictionary"], dictionary, benchmarks.dictionary(of_benchmarks)]
+    frames |= benchmarks.frames(of_benchmarks) | {"item_margins": items, "dictionary": pd.concat(told)}
     write_frames(frames, folder / "tables")
-    views = [asked.seen(one, view, extras.gate) for one in sat]
+    views = [asked.seen(one, view, extras.gate) for one in of_benchmarks]
     wanted = [*drawings(view), *(drawing for other in views for drawing in of_benchmark(other))]
     figures = _draw(wanted, folder / "figures", dict(extras.provenance))
     files = [(name, len(frame), "tables") for name, frame in frames.items()]
@@ -136,7 +136,7 @@ def write_report(
         flagged=shown.flagged_members(results.flagged, view),
         documents=_documents(extras.documents),
         items=_items(view, items),
-        benchmarks=[asked.section(one, other) for one, other in zip(sat, views, strict=True)],
+        benchmarks=[asked.section(one, other) for one, other in zip(of_benchmarks, views, strict=True)],
         methods=[part.strip() for part in extras.methods.split("\n\n") if part.strip()],
         resolution=extras.resolution,
         provenance=[(str(key), _lines(value)) for key, value in extras.provenance.items()],

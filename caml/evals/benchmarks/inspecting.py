@@ -69,11 +69,6 @@ def is_of(summary: Mapping[str, Any], benchmark: Benchmark) -> bool:
     return summary["version"] == VERSION and summary["benchmark"] == identity(benchmark)
 
 
-def kept(params: str, benchmark: Benchmark, shelf: Path) -> Path:
-    """The folder below `shelf` for what a model, whose parameters have that digest, scores on a benchmark."""
-    return shelf / f"{benchmark.name}-{fingerprint(_about(params, benchmark))[:12]}"
-
-
 def _about(params: str, benchmark: Benchmark) -> dict[str, Any]:
     return {
         "version": VERSION,
@@ -91,7 +86,7 @@ def sit(model: Path, params: str, benchmark: Benchmark, shelf: Path, about: Mapp
     samples were left without a score by an error: what was graded is kept, and the same call goes on.
     """
     require_inspect()
-    folder = kept(params, benchmark, shelf)
+    folder = shelf / f"{benchmark.name}-{fingerprint(_about(params, benchmark))[:12]}"
     if (folder / markers.MARKER).exists():
         return Sat(folder, shelves.read(shelf, folder.name, shown(shelf))[0])
     log = _asked(model, benchmark, folder / LOGS)

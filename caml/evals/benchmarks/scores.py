@@ -11,8 +11,8 @@ import pandas as pd
 
 from caml.analysis.intervals import student
 from caml.config.text import aligned, counted
+from caml.tracking.shelves import OVERALL
 
-OVERALL = "overall"
 # How TAC's samples of one scenario end.
 VARIANTS = ("_base", "_price_swap", "_rating_swap", "_reversed")
 
