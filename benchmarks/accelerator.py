@@ -10,8 +10,8 @@ import json
 
 import numpy as np
 
-from benchmarks.lines import line
-from benchmarks.training import Case, peer_of, require_torch, timed, train_here
+from benchmarks.lines import line, printed
+from benchmarks.training import Case, peer_of, require_torch, train_here
 
 STRETCHES = 5
 CASES = {
@@ -43,9 +43,10 @@ def main() -> None:
         return
 
     def ours(name: str, members: int) -> list[float]:
-        return timed(["benchmarks.accelerator", *tiny, "--ours", name, str(members)])
+        return printed(["benchmarks.accelerator", *tiny, "--ours", name, str(members)])
 
-    one, theirs = [], []
+    one: list[float] = []
+    theirs: list[float] = []
     case = cases["124M"]
     device = "cpu" if asked.tiny else "cuda"
     peer = [*peer_of(case, STRETCHES), "--compile", "--bfloat16", f"--device={device}"]
@@ -53,7 +54,7 @@ def main() -> None:
         require_torch()
     for _ in range(asked.rounds):
         one += ours("124M", 1)
-        theirs += [] if asked.alone else timed(peer)
+        theirs += [] if asked.alone else printed(peer)
     mine = float(np.median(one))
     if theirs:
         peers = float(np.median(theirs))

@@ -8,7 +8,6 @@ It needs PyTorch and transformers: `.venv/bin/python -m pip install torch==2.13.
 import argparse
 import importlib.util
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lines import line
+from benchmarks.lines import line, printed
 from benchmarks.training import CASES, Case
 
 PROMPTS, TOKENS, CONTEXT = 64, 64, 128
@@ -110,17 +109,13 @@ def main() -> None:
         write_model(case, folder)
         for _ in range(asked.rounds):
             for who in rates:
-                command = [
-                    sys.executable,
-                    "-m",
+                asked_of = [
                     "benchmarks.generating",
                     f"--here={who}",
                     f"--folder={folder}",
+                    f"--case={case.name}",
                 ]
-                done = subprocess.run(
-                    [*command, f"--case={case.name}"], check=True, stdout=subprocess.PIPE, text=True
-                ).stdout
-                seconds, made[who] = json.loads(done.splitlines()[-1])
+                seconds, made[who] = printed(asked_of)
                 rates[who] += [PROMPTS * TOKENS / x for x in seconds]
     same = np.mean([a == b for a, b in zip(made["ours"], made["peer"], strict=True)])
     mine, theirs = (float(np.median(rates[who])) for who in rates)

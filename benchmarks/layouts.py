@@ -10,8 +10,8 @@ import json
 import numpy as np
 
 from benchmarks.grid import SMALL
-from benchmarks.lines import line
-from benchmarks.training import CASES, Case, timed, train_here
+from benchmarks.lines import line, printed
+from benchmarks.training import CASES, Case, train_here
 
 MODELS = {SMALL.name: SMALL, "100k": Case("100k", 48, 3, 4, 24, 112, 128, 64, 16, 8), **CASES}
 DISPATCHES = 4
@@ -66,7 +66,7 @@ def main() -> None:
             found: dict[tuple[str, int], list[float]] = {option: [] for option in options(name, members)}
             for _ in range(asked.rounds):
                 for option, rates in found.items():
-                    rates += timed(["benchmarks.layouts", "--one", name, str(members), *map(str, option)])
+                    rates += printed(["benchmarks.layouts", "--one", name, str(members), *map(str, option)])
             medians = {option: float(np.median(rates)) for option, rates in found.items()}
             for option, rate in medians.items():
                 told = f"{case.told}, {members} members; {option[0]}, {option[1]} rows at a time"

@@ -8,6 +8,7 @@ import platform
 import random
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,12 @@ def line(
     if kept := os.environ.get("KEEP"):
         with open(kept, "a", encoding="utf-8") as file:
             file.write(text + "\n")
+
+
+def printed(arguments: Sequence[str]) -> Any:
+    """What `python -m` prints last, as JSON, in a process of its own: seconds or rates of stretches."""
+    done = subprocess.run([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def code() -> str:

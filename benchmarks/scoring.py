@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lines import line
+from benchmarks.lines import line, printed
 from benchmarks.training import CASES, Case
 
 MEMBERS, BATCH = 8, 64
@@ -185,9 +184,7 @@ def main() -> None:
             margins: dict[str, Any] = {}
             for _ in range(asked.rounds):
                 for who in rates:
-                    command = [
-                        sys.executable,
-                        "-m",
+                    asked_of = [
                         "benchmarks.scoring",
                         "--here",
                         who,
@@ -196,10 +193,7 @@ def main() -> None:
                         "--items",
                         str(asked.items),
                     ]
-                    ran = subprocess.run(
-                        [*command, "--folder", str(folder)], stdout=subprocess.PIPE, text=True, check=True
-                    )
-                    seconds, margins[who] = json.loads(ran.stdout.splitlines()[-1])
+                    seconds, margins[who] = printed([*asked_of, "--folder", str(folder)])
                     rates[who] += [MEMBERS * asked.items / s for s in seconds]
         off = float(np.abs(np.array(margins["ours"]) - np.array(margins["peer"])).max())
         medians = {who: float(np.median(found)) for who, found in rates.items()}

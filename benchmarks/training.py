@@ -8,7 +8,6 @@ import argparse
 import importlib.util
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.lines import Clock, line
+from benchmarks.lines import Clock, line, printed
 
 STRETCHES = 4
 
@@ -126,14 +125,6 @@ def require_torch() -> None:
         sys.exit("the peer needs PyTorch: .venv/bin/python -m pip install torch==2.13.0")
 
 
-def timed(arguments: list[str]) -> list[float]:
-    """What a process of its own prints last: tokens a second of its stretches."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=True
-    ).stdout
-    return list(json.loads(done.splitlines()[-1]))
-
-
 def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,9 +141,9 @@ def main() -> None:
         peer = peer_of(case, STRETCHES)
         found: dict[str, list[float]] = {"ours": [], "eager": [], "compiled": []}
         for _ in range(asked.rounds):
-            found["ours"] += timed(["benchmarks.training", "--ours", case.name])
-            found["eager"] += timed(peer)
-            found["compiled"] += timed([*peer, "--compile"])
+            found["ours"] += printed(["benchmarks.training", "--ours", case.name])
+            found["eager"] += printed(peer)
+            found["compiled"] += printed([*peer, "--compile"])
         mine = float(np.median(found["ours"]))
         for kind, goal in (("eager", 1.0), ("compiled", 0.0)):
             theirs = float(np.median(found[kind]))

@@ -58,6 +58,8 @@ def report(study: Study, progress: Progress, keep: tuple[Path, str] | None = Non
         advance(2, "figures and page")
         extras = _extras(study, tables, results, lock, locked)
         of_benchmarks = benchmarks.estimated(tables, ablation.control, statement.gate)
+        lost = benchmarks.unestimated(tables, of_benchmarks)
+        extras = dataclasses.replace(extras, caveats=[*extras.caveats, *lost])
         path = write_report((where.folder / PAGE).parent, tables, results, extras, of_benchmarks)
         lines = [*headline(results), *extras.caveats]
         write_text(where.folder / HEADLINE, "\n".join(lines) + "\n")

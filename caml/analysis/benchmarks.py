@@ -49,7 +49,7 @@ def estimated(tables: Tables, control: dict[str, Any], gate: float) -> list[Esti
         whole = known[counts == len(sittings)]
         kept = len(whole.drop_duplicates(["dimension", "item"]))
         if whole.empty:
-            continue
+            continue  # `unestimated` tells of it
         like = _as_probes(tables, name, whole)
         dimensions = list(dict.fromkeys(whole["dimension"]))
         found.append(
@@ -63,6 +63,15 @@ def estimated(tables: Tables, control: dict[str, Any], gate: float) -> list[Esti
             )
         )
     return found
+
+
+def unestimated(tables: Tables, found: Sequence[Estimated]) -> list[str]:
+    """A sentence for each benchmark of which no question has a score in every StageRun."""
+    lost = set(tables.sittings["benchmark"]) - {one.name for one in found}
+    return [
+        f"No question of {name} has a score in every StageRun: nothing is estimated of it."
+        for name in sorted(lost)
+    ]
 
 
 def _as_probes(tables: Tables, name: str, scores: pd.DataFrame) -> Tables:

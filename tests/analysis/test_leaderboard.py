@@ -134,6 +134,16 @@ def test_of_what_was_asked_again_the_last_one_counts(tmp_path: Path):
         assert board.rows[0].scores["overall"].mean == mean
 
 
+def test_what_an_earlier_version_wrote_is_left_out_by_name(tmp_path: Path):
+    name = trained(tmp_path, 0)
+    folder = sat(tmp_path, name, 0.4)
+    summary = json.loads((folder / "scores.json").read_text())
+    old = {key: value for key, value in summary.items() if key not in ("library", "model")}
+    shelves.write(folder, old, pd.DataFrame({"value": [0.4]}), summary["params"])
+    found = gather(tmp_path, quiet)
+    assert not found.boards and "earlier caml: ask it again" in found.left_out[0]
+
+
 def test_a_model_from_elsewhere_and_what_is_damaged(tmp_path: Path):
     _shelved(
         tmp_path / "benchmarks/qwen-0123456789ab", "f" * 64, "qwen", 0.5, "inspect_evals/anima", "a/judge"

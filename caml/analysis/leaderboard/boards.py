@@ -113,6 +113,9 @@ class _Gathering:
             except Failure as failure:
                 self.left_out.append(str(failure))
                 continue
+            if "library" not in summary:
+                self.left_out.append(f"{shelf / benchmark} was written by an earlier caml: ask it again")
+                continue
             how = _how(summary)
             board = fingerprint(how)
             self.asked[board] = (str(summary["task"]).rpartition("/")[2], how, SHARE)
