@@ -7,6 +7,9 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    # As training does it (caml/models/products.py), for tests that call its parts.
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
 from collections.abc import Iterator
 

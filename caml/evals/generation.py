@@ -23,6 +23,7 @@ from caml.config.seeds import derive
 from caml.data.chat import END_OF_TEXT, END_OF_TURN
 from caml.data.tokenizer import Tokenizer
 from caml.models import decoding
+from caml.models.products import products_in
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters
 
@@ -349,6 +350,7 @@ def _fresh(model: Model, rows: int, slots: int) -> _Drawn:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+@products_in("float32")
 def _joined(
     model: Model,
     params: Parameters,
@@ -391,6 +393,7 @@ class _Made(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+@products_in("float32")
 def _steps(
     model: Model, draws: bool, cuts: bool, told: bool, params: Parameters, state: _Drawn
 ) -> tuple[_Drawn, _Made]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from caml.data.mixture import Batch
 from caml.evals.questions import Rows
 from caml.models.compute import Compute
+from caml.models.products import products_in
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, hidden_states, output_matrix
 
@@ -21,6 +22,7 @@ _AT_ONCE = {"cpu": 512}
 _ELSEWHERE = 16_384
 
 
+@products_in("float32")
 def log_probs(params: Parameters, model: Model, rows: Rows) -> jax.Array:
     """The log-probability (nats) of every continuation of `rows`, by its number; 0 where there is none."""
 
@@ -40,6 +42,7 @@ def log_probs(params: Parameters, model: Model, rows: Rows) -> jax.Array:
     return _in_pieces(lambda part: one(Rows(*part)), rows).reshape(-1)
 
 
+@products_in("float32")
 def held_out_scores(
     params: Parameters, parent: Parameters, model: Model, batch: Batch
 ) -> dict[str, jax.Array]:

@@ -30,10 +30,10 @@ def attend(
 ) -> jax.Array:
     """Softmax attention, `[H, N, B, T]`; a position sees itself and what is before it in its segment.
 
-    Query head h uses key-value head h // (H / K). Padding (segment 0) is a segment like any other, so no query is
-    without a key. Scores are scaled by 1 / sqrt(N) and summed in float32. `kernel` names a module of
-    caml/models/kernels (empty: that of the platform on which this process computes). `sharded`: sequences and heads
-    lie over the axes of a mesh (caml/training/mesh.py).
+    A segment is a run of equal ids. Padding (segment 0) is a segment like any other, so no query is without a key.
+    Query head h uses key-value head h // (H / K). Scores are scaled by 1 / sqrt(N) and summed in float32. `kernel`
+    names a module of caml/models/kernels (empty: that of the platform on which this process computes). `sharded`:
+    sequences and heads lie over the axes of a mesh (caml/training/mesh.py).
     """
     name = kernel or kernel_of(jax.default_backend())
     # Imported where it is used: the kernels of accelerators bring a compiler of their own.

@@ -3,7 +3,9 @@
 The arithmetic is that of the plain expressions; only the form in which XLA sees it differs.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +15,44 @@ import jax.numpy as jnp
 ONE_HOT_VOCABULARY = 2048
 
 
-def _contract_last(a_IxN: jax.Array, b_JxN: jax.Array) -> jax.Array:
+@contextlib.contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """What is traced within it, or in a function that it decorates, is computed in `precision`.
+
+    An accelerator rounds the factors of float32 products unless told otherwise: to 10 bits of mantissa on a GPU, to 7
+    on a TPU. A CPU does not, and XLA takes a path half as fast there when told.
+    """
+    exact = precision == "float32" and jax.default_backend() != "cpu"
+    with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
+        yield
+
+
+def contract_last(a_IxN: jax.Array, b_JxN: jax.Array) -> jax.Array:
     """`[I, J]` in float32, whatever the factors are in."""
     return jax.lax.dot_general(a_IxN, b_JxN, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def multiply(weight_OxI: jax.Array, x_IxN: jax.Array) -> jax.Array:
-    """`weight @ x`: float32 `[O, N]`, from factors in the precision of `x`. The weight's gradient is float32 too."""
-    return _multiply_forward(weight_OxI, x_IxN)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def multiply(weight_OxI: jax.Array, x_IxN: jax.Array, precision: str = "float32") -> jax.Array:
+    """`weight @ x`, `[O, N]`, from factors in the precision of `x`, summed in float32 and given in `precision`.
+
+    The weight's gradient is float32.
+    """
+    return _multiply_forward(weight_OxI, x_IxN, precision)[0]
 
 
-def _multiply_forward(weight_OxI: jax.Array, x_IxN: jax.Array) -> tuple[jax.Array, tuple]:
+def _multiply_forward(weight_OxI: jax.Array, x_IxN: jax.Array, precision: str) -> tuple[jax.Array, tuple]:
     weight_OxI = weight_OxI.astype(x_IxN.dtype)
-    return jnp.matmul(weight_OxI, x_IxN, preferred_element_type=jnp.float32), (weight_OxI, x_IxN)
+    # Asked of the product itself: a conversion after it is another pass over memory on a GPU.
+    return jnp.matmul(weight_OxI, x_IxN, preferred_element_type=precision), (weight_OxI, x_IxN)
 
 
-def _multiply_backward(saved: tuple, gradient_OxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _multiply_backward(precision: str, saved: tuple, gradient_OxN: jax.Array) -> tuple[jax.Array, jax.Array]:
     weight_OxI, x_IxN = saved
     gradient_OxN = gradient_OxN.astype(x_IxN.dtype)
     # Without the barrier XLA folds the transposition into the product and takes a path half as fast.
     weight_IxO = jax.lax.optimization_barrier(weight_OxI.T)
-    return _contract_last(gradient_OxN, x_IxN), weight_IxO @ gradient_OxN
+    return contract_last(gradient_OxN, x_IxN), weight_IxO @ gradient_OxN
 
 
 multiply.defvjp(_multiply_forward, _multiply_backward)
@@ -55,7 +73,7 @@ def _gather_backward(
     vocab: int, precision: str, tokens_N: jax.Array, gradient_DxN: jax.Array
 ) -> tuple[jax.Array, None]:
     one_hot_VxN = (jnp.arange(vocab)[:, None] == tokens_N).astype(gradient_DxN.dtype)
-    return _contract_last(one_hot_VxN, gradient_DxN), None
+    return contract_last(one_hot_VxN, gradient_DxN), None
 
 
 _gather.defvjp(_gather_forward, _gather_backward)

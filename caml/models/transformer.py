@@ -42,11 +42,11 @@ class Linear(nnx.Module):
 
 def project(x_IxN: jax.Array, *linears: Linear, sharded: bool = False) -> list[jax.Array]:
     """Each linear map of `x`, by one product for all of them, but where each matrix lies on several devices."""
-    weights = [linear.weight[...] for linear in linears]
+    weights, precision = [linear.weight[...] for linear in linears], str(x_IxN.dtype)
     if sharded or len(weights) == 1:
-        return [multiply(weight, x_IxN).astype(x_IxN.dtype) for weight in weights]
+        return [multiply(weight, x_IxN, precision) for weight in weights]
     ends = np.cumsum([weight.shape[0] for weight in weights])[:-1]
-    return jnp.split(multiply(jnp.concatenate(weights), x_IxN).astype(x_IxN.dtype), ends)
+    return jnp.split(multiply(jnp.concatenate(weights), x_IxN, precision), ends)
 
 
 class RMSNorm(nnx.Module):

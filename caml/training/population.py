@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from caml.models.products import products_in
 from caml.models.sizes import Model
 from caml.training import spikes, updates
 from caml.training.layouts import Layout
@@ -98,6 +99,7 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
     Arrays lie as `place` and `place_batches` put them.
     """
 
+    @products_in(layout.compute.precision)
     def on_device(
         state: State, reference: Any, h: Hyper, batches: Batch, first_step: jax.Array, count: jax.Array
     ) -> Any:

@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from caml.models.compute import Compute
-from caml.models.products import multiply
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, output_matrix, stream
 from caml.training import updates
+from caml.training.cross_entropy import cross_entropy, summed_cross_entropy
 from caml.training.layouts import PLAIN, Layout
 from caml.training.optimizer import Hyper
 
-# Float32 logits of one piece of a batch stay below this many bytes.
-LOGITS_BYTES = 64 * 2**20
 # What is told of a loss on preference pairs besides.
 PREFERENCE_METRICS = ("preference_accuracy", "preference_margin")
 # Nats within which a model that is its own reference prefers neither answer.
@@ -34,37 +32,23 @@ class Batch(NamedTuple):
     weights: Any
 
 
-def cross_entropy(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
-    """Nats `[N]` of each target. The one-hot comparison keeps scatters out of the backward pass."""
-    logits_VxN = multiply(head_VxD, x_DxN)
-    peak_N = jax.lax.stop_gradient(jnp.max(logits_VxN, axis=0))
-    total_N = jnp.log(jnp.sum(jnp.exp(logits_VxN - peak_N), axis=0)) + peak_N
-    is_target_VxN = jnp.arange(head_VxD.shape[0])[:, None] == targets_N
-    return total_N - jnp.sum(jnp.where(is_target_VxN, logits_VxN, 0.0), axis=0)
+def output_and_targets(
+    params: Parameters, model: Model, batch: Batch, compute: Compute
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The model's output `[D, B * T]`, its output matrix `[V, D]`, and each token's successor `[B * T]`.
 
-
-def nats_of(params: Parameters, model: Model, batch: Batch, compute: Compute) -> jax.Array:
-    """Nats `[B * T]` of each token's successor; what stands at the end of a row or a document means nothing."""
+    What follows the end of a row or of a document means nothing.
+    """
     x_DxN = stream(params, model, batch.tokens, batch.segments, batch.positions, compute)
-    head_VxD = output_matrix(params)
-    targets_N = jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
-    tokens = targets_N.shape[0]
-    pieces = -(-tokens * head_VxD.shape[0] * 4 // LOGITS_BYTES)
-    while tokens % pieces:
-        pieces += 1
-    if pieces == 1:
-        return cross_entropy(x_DxN, head_VxD, targets_N)
-    one_piece = jax.checkpoint(lambda piece: cross_entropy(piece[0], head_VxD, piece[1]))
-    x_PxDxN = x_DxN.reshape(-1, pieces, tokens // pieces).swapaxes(0, 1)
-    return jax.lax.map(one_piece, (x_PxDxN, targets_N.reshape(pieces, -1))).reshape(-1)
+    return x_DxN, output_matrix(params), jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
 
 
 def token_loss(
     params: Parameters, model: Model, batch: Batch, compute: Compute, bearing: jax.Array
 ) -> jax.Array:
     """What the batch, or a part of one that has `bearing` loss-bearing targets, adds to the mean nats of a target."""
-    nats_N, weights_N = nats_of(params, model, batch, compute), batch.weights.reshape(-1)
-    return jnp.sum(nats_N * weights_N) / bearing
+    weights_N = batch.weights.reshape(-1) / bearing
+    return summed_cross_entropy(*output_and_targets(params, model, batch, compute), weights_N)
 
 
 def _pairs(batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -96,8 +80,10 @@ def preference_loss(
     `preference_accuracy` is the share of pairs of which m is above 0 by more than rounding, `preference_margin` the
     mean of m in nats.
     """
-    nats_N = nats_of(params, model, batch, compute)
-    of_reference_N = jax.lax.stop_gradient(nats_of(reference, model, batch, compute))
+    nats_N = cross_entropy(*output_and_targets(params, model, batch, compute))
+    of_reference_N = jax.lax.stop_gradient(
+        cross_entropy(*output_and_targets(reference, model, batch, compute))
+    )
     more_BxT = (of_reference_N - nats_N).reshape(batch.tokens.shape) * batch.weights
     pair_BxT, there_BxP = _pairs(batch)
     row_BxT = jnp.broadcast_to(jnp.arange(len(more_BxT))[:, None], more_BxT.shape)

@@ -42,6 +42,7 @@ def inputs(length: int, heads: int, kv_heads: int, numbers: int, dtype, packed: 
     # Documents of unequal length, one of a single token, and padding (0) at the end.
     documents = np.minimum(np.arange(length) * 4 // length + 1, 4)
     documents[length // 2] = 9
+    documents[length // 2 + 1 :] += 10
     documents[-2:] = 0
     segments = np.stack([documents, np.sort(rng.integers(1, 4, length))]) if packed else np.ones((2, length))
     return (*(jnp.asarray(x, dtype) for x in (q, k, v)), jnp.asarray(segments, jnp.int32))

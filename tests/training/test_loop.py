@@ -1,6 +1,5 @@
 """The loop: bits that depend on nothing but the member, resuming, stopping, and what the sink is told."""
 
-import os
 import random
 import signal
 import subprocess
@@ -250,12 +249,7 @@ def test_members_are_dealt_to_devices_by_length():
 
 def killed(folder: Path, at_step: int, delay: float) -> None:
     """Train the toy of `toy_training.__main__` in a process of its own and kill it after `at_step`."""
-    child = subprocess.Popen(
-        [sys.executable, toy.__file__, str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+    child = subprocess.Popen([sys.executable, toy.__file__, str(folder)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     for line in child.stdout:
         if int(line) >= at_step:

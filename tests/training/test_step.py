@@ -9,14 +9,15 @@ from toy_training import ADAMW, BATCH, LENGTH, MODEL, MUON, VOCAB, Counting, Pre
 from caml.models.compute import REMATERIALISATION, Compute
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters, logits, shapes
+from caml.training import cross_entropy, updates
 from caml.training import step as steps
-from caml.training import updates
 from caml.training.layouts import PLAIN, Layout
 from caml.training.optimizer import Schedule, hyper
 from caml.training.step import loss_and_gradients, train_step
 
 PARAMS = init_parameters(MODEL, VOCAB, seed=0)
-DATA = Counting(seed=0, steps=10, broken=3)
+DATA, PAIRS = Counting(seed=0, steps=10, broken=3), Preferring(seed=0, steps=10)
+BETA = np.float32(0.3)
 found_of = jax.jit(loss_and_gradients, static_argnums=(1, 3))
 PIECES = Layout(rows=2)
 one_step = jax.jit(train_step, static_argnums=(0, 1))
@@ -100,8 +101,8 @@ def test_a_batch_in_pieces_has_the_same_loss_and_gradients(paired: bool):
 @pytest.mark.parametrize("paired", [False, True])
 def test_a_batch_in_pieces_is_traced_once(paired: bool, monkeypatch: pytest.MonkeyPatch):
     traced = []
-    nats_of = steps.nats_of
-    monkeypatch.setattr(steps, "nats_of", lambda *args: traced.append(args) or nats_of(*args))
+    stream = steps.stream
+    monkeypatch.setattr(steps, "stream", lambda *args: traced.append(args) or stream(*args))
     batch = (Preferring(0, 2) if paired else Counting(0, 2)).batch(0)
     params = init_parameters(MODEL, VOCAB, seed=0)
     reference = params if paired else None
@@ -109,15 +110,46 @@ def test_a_batch_in_pieces_is_traced_once(paired: bool, monkeypatch: pytest.Monk
     assert len(traced) == 1 + paired  # the reference reads the batch too
 
 
-def test_logits_in_pieces_give_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("vocab", [VOCAB, 2 * cross_entropy.WORDS])
+@pytest.mark.parametrize("paired", [False, True])
+def test_logits_in_pieces_give_the_same_loss_and_gradient(
+    vocab: int, paired: bool, monkeypatch: pytest.MonkeyPatch
+):
+    params = init_parameters(MODEL, vocab, seed=0)
+    of_pairs = (PLAIN, init_parameters(MODEL, vocab, seed=1), BETA) if paired else ()
+    batch = (PAIRS if paired else DATA).batch(0)
+
     def value_and_gradient():
-        return jax.jit(lambda p: loss_and_gradients(p, MODEL, DATA.batch(0)))(PARAMS)
+        return jax.jit(lambda p: loss_and_gradients(p, MODEL, batch, *of_pairs))(params)
 
     whole = value_and_gradient()
-    monkeypatch.setattr(steps, "LOGITS_BYTES", 7 * VOCAB * 4)
+    monkeypatch.setattr(cross_entropy, "LOGITS_BYTES", 7 * vocab * 4)
+    monkeypatch.setitem(cross_entropy.PIECE_BYTES, jax.default_backend(), 7 * vocab * 4)
+    assert cross_entropy.pieces_of(BATCH * LENGTH, vocab) == 8
     pieces = value_and_gradient()
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_loss_in_pieces_weighs_each_target(monkeypatch: pytest.MonkeyPatch):
+    """What comes back through the sum is times what is asked of it, for output and head alike."""
+    rng = np.random.default_rng(0)
+    x, head = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 12), (20, 8)))
+    targets, weights = rng.integers(0, 20, 12), rng.random(12).astype(np.float32)
+
+    def found():
+        return jax.value_and_grad(
+            lambda x, head: 3 * cross_entropy.summed_cross_entropy(x, head, targets, weights), (0, 1)
+        )(x, head)
+
+    def plain(x, head):
+        nats = -jax.nn.log_softmax(head @ x, axis=0)[targets, np.arange(12)]
+        return 3 * jnp.sum(nats * weights)
+
+    monkeypatch.setattr(cross_entropy, "LOGITS_BYTES", 0)
+    wanted = jax.value_and_grad(plain, (0, 1))(x, head)
+    for a, b in zip(jax.tree.leaves(found()), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_packed_documents_train_as_if_apart():
@@ -161,10 +193,6 @@ def test_a_loss_that_is_not_finite_changes_nothing(optimizer):
     assert not finite and np.isnan(metrics["loss"])
     for new, old in zip(jax.tree.leaves((params, kept)), jax.tree.leaves((PARAMS, state)), strict=True):
         assert np.asarray(new).tobytes() == np.asarray(old).tobytes()
-
-
-PAIRS = Preferring(seed=0, steps=10)
-BETA = np.float32(0.3)
 
 
 def plain_margins(params, batch, reference) -> np.ndarray:
@@ -241,10 +269,10 @@ def test_logits_are_never_all_in_memory():
         step = jax.jit(lambda p, b: loss_and_gradients(p, model, b))
         return step.lower(params, steps.Batch(*rows)).compile().memory_analysis().temp_size_in_bytes
 
-    in_pieces = temporary()
-    assert in_pieces < logits_bytes / 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "LOGITS_BYTES", 2 * logits_bytes)
+        patch.setitem(cross_entropy.PIECE_BYTES, jax.default_backend(), cross_entropy.LOGITS_BYTES)
+        assert temporary() < logits_bytes / 3
+        patch.setattr(cross_entropy, "LOGITS_BYTES", 2 * logits_bytes)
         assert temporary() > logits_bytes
 
 

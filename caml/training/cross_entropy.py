@@ -1,0 +1,111 @@
+"""Cross entropy of next tokens from the model's output, never with all logits of a large batch in memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from caml.models.products import contract_last, multiply
+
+# Where the float32 logits of a batch would take more than this many bytes it is cut into pieces, and those of a piece
+# take at most so many, by platform: what is measured in experiments/LOG.md, and elsewhere what an accelerator spares.
+LOGITS_BYTES = 64 * 2**20
+PIECE_BYTES = {"cpu": LOGITS_BYTES, "gpu": 2**30}
+ELSEWHERE_BYTES = 2**28
+# Matrix units take vocabularies of a multiple of this; others grow by words that are never meant.
+WORDS = 128
+
+
+def pieces_of(tokens: int, vocab: int) -> int:
+    """Into how many pieces of equal length a batch of so many tokens is cut."""
+    size = tokens * vocab * 4
+    if size <= LOGITS_BYTES:
+        return 1
+    pieces = max(2, -(-size // PIECE_BYTES.get(jax.default_backend(), ELSEWHERE_BYTES)))
+    while tokens % pieces:
+        pieces += 1
+    return pieces
+
+
+def _cut(x_DxN: jax.Array, pieces: int) -> jax.Array:
+    """The pieces of a batch, `[P, D, N / P]`."""
+    return x_DxN.reshape(x_DxN.shape[0], pieces, -1).swapaxes(0, 1)
+
+
+def _whole(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    """Nats `[N]` of each target. The one-hot comparison keeps scatters out of the backward pass."""
+    logits_VxN = multiply(head_VxD, x_DxN)
+    peak_N = jax.lax.stop_gradient(jnp.max(logits_VxN, axis=0))
+    total_N = jnp.log(jnp.sum(jnp.exp(logits_VxN - peak_N), axis=0)) + peak_N
+    is_target_VxN = jnp.arange(head_VxD.shape[0])[:, None] == targets_N
+    return total_N - jnp.sum(jnp.where(is_target_VxN, logits_VxN, 0.0), axis=0)
+
+
+def cross_entropy(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    """Nats `[N]` of each target, in float32."""
+    pieces = pieces_of(len(targets_N), len(head_VxD))
+    if pieces == 1:
+        return _whole(x_DxN, head_VxD, targets_N)
+    one_piece = jax.checkpoint(lambda piece: _whole(piece[0], head_VxD, piece[1]))
+    return jax.lax.map(one_piece, (_cut(x_DxN, pieces), targets_N.reshape(pieces, -1))).reshape(-1)
+
+
+def summed_cross_entropy(
+    x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array, weights_N: jax.Array
+) -> jax.Array:
+    """The sum over targets of nats times weight, a float32 scalar.
+
+    Of a batch in pieces the gradients are computed with the loss, while the logits of a piece are there: they need not
+    be computed again (as in Liger Kernel, arXiv 2410.10989).
+    """
+    pieces = pieces_of(len(targets_N), len(head_VxD))
+    if pieces == 1:
+        return jnp.sum(_whole(x_DxN, head_VxD, targets_N) * weights_N)
+    return _in_pieces(pieces, x_DxN, head_VxD, targets_N, weights_N)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_pieces(
+    pieces: int, x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array, weights_N: jax.Array
+) -> jax.Array:
+    return _in_pieces_forward(pieces, x_DxN, head_VxD, targets_N, weights_N)[0]
+
+
+def _in_pieces_forward(
+    pieces: int, x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array, weights_N: jax.Array
+) -> tuple[jax.Array, tuple]:
+    vocab, kind = len(head_VxD), x_DxN.dtype
+    words = vocab + -vocab % WORDS
+    grown_WxD = jnp.pad(head_VxD.astype(kind), ((0, words - vocab), (0, 0)))
+    # See caml/models/products.py.
+    grown_DxW = jax.lax.optimization_barrier(grown_WxD.T)
+    word_W = jnp.arange(words)[:, None]
+
+    def add(sums: tuple, piece: tuple) -> tuple:
+        x_DxN, targets_N, weights_N = piece
+        logits_WxN = jnp.matmul(grown_WxD, x_DxN, preferred_element_type=jnp.float32)
+        if words > vocab:
+            logits_WxN = jnp.where(word_W < vocab, logits_WxN, -jnp.inf)
+        peak_N = jnp.max(logits_WxN, axis=0)
+        e_WxN = jnp.exp(logits_WxN - peak_N)
+        total_N = jnp.sum(e_WxN, axis=0)
+        is_target_WxN = word_W == targets_N
+        nats_N = jnp.log(total_N) + peak_N - jnp.sum(jnp.where(is_target_WxN, logits_WxN, 0.0), axis=0)
+        d_logits_WxN = ((e_WxN / total_N - is_target_WxN) * weights_N).astype(kind)
+        loss, d_head_WxD = sums
+        loss = loss + jnp.sum(nats_N * weights_N)
+        return (loss, d_head_WxD + contract_last(d_logits_WxN, x_DxN)), grown_DxW @ d_logits_WxN
+
+    d_x_PxDxN: jax.Array
+    nothing = jnp.zeros((), jnp.float32), jnp.zeros(grown_WxD.shape, jnp.float32)
+    given = _cut(x_DxN, pieces), targets_N.reshape(pieces, -1), weights_N.reshape(pieces, -1)
+    (loss, d_head_WxD), d_x_PxDxN = jax.lax.scan(add, nothing, given)
+    return loss, (d_x_PxDxN.swapaxes(0, 1).reshape(x_DxN.shape), d_head_WxD[:vocab])
+
+
+def _in_pieces_backward(pieces: int, saved: tuple, g: jax.Array) -> tuple:
+    d_x_DxN, d_head_VxD = saved
+    return (g * d_x_DxN).astype(d_x_DxN.dtype), g * d_head_VxD, None, None
+
+
+_in_pieces.defvjp(_in_pieces_forward, _in_pieces_backward)
