@@ -56,7 +56,9 @@ def printed(arguments: Sequence[str]) -> Any:
 
 
 def code() -> str:
-    """The commit of this checkout, `-dirty` where something was changed since; empty outside a checkout."""
+    """The commit of this checkout, `-dirty` where something was changed since; outside one, what `CODE` names."""
+    if named := os.environ.get("CODE"):
+        return named
     asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(asked, capture_output=True, text=True).stdout.strip()

@@ -18,6 +18,8 @@ from caml.training.step import loss_and_gradients, train_step
 PARAMS = init_parameters(MODEL, VOCAB, seed=0)
 DATA, PAIRS = Counting(seed=0, steps=10, broken=3), Preferring(seed=0, steps=10)
 BETA = np.float32(0.3)
+# Numbers are pinned on a CPU; other platforms add up in another order, and the second step rests on the first.
+NEAR = 2e-5 if jax.default_backend() == "cpu" else 1e-3
 found_of = jax.jit(loss_and_gradients, static_argnums=(1, 3))
 PIECES = Layout(rows=2)
 one_step = jax.jit(train_step, static_argnums=(0, 1))
@@ -64,7 +66,7 @@ def test_the_numbers_of_training_are_pinned(optimizer, numbers: dict[str, float]
     found = {name: float(value) for name, value in metrics.items()}
     found["embedding"] = float(np.abs(params["model.embed_tokens.weight"]).sum())
     found["matrix"] = float(np.abs(params["model.layers.0.mlp.down_proj.weight"]).sum())
-    assert found == pytest.approx(numbers, rel=2e-5), (
+    assert found == pytest.approx(numbers, rel=NEAR), (
         "A training step gives other numbers than before. If that was meant, raise NUMERICS_VERSION in "
         "caml/config/fingerprint.py (finished StageRuns are then trained again) and pin the new numbers."
     )
@@ -250,7 +252,7 @@ def test_the_numbers_of_a_preference_step_are_pinned():
             MODEL, MUON.name, params, state, PAIRS.batch(step), np.int32(step), h, PARAMS
         )
         losses.append(float(metrics["loss"]))
-    assert losses == pytest.approx([0.6931472, 0.7066311, 0.7254268], rel=2e-5), (
+    assert losses == pytest.approx([0.6931472, 0.7066311, 0.7254268], rel=NEAR), (
         "see the message of the test above"
     )
 
