@@ -37,13 +37,12 @@ def main() -> None:
     tiny = ["--tiny"] if asked.tiny else []
     if asked.ours:
         case, members = cases[asked.ours[0]], int(asked.ours[1])
-        print(
-            json.dumps(train_here(case, members, case.steps * (STRETCHES + 1), members, precision="bfloat16"))
-        )
+        rates = train_here(case, members, case.steps * (STRETCHES + 1), members, precision="bfloat16")
+        print(json.dumps([rates, *flops_of(case)]))
         return
 
     def ours(name: str, members: int) -> list[float]:
-        return printed(["benchmarks.accelerator", *tiny, "--ours", name, str(members)])
+        return printed(["benchmarks.accelerator", *tiny, "--ours", name, str(members)])[0]
 
     one: list[float] = []
     theirs: list[float] = []
@@ -53,7 +52,8 @@ def main() -> None:
     if not asked.alone:
         require_torch()
     for _ in range(asked.rounds):
-        one += ours("124M", 1)
+        rates, flops, peak = printed(["benchmarks.accelerator", *tiny, "--ours", "124M", "1"])
+        one += rates
         theirs += [] if asked.alone else printed(peer)
     mine = float(np.median(one))
     if theirs:
@@ -61,6 +61,20 @@ def main() -> None:
         spread = {"ours": one, "peer": theirs}
         told = f"{case.told}, bfloat16; PyTorch compiled"
         line("accelerator", told, mine, peers, "tokens/s", mine / peers, 1.1, spread)
+    if peak:
+        shares = [flops * rate / peak for rate in one]
+        share = float(np.median(shares))
+        told = f"{case.told}, bfloat16; model FLOP utilisation (causal), of {peak:.3g} FLOP/s"
+        line(
+            "accelerator",
+            told,
+            share,
+            UTILISATION,
+            "of the peak",
+            share / UTILISATION,
+            1.0,
+            {"ours": shares},
+        )
     for name, members, goal in POPULATIONS:
         together, alone = [], []
         for _ in range(asked.rounds):
@@ -70,26 +84,18 @@ def main() -> None:
         told = f"{members} members of {cases[name].told}, bfloat16; one such model alone"
         spread = {"ours": together, "peer": alone}
         line("accelerator", told, all_of_them, single, "tokens/s", all_of_them / single, goal, spread)
-    # Last: from here on this process holds the device.
-    _utilisation(case, mine, one)
 
 
-def _utilisation(case: Case, rate: float, rates: list[float]) -> None:
-    """The line on the share of the device's peak, where that is known."""
+def flops_of(case: Case) -> tuple[float, float | None]:
+    """FLOPs of training on a token, and those that this device does in a second at most, where that is known."""
     import jax
 
     from caml.models.sizes import Model
     from caml.training.instruments import peak_flops, training_flops
 
-    peak = peak_flops(jax.devices()[0].device_kind, "bfloat16")
-    if peak is None:
-        return
     model = Model(case.name, case.width, case.layers, case.heads, case.heads, case.head, case.mlp)
-    flops = training_flops(model, case.vocabulary, case.length)
-    shares = [flops * x / peak for x in rates]
-    share = flops * rate / peak
-    told = f"{case.told}, bfloat16; model FLOP utilisation (causal), of {peak:.3g} FLOP/s"
-    line("accelerator", told, share, UTILISATION, "of the peak", share / UTILISATION, 1.0, {"ours": shares})
+    peak = peak_flops(jax.devices()[0].device_kind, "bfloat16")
+    return training_flops(model, case.vocabulary, case.length), peak
 
 
 if __name__ == "__main__":
