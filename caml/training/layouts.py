@@ -48,9 +48,9 @@ class Layout:
 
 PLAIN = Layout()
 
-# By platform, batches of how many tokens are taken whole, and of larger ones how many tokens at a time: on a CPU what a
-# piece needs is to stay in the cache of its core (measured: experiments/LOG.md). An accelerator takes all at once.
-WHOLE, AT_A_TIME = {"cpu": 1024}, {"cpu": 256}
+# How many tokens of a batch are taken at a time, by platform: on a CPU what a piece needs is to stay in the cache of its
+# core (measured: experiments/LOG.md). An accelerator takes all at once.
+AT_A_TIME = {"cpu": 256}
 MEMBERS_LIE = {"cpu": "turn"}
 
 
@@ -110,7 +110,7 @@ def layout_of(
                 "rows", f"{asked.rows} rows at a time do not divide the {own} that a device has of a batch"
             )
         rows = asked.rows
-    elif platform in AT_A_TIME and own * length > WHOLE[platform]:
+    elif platform in AT_A_TIME:
         most = max(1, AT_A_TIME[platform] // length)
         rows = max(rows for rows in range(1, most + 1) if own % rows == 0)
     return Layout(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caml.training.execution import Execution
-from caml.training.layouts import AT_A_TIME, WHOLE, Unfit, layout_of
+from caml.training.layouts import AT_A_TIME, Unfit, layout_of
 
 
 @given(
@@ -21,14 +21,14 @@ def test_pieces_and_devices_divide_a_batch(devices: int, places: int, batch: int
     assert layout.rows < own and (not layout.rows or own % layout.rows == 0)
     assert layout.rows <= 1 or layout.rows * length <= AT_A_TIME["cpu"]
     # What fits into the cache at once is not cut.
-    assert bool(layout.rows) == (own > 1 and own * length > WHOLE["cpu"])
+    assert bool(layout.rows) == (own > 1 and own * length > AT_A_TIME["cpu"])
     # Devices are shared where members are too few for them.
     assert layout.data == 1 or places * layout.data == devices
 
 
 def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
-    assert str(layout_of("cpu", 2, 12, 16, 64)) == "members in turn, whole batches"
-    assert str(layout_of("cpu", 2, 12, 32, 64)) == "members in turn, 4 rows at a time"
+    assert str(layout_of("cpu", 2, 12, 4, 64)) == "members in turn, whole batches"
+    assert str(layout_of("cpu", 2, 12, 16, 64)) == "members in turn, 4 rows at a time"
     assert str(layout_of("cpu", 2, 1, 32, 128)) == "members in turn, 2 rows at a time, a batch over 2 devices"
     assert str(layout_of("gpu", 1, 12, 32, 128)) == "members side by side, whole batches, attention by triton"
 
