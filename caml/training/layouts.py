@@ -48,8 +48,8 @@ class Layout:
 
 PLAIN = Layout()
 
-# How many tokens of a batch are taken at a time, by platform: on a CPU what a piece needs is to stay in the cache of its
-# core (measured: experiments/LOG.md). An accelerator takes all at once.
+# How many tokens of a batch are taken at a time, by platform: on a CPU what a piece needs is to stay in the cache of
+# its core (measured: experiments/LOG.md). An accelerator takes all at once.
 AT_A_TIME = {"cpu": 256}
 MEMBERS_LIE = {"cpu": "turn"}
 

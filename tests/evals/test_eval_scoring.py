@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from toy_probing import (
@@ -19,6 +20,7 @@ from toy_probing import (
 from caml.data.mixture import Batch
 from caml.evals import scoring
 from caml.evals.questions import Questions, Rows, question_rows
+from caml.models import attention
 from caml.training.mesh import member_mesh
 from caml.worlds.items import Item, Question
 
@@ -110,3 +112,17 @@ def test_nothing_diverges_from_itself():
 
 def test_without_held_out_text_there_are_margins_alone():
     assert set(score([question_rows(some_items()[:1], tokenizer("words"))], [parameters(0)])) == {"log_probs"}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_scores_are_of_float32_products_everywhere(platform: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setitem(attention.KERNELS, "gpu", "plain")
+    rows, batch = question_rows(some_items()[:6], tokenizer("words")).rows, packed_batch()
+
+    def both(params):
+        return scoring.log_probs(params, MODEL, rows), scoring.held_out_scores(params, params, MODEL, batch)
+
+    text = jax.jit(both).lower(parameters(0)).as_text()
+    asked = ["HIGHEST" in line for line in text.splitlines() if "dot_general" in line]
+    assert len(asked) > 10 and all(asked) == any(asked) == (platform == "gpu")
