@@ -102,6 +102,28 @@ def test_another_grader_is_another_report_and_one_that_cannot_be_had_is_named_fi
     assert refused.exit_code == 2 and "the same benchmark twice: anima, anima" in refused.stderr
 
 
+def test_a_task_that_cannot_be_made_is_named_before_anything_is_trained(own: Path):
+    text = (
+        (own / "sitting.gin")
+        .read_text()
+        .replace("'dataset_repo_id': 'anima'", "")
+        .replace("'SEED': [0, 1]", "'SEED': [7]")
+    )
+    (own / "mine.py").write_text(
+        "from inspect_ai import task\n\n@task\ndef mine():\n    raise FileNotFoundError('no scenarios here')\n"
+    )
+    before = set((own / "runs/ledger").iterdir())
+    for named, says in (
+        ("mine.py", "mine cannot be asked: FileNotFoundError: no scenarios here"),
+        ("lost.py", "lost"),
+        ("inspect_evals/nothing_such", "nothing_such"),
+    ):
+        (own / "made.gin").write_text(text.replace("'anima'", repr(named)).replace("'sitting'", "'made'"))
+        refused = command("run", "made.gin")
+        assert refused.exit_code == 2 and says in refused.stderr.splitlines()[-1], refused.stderr
+    assert set((own / "runs/ledger").iterdir()) == before
+
+
 def test_the_leaderboard_has_probes_and_benchmark(own: Path):
     done = command("leaderboard", "runs", "--organization", "Toy Lab")
     assert done.exit_code == 0, done.output

@@ -6,6 +6,7 @@ log, and the next launch asks the rest.
 """
 
 import contextlib
+import contextvars
 import importlib
 import importlib.metadata
 import importlib.util
@@ -45,7 +46,7 @@ def require_inspect() -> None:
 
 
 def ready(benchmarks: Iterable[Benchmark]) -> None:
-    """Raise UserError where Inspect or a grader cannot be had: before hours are spent on what they grade."""
+    """Raise UserError where Inspect, a grader, a task or its data cannot be had: before hours are spent on them."""
     require_inspect()
     from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.model import get_model
@@ -57,6 +58,43 @@ def ready(benchmarks: Iterable[Benchmark]) -> None:
             except (PrerequisiteError, ValueError, ImportError) as error:
                 told = plain(getattr(error, "message", error))
                 raise UserError(f"{benchmark.name}: the grader {grader} cannot be had: {told}") from None
+        # A task loads its data when it is made.
+        with contextlib.redirect_stdout(sys.stderr), _refused(benchmark):
+            if not contextvars.copy_context().run(_tasks, benchmark):
+                raise UserError(f"{benchmark.name}: Inspect has no task {benchmark.inspects}")
+
+
+def _tasks(benchmark: Benchmark) -> list[Any]:
+    """The task, made as Inspect makes it before it asks a model."""
+    from inspect_ai._eval.loader import load_tasks
+    from inspect_ai.model import GenerateConfig, get_model
+    from inspect_ai.model._model import init_active_model
+
+    init_active_model(get_model("mockllm/model"), GenerateConfig())
+    return load_tasks([benchmark.inspects], _arguments(benchmark))
+
+
+@contextlib.contextmanager
+def _refused(benchmark: Benchmark) -> Iterator[None]:
+    """A UserError of what a task, its data or a provider raises: Inspect has no exception of its own for that."""
+    from inspect_ai._util.error import PrerequisiteError
+
+    try:
+        yield
+    except PrerequisiteError as error:
+        raise UserError(f"{benchmark.name}: {plain(error.message)}") from None
+    except (UserError, Failure):
+        raise
+    except Exception as error:
+        raise UserError(f"{benchmark.name} cannot be asked: {type(error).__name__}: {plain(error)}") from None
+
+
+def _arguments(benchmark: Benchmark) -> dict[str, Any]:
+    """The arguments of the task."""
+    arguments = dict(benchmark.arguments)
+    if benchmark.name in GRADED:
+        return {"grader_max_retries": RETRIES, **arguments, "grader_models": list(benchmark.graders)}
+    return arguments
 
 
 def told(name: str, model: Model, vocabulary: int) -> dict[str, Any]:
@@ -128,9 +166,6 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
 
     graders = list(benchmark.graders)
     roles = {"grader": graders[0] if graders else "caml-no-grader/none"}
-    arguments = dict(benchmark.arguments)
-    if benchmark.name in GRADED:
-        arguments = {"grader_max_retries": RETRIES, **arguments, "grader_models": graders}
     common: dict[str, Any] = {
         "log_dir": str(logs),
         "fail_on_error": False,
@@ -140,7 +175,7 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
     logs.mkdir(parents=True, exist_ok=True)
     before = sorted(logs.glob("*.eval"), key=lambda path: path.stat().st_mtime)
     # What Inspect prints of its progress is no result.
-    with contextlib.redirect_stdout(sys.stderr), _interrupted():
+    with contextlib.redirect_stdout(sys.stderr), _interrupted(), _refused(benchmark):
         try:
             if before:
                 found = eval_retry(str(before[-1]), **common)
@@ -149,7 +184,7 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
                     benchmark.inspects,
                     model=f"caml/{model}",
                     model_roles=roles,
-                    task_args=arguments,
+                    task_args=_arguments(benchmark),
                     epochs=benchmark.epochs or None,
                     limit=benchmark.limit or None,
                     temperature=benchmark.temperature,
@@ -158,19 +193,13 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
                     max_retries=RETRIES,
                     **common,
                 )
-        except PrerequisiteError as error:
-            raise UserError(f"{benchmark.name}: {plain(error.message)}") from None
-        except (UserError, Failure, KeyboardInterrupt):
+        except (PrerequisiteError, UserError, Failure):
             raise
-        except (
-            Exception
-        ) as error:  # of a task, its data or a provider: Inspect has no exception of its own for them
+        except Exception:
             # Of a retry that is interrupted it raises what comes of having no log.
             if _was_cancelled(logs):
                 raise KeyboardInterrupt from None
-            raise UserError(
-                f"{benchmark.name} cannot be asked: {type(error).__name__}: {plain(error)}"
-            ) from None
+            raise
     if not found or found[0].status == "cancelled":  # Inspect keeps a Ctrl-C to itself
         raise KeyboardInterrupt
     return found[0]
