@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from caml.models.attention import KERNELS, attend, kernel_of
 from caml.models.kernels import branches, plain
@@ -69,10 +71,10 @@ def outputs_and_gradients(platform: str, q, k, v, segments) -> list[np.ndarray]:
 def test_a_kernel_is_plain_attention(
     platform: str, length: int, heads: int, kv_heads: int, numbers: int, dtype: str, packed: bool
 ):
-    given = inputs(length, heads, kv_heads, numbers, dtype, packed)
+    drawn = inputs(length, heads, kv_heads, numbers, dtype, packed)
     # The truth is computed in float32 from the same numbers, whatever the kernel computes in.
-    exact = (*(x.astype(jnp.float32) for x in given[:3]), given[3])
-    found = outputs_and_gradients(platform, *given)
+    exact = (*(x.astype(jnp.float32) for x in drawn[:3]), drawn[3])
+    found = outputs_and_gradients(platform, *drawn)
     truth = outputs_and_gradients("plain", *exact)
     near = 2e-5 if dtype == "float32" else 2e-2
     for a, b in zip(found, truth, strict=True):
@@ -94,6 +96,22 @@ def test_a_changed_token_moves_nothing_of_another_document(platform: str):
         assert not moved[0, ~own].any()
         later = np.arange(67) >= at
         assert moved[0, own & later].any() and (number > 0 or not moved[0, ~later].any())
+
+
+@pytest.mark.parametrize("platform", KERNELS)
+@settings(deadline=None, max_examples=15)
+@given(cuts=st.lists(st.integers(1, 199), max_size=9))
+def test_documents_begin_and_end_anywhere(platform: str, cuts: list[int]):
+    """Inside blocks, at their edges, and over several of them."""
+    q, k, v, _ = inputs(200, 4, 2, 16, "float32", packed=False)
+    rows = [
+        np.searchsorted(sorted(some), np.arange(200), "right") for some in (cuts, [200 - c for c in cuts])
+    ]
+    drawn = q, k, v, jnp.asarray(np.stack(rows) + 1, jnp.int32)
+    for a, b in zip(
+        outputs_and_gradients(platform, *drawn), outputs_and_gradients("plain", *drawn), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
@@ -131,7 +149,7 @@ def test_members_side_by_side_are_each_alone(platform: str):
     aim = np.random.default_rng(1).normal(size=several[0][0].shape).astype(np.float32)
     together = jax.tree.map(lambda *x: jnp.stack(x), *several)
     (_, out), gradients = jax.jit(jax.vmap(compiled(platform), (0, 0, 0, 0, None)))(*together, aim)
-    for member, given in enumerate(several):
-        alone = outputs_and_gradients(platform, *given)
+    for member, drawn in enumerate(several):
+        alone = outputs_and_gradients(platform, *drawn)
         for a, b in zip((out, *gradients), alone, strict=True):
             np.testing.assert_allclose(a[member], b, atol=2e-5)
