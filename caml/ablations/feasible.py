@@ -121,7 +121,8 @@ class Feasible:
             raise self._loaded.fault(message, (run.tokenizer, "vocabulary"), (run, "tokenizer"))
         if not initial.has_tokenizer(run.tokenizer):
             message = f"the tokenizer is not that of {initial.path}: a LoadedTokenizer of the same path and revision"
-            raise self._loaded.fault(message, (run.tokenizer, "path"), (run, "tokenizer"))
+            of_its_own = [(run.tokenizer, "path")] if isinstance(run.tokenizer, LoadedTokenizer) else []
+            raise self._loaded.fault(message, *of_its_own, (run, "tokenizer"))
         self._beginning.add((initial, run.model, run.tokenizer))
 
     def _refuse_foreign_words(self, run: Run) -> None:

@@ -13,7 +13,7 @@ from caml.ablations.runs import Run, StageRun
 from caml.config.errors import Failure, UserError
 from caml.config.files import shown
 from caml.data.chat import TEMPLATES
-from caml.data.tokenizer_recipes import LoadedTokenizer, open_tokenizer
+from caml.data.tokenizer_recipes import TOKENIZER, LoadedTokenizer, open_tokenizer
 from caml.evals.checkpoint import Checkpoint
 from caml.models import huggingface
 from caml.tracking.ledger import Ledger, State
@@ -80,6 +80,11 @@ def find(path: Path, cell: str | None = None, stage: str | None = None) -> Train
     if not path.is_dir():
         raise UserError(f"there is no {path}: name {KINDS}")
     _refuse_choice(path, cell, stage)
+    if (path / huggingface.CONFIG).exists():
+        raise UserError(
+            f"{path} is a folder in the format of Hugging Face, and no StageRun: name the gin file of a cell or an "
+            "ablation, or the ledger's folder of a StageRun"
+        )
     if not (path / "manifest.json").exists():
         raise UserError(f"{path} holds no model: name {KINDS}")
     return _of_ledger(path.absolute())
@@ -138,6 +143,8 @@ def _require_complete(ledger: Ledger, name: str, asked: Path) -> None:
 def open_folder(folder: Path) -> Checkpoint:
     """A model in the format of Hugging Face, ours or anybody's dense Qwen3."""
     model, vocabulary, context = huggingface.read_config(folder, huggingface.named(folder.absolute().name))
+    if not (folder / TOKENIZER).exists():
+        raise UserError(f"{folder} has no {TOKENIZER}: a model goes with its tokenizer")
     tokenizer, noted = LoadedTokenizer(vocabulary, str(folder)).make()
     if noted["added"]:
         raise UserError(

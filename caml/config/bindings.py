@@ -60,7 +60,11 @@ class Bindings:
                     self._refuse_unknown_class(reference.name, binding)
                     if not reference.called:
                         raise binding.error(f"{reference} needs parentheses: {reference}()")
-                elif reference.name not in macros and reference != files.REQUIRED:
+                elif (
+                    reference.name not in macros
+                    and reference != files.REQUIRED
+                    and self.bound[_key(binding)] is binding  # else nothing reads it
+                ):
                     near = suggest(reference.name, macros)
                     own = "" if binding.own else "; bind it in a file that includes this one"
                     raise binding.error(f"there is no macro {reference.name}{near}{own}")
@@ -153,8 +157,12 @@ class Bindings:
         name = binding.configurable
         if not name:
             macro = Macro(binding.parameter)
-            by = next(b for b in self.bound.values() if macro in files.references(b.value))
-            return f", for none reads {by.key} in {by.place}; use it or delete it"
+            by = next((b for b in self.bound.values() if macro in files.references(b.value)), None)
+            if by:
+                return f", for none reads {by.key} in {by.place}; use it or delete it"
+            was = next(b for b in self.written if macro in files.references(b.value))
+            instead = self.bound[_key(was)]
+            return f", for {instead.key} in {instead.place} takes the place of what read it; delete one of the two"
         scopes = sorted(scope for scope, cls in built if cls == name)
         if not scopes:
             there = f"{binding.scope}/{name}" if binding.scope else name

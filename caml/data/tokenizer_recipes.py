@@ -243,6 +243,10 @@ def open_tokenizer(root: Path, recipe: TokenizerRecipe) -> Tokenizer:
     """Open the tokenizer of this recipe under `root`. Raises Failure where it is not there as it was written."""
     folder = tokenizer_folder(root, recipe)
     file, manifest = folder / TOKENIZER, folder / MANIFEST
+    if not folder.exists():
+        raise Failure(
+            f"{folder} is not there: a tokenizer lies beside the ledger, below the same output folder"
+        )
     try:
         expected = json.loads(manifest.read_text(encoding="utf-8"))["digest"]
         intact = hashlib.sha256(file.read_bytes()).hexdigest() == expected

@@ -11,7 +11,7 @@ import jax
 
 from caml.config.errors import UserError
 from caml.data.chat import END_OF_TEXT, ROLES
-from caml.data.sources import Message
+from caml.data.sources import Message, unwritable
 from caml.evals.checkpoint import Checkpoint
 from caml.evals.generation import ROWS, Answer, Generator, Sampling
 
@@ -45,12 +45,14 @@ def encode(checkpoint: Checkpoint, prompt: Prompt) -> list[int]:
     Raises UserError for a word that no token stands for, and where no place is left for an answer.
     """
     tokenizer = checkpoint.tokenizer
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    if odd := unwritable(texts):
+        raise UserError(f"its text has {odd}, which UTF-8 cannot write")
     if isinstance(prompt, str):
         tokens = [tokenizer.special[END_OF_TEXT]] + (tokenizer.encode_texts([prompt])[0] if prompt else [])
     else:
         tokens = tokenizer.encode_prompt(prompt, checkpoint.template)
     if tokenizer.unknown is not None and tokenizer.unknown in tokens:
-        texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
         for word in (word for text in texts for word in text.split()):
             if tokenizer.unknown in tokenizer.encode_texts([word])[0]:
                 raise UserError(
@@ -69,7 +71,7 @@ def read_prompts(path: Path, chat: bool) -> list[Prompt]:
     With `chat` a plain text is what a user says. Raises UserError with file and line for what is neither.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
     except UnicodeDecodeError as error:

@@ -43,7 +43,8 @@ def benchmark_of(
         return Benchmark(task, tuple(graders), _arguments(arguments), epochs, limit)
     except Invalid as invalid:
         hint = "; --grader names it" if "graders" in invalid.fields else ""
-        raise UserError(f"{invalid.message}{hint}") from None
+        option = next((f"--{field}: " for field in invalid.fields if field in ("epochs", "limit")), "")
+        raise UserError(f"{option}{invalid.message}{hint}") from None
 
 
 def _arguments(given: Sequence[str]) -> dict[str, Any]:

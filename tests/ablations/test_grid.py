@@ -507,6 +507,16 @@ def test_no_cells_read_a_setting_is_refused_and_one_that_hides_lines_is_not(tmp_
     )
 
 
+def test_a_macro_whose_reader_a_file_replaces_is_named_with_it_or_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "shared.gin").write_text("Corpus.tokens = %TOKENS\n")
+    included = "include 'shared.gin'\n" + ABLATION
+    with pytest.raises(UserError) as caught:
+        cells(ablation(tmp_path, text=f"{included}\nTOKENS = 512\n"))
+    assert "TOKENS = 512: no cell reads it, for Corpus.tokens in " in str(caught.value)
+    assert str(caught.value).endswith("takes the place of what read it; delete one of the two")
+    assert cells(ablation(tmp_path, text=included))
+
+
 def test_a_corpus_that_may_repeat_is_enough(tmp_path: Path) -> None:
     found = expand(tmp_path, line59="Corpus.tokens = 256\nCorpus.repetition = 2")
     assert len(found) == 22

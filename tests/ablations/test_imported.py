@@ -144,6 +144,21 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(exported: Path):
     assert told.exit_code == 2 and "the tokenizer is not that of" in told.stderr, told.stderr
 
 
+def test_what_import_prints_after_a_study_of_ones_own(exported: Path):
+    """The study's size and tokenizer are taken over by lines that come later; what read them is said."""
+    printed = caml("import", str(exported / "compassion")).stdout
+    study = TINY.read_text()
+    (exported / "wash.gin").write_text(f"{study}\n{printed}")
+    told = caml("show", str(exported / "wash.gin"))
+    assert told.exit_code == 2 and "wash.gin:" in told.stderr and len(told.stderr.splitlines()) == 1, (
+        told.stderr
+    )
+    alone = "\n".join(line for line in printed.splitlines() if "Tokenizer" not in line)
+    (exported / "alone.gin").write_text(f"{study}\n{alone}")
+    told = caml("show", str(exported / "alone.gin"))
+    assert told.exit_code == 2 and len(told.stderr.splitlines()) == 1, told.stderr
+
+
 def test_other_weights_are_another_stagerun_and_broken_ones_are_named(exported: Path):
     file = washing(exported)
     names = [line.split()[2] for line in caml("show", str(file)).stdout.splitlines()[:4]]

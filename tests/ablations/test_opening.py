@@ -164,6 +164,7 @@ def test_what_cannot_be_asked_is_one_line(there: Path, arguments: tuple[str, ...
         ('{"prompt": "a"}\n{"text": "a"}', "asked.jsonl:2 has neither `prompt`"),
         ('{"messages": [{"role": "robot", "content": "a"}]}', "not 'robot'"),
         ('{"messages": [{"role": "user"}]}', "a role and a content"),
+        ('{"prompt": "\\ud800"}', "prompt 1: its text has '\\ud800', which UTF-8 cannot write"),
         ("\n", "has no prompts"),
     ],
 )
@@ -172,6 +173,28 @@ def test_a_row_that_is_no_prompt_is_named(there: Path, tmp_path: Path, text: str
     assert_refused(
         caml("generate", str(TINY), "--cell", TUNED, "--prompts", str(tmp_path / "asked.jsonl")), 2, says
     )
+
+
+def test_a_byte_order_mark_before_prompts_is_none_of_them(there: Path, tmp_path: Path):
+    (tmp_path / "asked.txt").write_text("the dog", encoding="utf-8-sig")
+    told = caml("generate", str(TINY), "--cell", TUNED, "--prompts", str(tmp_path / "asked.txt"))
+    assert told.exit_code == 0, told.output
+
+
+def test_a_folder_without_its_tokenizer_is_named_and_is_no_stagerun(there: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert caml("export", str(TINY), str(out), "--cell", TUNED).exit_code == 0
+    for command in (("export", str(out), str(tmp_path / "again")), ("eval", str(out), "--harness", str(out))):
+        assert_refused(caml(*command), 2, "in the format of Hugging Face, and no StageRun")
+    (out / "tokenizer.json").unlink()
+    assert_refused(caml("generate", str(out), "--prompt", "a"), 2, "out has no tokenizer.json")
+
+
+def test_a_stagerun_taken_out_of_its_output_folder_lacks_its_tokenizer(copy: Path, tmp_path: Path):
+    folder = next(copy.glob("ledger/sft-compassion-*seed1-*"))
+    shutil.copytree(folder, tmp_path / "else/ledger" / folder.name)
+    alone = tmp_path / "else/ledger" / folder.name
+    assert_refused(caml("generate", str(alone), "--prompt", "a"), 1, "a tokenizer lies beside the ledger")
 
 
 def test_what_is_not_trained_to_its_end_or_was_altered_is_said(copy: Path, tmp_path: Path):

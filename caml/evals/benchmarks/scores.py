@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,9 @@ def _limits(low: float | None, high: float | None) -> str:
 
 
 def plain(message: Any) -> str:
-    """A message in one line, cut where it is long."""
-    return " ".join(str(message).split())[:300]
+    """A message in one line, without a terminal's marks for colours, cut where it is long."""
+    marks = r"\[/?(?:bold|italic|dim|blue|red|green|yellow|cyan|magenta|white)(?: [a-z]+)*\]"
+    return " ".join(re.sub(marks, "", str(message)).split())[:300]
 
 
 def rows(log: Any) -> Iterator[dict[str, Any]]:
