@@ -133,6 +133,16 @@ def test_logits_in_pieces_give_the_same_loss_and_gradient(
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_no_platform_has_all_logits_of_a_large_batch(monkeypatch: pytest.MonkeyPatch):
+    large = cross_entropy.LOGITS_BYTES // 4 // 1024
+    for platform in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        assert cross_entropy.pieces_of(1024, large) == 1
+        assert cross_entropy.pieces_of(1024, large + 1) == 2
+        at_once = 16_384 * 50_257 * 4 / cross_entropy.pieces_of(16_384, 50_257)
+        assert at_once <= cross_entropy.PIECE_BYTES.get(platform, cross_entropy.ELSEWHERE_BYTES)
+
+
 def test_the_loss_in_pieces_weighs_each_target(monkeypatch: pytest.MonkeyPatch):
     """What comes back through the sum is times what is asked of it, for output and head alike."""
     rng = np.random.default_rng(0)
