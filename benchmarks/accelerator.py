@@ -41,8 +41,9 @@ def main() -> None:
         print(json.dumps([rates, *flops_of(case)]))
         return
 
-    def ours(name: str, members: int) -> list[float]:
-        return printed(["benchmarks.accelerator", *tiny, "--ours", name, str(members)])[0]
+    def ours(name: str, members: int) -> tuple[list[float], float, float | None]:
+        """Rates, FLOPs of a token, and those of the device in a second."""
+        return tuple(printed(["benchmarks.accelerator", *tiny, "--ours", name, str(members)]))
 
     one: list[float] = []
     theirs: list[float] = []
@@ -52,7 +53,7 @@ def main() -> None:
     if not asked.alone:
         require_torch()
     for _ in range(asked.rounds):
-        rates, flops, peak = printed(["benchmarks.accelerator", *tiny, "--ours", "124M", "1"])
+        rates, flops, peak = ours("124M", 1)
         one += rates
         theirs += [] if asked.alone else printed(peer)
     mine = float(np.median(one))
@@ -78,8 +79,8 @@ def main() -> None:
     for name, members, goal in POPULATIONS:
         together, alone = [], []
         for _ in range(asked.rounds):
-            together += ours(name, members)
-            alone += ours(name, 1)
+            together += ours(name, members)[0]
+            alone += ours(name, 1)[0]
         all_of_them, single = float(np.median(together)), float(np.median(alone))
         told = f"{members} members of {cases[name].told}, bfloat16; one such model alone"
         spread = {"ours": together, "peer": alone}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from caml.models.products import contract_last, multiply
 
-# Where the float32 logits of a batch would take more than this many bytes it is cut into pieces, and those of a piece
-# take at most so many, by platform: what is measured in experiments/LOG.md, and elsewhere what an accelerator spares.
+# A batch whose float32 logits would take more bytes than these is cut into pieces, and those of a piece take at most so
+# many, by platform. A GPU's was measured (experiments/LOG.md); ELSEWHERE is what a TPU can spare, and was not.
 LOGITS_BYTES = 64 * 2**20
 PIECE_BYTES = {"cpu": LOGITS_BYTES, "gpu": 2**30}
 ELSEWHERE_BYTES = 2**28

@@ -1,4 +1,4 @@
-"""What a report says of the benchmarks that members found."""
+"""What a report says of the benchmarks that members sat."""
 
 import dataclasses
 from typing import Any

@@ -73,6 +73,11 @@ def _at(block: Any, size: int) -> jax.Array:
     return block * size + jnp.arange(size)
 
 
+def _seen(at_S: jax.Array, at_Q: jax.Array, starts_Q: jax.Array) -> jax.Array:
+    """Which keys `[Q, S]` queries see, whose documents begin at `starts_Q`."""
+    return (at_S[None, :] <= at_Q[:, None]) & (at_S[None, :] >= starts_Q[:, None])
+
+
 def _forward_kernel(
     q_NxQ: Any, k_NxT: Any, v_NxT: Any, starts_Q: Any, out_NxQ: Any, total_Q: Any, size: int, scale: float
 ) -> None:
@@ -86,9 +91,7 @@ def _forward_kernel(
         part = pl.ds(key * size, size)
         scores_QxS = _dot(q_QxN, k_NxT[:, part]) * scale
         if masked:
-            at_S = _at(key, size)
-            seen = (at_S[None, :] <= at_Q[:, None]) & (at_S[None, :] >= starts[:, None])
-            scores_QxS = jnp.where(seen, scores_QxS, NEVER)
+            scores_QxS = jnp.where(_seen(_at(key, size), at_Q, starts), scores_QxS, NEVER)
         higher_Q = jnp.maximum(peak_Q, jnp.max(scores_QxS, 1))
         weights_QxS = jnp.exp2(scores_QxS - higher_Q[:, None])
         less_Q = jnp.exp2(peak_Q - higher_Q)
@@ -116,9 +119,7 @@ def _queries_kernel(
         k_NxS = k_NxT[:, part]
         weights_QxS = jnp.exp2(_dot(q_QxN, k_NxS) * scale - total[:, None])
         if masked:
-            at_S = _at(key, size)
-            seen = (at_S[None, :] <= at_Q[:, None]) & (at_S[None, :] >= starts[:, None])
-            weights_QxS = jnp.where(seen, weights_QxS, 0.0)
+            weights_QxS = jnp.where(_seen(_at(key, size), at_Q, starts), weights_QxS, 0.0)
         d_scores_QxS = weights_QxS * (_dot(g_QxN, v_NxT[:, part]) - inner[:, None])
         return dq_QxN + _dot(d_scores_QxS.astype(k_NxS.dtype), k_NxS.T)
 
@@ -183,6 +184,11 @@ def _of_heads(N: int, size: int) -> pl.BlockSpec:
     return pl.BlockSpec((None, N, None, size), lambda i, h, b: (h, 0, b, i))
 
 
+def _of_shared(N: int, T: int, group: int) -> pl.BlockSpec:
+    """Of an array `[K, N, B, T]`, the whole sequence of the head that `group` heads of queries share."""
+    return pl.BlockSpec((None, N, None, T), lambda i, h, b: (h // group, 0, b, 0))
+
+
 def _sums(size: int) -> pl.BlockSpec:
     """Of an array `[H, B, T]`."""
     return pl.BlockSpec((None, None, size), lambda i, h, b: (h, b, i))
@@ -192,8 +198,7 @@ def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, starts: jax.Array, numbers: int, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
     H, N, B, T = q.shape
-    own, read, group = min(OWN, T), min(READ, T), H // k.shape[0]
-    whole = pl.BlockSpec((None, N, None, T), lambda i, h, b: (h // group, 0, b, 0))
+    own, read, whole = min(OWN, T), min(READ, T), _of_shared(N, T, H // k.shape[0])
     return _call(
         _forward_kernel, read, q, numbers, interpret,
         name="attention",
@@ -230,10 +235,9 @@ def _attention_backward(numbers: int, interpret: bool, saved: tuple, g: jax.Arra
     q, k, v, starts, ends, out, total = saved
     (H, N, B, T), K = q.shape, k.shape[0]
     group = H // K
-    own, read = min(OWN, T), min(READ_BACKWARD, T)
+    own, read, whole = min(OWN, T), min(READ_BACKWARD, T), _of_shared(N, T, group)
     # The softmax's own term, from the output instead of the weights.
     inner_HxBxT = jnp.sum(out.astype(jnp.float32) * g.astype(jnp.float32), 1)
-    whole = pl.BlockSpec((None, N, None, T), lambda i, h, b: (h // group, 0, b, 0))
     dq = _call(
         _queries_kernel, read, q, numbers, interpret,
         name="attention_queries",
