@@ -124,6 +124,23 @@ def test_a_task_that_cannot_be_made_is_named_before_anything_is_trained(own: Pat
     assert set((own / "runs/ledger").iterdir()) == before
 
 
+@pytest.mark.slow
+def test_lost_data_are_named_before_anything_is_trained(own: Path):
+    text = (
+        (own / "sitting.gin")
+        .read_text()
+        .replace("'anima'}", "'lost'}")
+        .replace("'SEED': [0, 1]", "'SEED': [8]")
+    )
+    (own / "lost.gin").write_text(text.replace("'sitting'", "'lost'"))
+    before = set((own / "runs/ledger").iterdir())
+    refused = command("run", "lost.gin")
+    assert refused.exit_code == 2 and "anima cannot be asked" in refused.stderr.splitlines()[-1], (
+        refused.stderr
+    )
+    assert set((own / "runs/ledger").iterdir()) == before
+
+
 def test_the_leaderboard_has_probes_and_benchmark(own: Path):
     done = command("leaderboard", "runs", "--organization", "Toy Lab")
     assert done.exit_code == 0, done.output
