@@ -144,19 +144,24 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(exported: Path):
     assert told.exit_code == 2 and "the tokenizer is not that of" in told.stderr, told.stderr
 
 
-def test_what_import_prints_after_a_study_of_ones_own(exported: Path):
-    """The study's size and tokenizer are taken over by lines that come later; what read them is said."""
+def test_what_import_prints_is_for_a_file_that_includes_ones_own_study(exported: Path):
+    """Without its tokenizer it is refused, as is the same in the study's own file, each in a line."""
     printed = caml("import", str(exported / "compassion")).stdout
-    study = TINY.read_text()
-    (exported / "wash.gin").write_text(f"{study}\n{printed}")
-    told = caml("show", str(exported / "wash.gin"))
-    assert told.exit_code == 2 and "wash.gin:" in told.stderr and len(told.stderr.splitlines()) == 1, (
-        told.stderr
-    )
-    alone = "\n".join(line for line in printed.splitlines() if "Tokenizer" not in line)
-    (exported / "alone.gin").write_text(f"{study}\n{alone}")
-    told = caml("show", str(exported / "alone.gin"))
-    assert told.exit_code == 2 and len(told.stderr.splitlines()) == 1, told.stderr
+    bound = [line for line in printed.splitlines() if "Tokenizer" not in line]
+    one = "Ablation.axes = {'SEED': [1]}\nAblation.control = {}\nAblation.contrasts = ()"
+    for name, text, says in (
+        ("wash", f"include '{TINY}'\n{one}\n{printed}", ""),
+        ("bare", "\n".join([f"include '{TINY}'", one, *bound]), "the tokenizer is not that of"),
+        ("twice", f"{TINY.read_text()}\n{printed}", "bound already in twice.gin:"),
+    ):
+        (exported / f"{name}.gin").write_text(text)
+        told = caml("show", str(exported / f"{name}.gin"))
+        if says:
+            assert told.exit_code == 2 and len(told.stderr.splitlines()) == 1 and says in told.stderr, (
+                told.stderr
+            )
+        else:
+            assert told.exit_code == 0, told.stderr
 
 
 def test_other_weights_are_another_stagerun_and_broken_ones_are_named(exported: Path):

@@ -68,7 +68,7 @@ def test_the_report_draws_its_wash_out_beside_that_of_the_probes(here: Path):
 
 def test_a_second_launch_asks_nobody_and_pays_for_nothing(here: Path, monkeypatch: pytest.MonkeyPatch):
     done = command("run", "sitting.gin")
-    assert done.exit_code == 0 and "nothing to do" in done.stdout
+    assert done.exit_code == 0 and "nothing to do" in done.stdout and "to be asked" not in done.stderr
     assert judging.Grader.asked == []
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("inspect_evals")
 
+import inspect_ai
 import judging
 
 from caml.cli import app
@@ -121,6 +123,14 @@ def test_a_judge_that_fails_half_way_keeps_what_was_graded(here: Path, monkeypat
     assert len(judging.Grader.asked) - before < 9
     whole = sit(anima(epochs=1, seed=7))
     assert whole.scores["dimensions"] == found.scores["dimensions"]
+
+
+def test_a_log_of_what_was_cancelled_is_an_interruption(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """As Inspect's own sets of evaluations take it; a signal in the test below leaves no log."""
+    cancelled = types.SimpleNamespace(status="cancelled")
+    monkeypatch.setattr(inspect_ai, "eval", lambda *_, **__: [cancelled])
+    with pytest.raises(KeyboardInterrupt):
+        sit(anima(epochs=3))
 
 
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
