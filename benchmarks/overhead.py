@@ -167,8 +167,13 @@ def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=CASES, default="1M")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=96, help="of each stretch; a multiple of 16")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=256,
+        help="of each stretch, long enough for a checkpoint; a multiple of 16",
+    )
     asked = parser.parse_args()
     case = CASES[asked.case]
     with tempfile.TemporaryDirectory() as folder:

@@ -158,7 +158,7 @@ class Ablation:
     output: str = runtime("runs")
     population: int = runtime(0)
     execution: Execution = runtime(AS_SUITS)
-    checkpoint_seconds: float = runtime(20.0)
+    checkpoint_seconds: float = runtime(60.0)
     tracking: str = runtime("")
     benchmarks: tuple[Benchmark, ...] = runtime(())
 
