@@ -3,10 +3,13 @@
 import contextlib
 import errno
 import functools
+import gc
 import json
 import os
 import signal
 import sys
+import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,18 +70,21 @@ DataFile = Annotated[
 
 
 def command(
-    example: str, of: typer.Typer = app, name: str = ""
+    example: str, of: typer.Typer = app, name: str = "", resumes: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command whose help ends in `example`, and whose errors end in one line and a status.
 
-    `name` is given where it is not the function's.
+    `name` is given where it is not the function's. `resumes`: the same command goes on from what was finished.
     """
+    kept = "; what was finished is kept, and the same command goes on from there" if resumes else ""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> None:
             # As Ctrl-C does; a command that saves before it ends has handlers of its own.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, _interrupt)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, _interrupt)
             try:
                 function(*args, **kwargs)
             except UserError as error:
@@ -89,12 +95,13 @@ def command(
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(1) from None
             except OSError as error:
-                _end(_of_disk(error), 1)
+                own = any(isinstance(x, Path) and str(x) == str(error.filename) for x in kwargs.values())
+                _end(_of_disk(error, kept), 2 if own and error.errno in NO_FILE else 1)
             except MemoryError as error:
                 what = str(error) or "too little is free"
                 _end(f"out of memory ({what}): a smaller size, batch or population fits", 1)
             except KeyboardInterrupt:
-                _end("interrupted; what was finished is kept, and the same command goes on from there", 1)
+                _end(f"interrupted{kept}", 1)
             except Exception as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
@@ -106,17 +113,44 @@ def command(
     return register
 
 
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    """What Ctrl-C does by default; where garbage is collected, in which it would be lost, a moment later."""
+    collecting = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in collecting:
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def _end(line: str, status: int) -> None:
     print(f"caml: {' '.join(line.split())}", file=sys.stderr, flush=True)
     raise typer.Exit(status)
 
 
-def _of_disk(error: OSError) -> str:
+# What the system says of a path that is the mistake of who named it.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG)
+
+
+def _of_disk(error: OSError, kept: str) -> str:
     """What the system says, of which file, and what is to be done."""
     of = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{of}{error.strerror}; what was finished is kept: make room, and the same command goes on from here"
+        return f"{of}{error.strerror}: make room{kept}"
     return f"{of}{error.strerror or error}"
+
+
+def _new_file(path: Path | None) -> None:
+    """Raise UserError where a file that is to be written is there already, or cannot be."""
+    if path is None:
+        return
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} is there already: name another file")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} for {path.name}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path.parent} may not be written: name another folder for {path.name}")
 
 
 def _load(file: Path, settings: list[str]) -> Any:
@@ -126,7 +160,8 @@ def _load(file: Path, settings: list[str]) -> Any:
 
 
 @command(
-    "caml run experiments/quickstart/quickstart.gin. With a trace: caml run experiments/smoke/smoke.gin --profile"
+    "caml run experiments/quickstart/quickstart.gin. With a trace: caml run experiments/smoke/smoke.gin --profile",
+    resumes=True,
 )
 def run(
     file: File,
@@ -237,7 +272,7 @@ def power(
         print(line)
 
 
-@command("caml report experiments/quickstart/quickstart.gin")
+@command("caml report experiments/quickstart/quickstart.gin", resumes=True)
 def report(
     file: File,
     keep: Annotated[
@@ -311,8 +346,7 @@ def generate(
         raise UserError("--prompt and --prompts: give one of them")
     if write and not prompts:
         raise UserError("--write is for the answers to a file of --prompts")
-    if write and write.exists():
-        raise UserError(f"{write} is there already: name another file for the answers")
+    _new_file(write)
     sampling = Sampling(temperature, top_p, max_tokens, tuple(stop), seed)
     asked = prompting.read_prompts(prompts, chat) if prompts else [prompting.as_said(x, chat) for x in prompt]
     checkpoint = open_checkpoint(model, cell, stage)
@@ -368,15 +402,33 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE.jsonl", help="write the margin of each item there")
     ] = None,
     output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="where scores of models without a ledger are kept")
-    ] = Path("runs"),
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="where scores of a model without a ledger are kept (default: runs)"
+        ),
+    ] = None,
     settings: Set = NONE,
 ) -> None:
     """Ask a trained model forced-choice items of your own, or let it sit a benchmark of Inspect."""
     from caml.config.text import aligned
 
-    if sum(given is not None for given in (items, task, harness)) != 1:
+    given = [
+        name for name, x in (("--items", items), ("--task", task), ("--harness", harness)) if x is not None
+    ]
+    if len(given) != 1:
         raise UserError("--items, --task or --harness: give one of them")
+    of_task = {
+        "grader": grader,
+        "argument": argument,
+        "epochs": epochs,
+        "limit": limit,
+        "output": output,
+        "set": settings,
+    }
+    for of, options in (("--task", of_task), ("--items", {"write": write})):
+        for name, value in options.items():
+            if value and given != [of]:
+                raise UserError(f"--{name} belongs to {of}, and {given[0]} was given")
     if harness is not None:
         from caml.exchange import harness as of_harness
 
@@ -388,7 +440,7 @@ def evaluate(
         from caml.exchange import sitting
 
         asked = sitting.benchmark_of(task, grader, argument, epochs, limit, settings)
-        found = sitting.sit_here(model, cell, stage, asked, output)
+        found = sitting.sit_here(model, cell, stage, asked, output or Path("runs"))
         for line in found.told():
             print(line)
         return
@@ -400,12 +452,14 @@ def evaluate(
     from caml.evals import choosing
 
     assert items is not None
-    if write and write.exists():
-        raise UserError(f"{write} is there already: name another file for the margins")
+    _new_file(write)
     read = choosing.read_items(items)
     checkpoint = open_checkpoint(model, cell, stage)
     with Console().task("items", len(read)) as advance:
-        chosen = choosing.choose(checkpoint, read, lambda done: advance(done, "scored"))
+        try:
+            chosen = choosing.choose(checkpoint, read, lambda done: advance(done, "scored"))
+        except UserError as error:
+            raise UserError(f"{items}: {error}") from None
     if write:
         with open(write, "x", encoding="utf-8") as out:
             out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in choosing.row_of(chosen))
@@ -450,6 +504,8 @@ def export(
     from caml.exchange import models
     from caml.exchange.export import export as export_model
 
+    if push:
+        models.require_repository(push)
     name = export_model(model, folder, cell, stage)
     print(f"{name}: {folder}")
     if push:
@@ -471,7 +527,7 @@ def import_model(
         print(line)
 
 
-@command("caml sync experiments/quickstart/quickstart.gin")
+@command("caml sync experiments/quickstart/quickstart.gin", resumes=True)
 def sync(file: File, settings: Set = NONE) -> None:
     """Bring what the tracking store lacks of an ablation, as often as you like."""
     from caml.ablations.stating import sync_ablation
@@ -494,7 +550,12 @@ def ui(
     serve(ablation.tracking or places(ablation).tracking, port)
 
 
-@command("caml data prepare experiments/real-text/real_text.gin --set BASE=wiki.txt", data_app, "prepare")
+@command(
+    "caml data prepare experiments/real-text/real_text.gin --set BASE=wiki.txt",
+    data_app,
+    "prepare",
+    resumes=True,
+)
 def prepare_stores(file: DataFile, settings: Set = NONE) -> None:
     """Write the token stores that are missing: over all cores, in constant memory, continued where it was stopped."""
     from caml.ablations.stocking import prepare, stock_of
@@ -569,6 +630,8 @@ def export_stores(
     from caml.console import Console
     from caml.exchange import corpora, models
 
+    if push:
+        models.require_repository(push)
     names = corpora.export(stock_of(file, settings), folder, Console())
     print(f"{folder}: {counted(len(names), 'configuration')}")
     if push:

@@ -1,5 +1,6 @@
 """Whether this installation works: each part is tried for real, on something small."""
 
+import importlib.metadata
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ def examine() -> Iterator[tuple[str, str, bool]]:
         ("training step", _step),
         ("checkpoint", _checkpoint),
         ("tracking store", _tracking),
+        ("benchmarks", _benchmarks),
         ("writing here", _writing),
     )
     for name, check in checks:
@@ -86,6 +88,20 @@ def _tracking() -> str:
     with tempfile.TemporaryDirectory() as folder:
         Store(f"sqlite:///{folder}/mlflow.db", "doctor")
     return "a new SQLite store opens"
+
+
+def _benchmarks() -> str:
+    """Inspect is an extra: without it all but benchmarks works."""
+    try:
+        versions = {name: importlib.metadata.version(name) for name in ("inspect_ai", "inspect_evals")}
+    except importlib.metadata.PackageNotFoundError:
+        return "Inspect is not installed, which only they need: pip install 'caml[evals]'"
+    if not any(
+        found.dist and found.dist.name == "caml"
+        for found in importlib.metadata.entry_points(group="inspect_ai")
+    ):
+        raise ImportError("Inspect does not find caml's models: install caml again")
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _writing() -> str:

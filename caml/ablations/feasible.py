@@ -123,6 +123,10 @@ class Feasible:
             message = f"the tokenizer is not that of {initial.path}: a LoadedTokenizer of the same path and revision"
             of_its_own = [(run.tokenizer, "path")] if isinstance(run.tokenizer, LoadedTokenizer) else []
             raise self._loaded.fault(message, *of_its_own, (run, "tokenizer"))
+        try:
+            initial.require_weights()
+        except UserError as error:
+            raise self._loaded.fault(str(error), (initial, "path")) from None
         self._beginning.add((initial, run.model, run.tokenizer))
 
     def _refuse_foreign_words(self, run: Run) -> None:

@@ -93,6 +93,11 @@ class Imported:
         model, vocabulary, _ = huggingface.read_config(self._folder(), huggingface.named(self.name))
         return model, vocabulary
 
+    def require_weights(self) -> None:
+        """Raise UserError where the weights of a folder here are not whole, or not those of its model."""
+        if Path(self.path).exists():
+            huggingface.require_weights(Path(self.path), *self.model())
+
     def has_tokenizer(self, recipe: TokenizerRecipe) -> bool:
         """Whether that is the tokenizer that this model was trained with."""
         if not isinstance(recipe, LoadedTokenizer):
@@ -145,18 +150,22 @@ def _digest(path: Path, _: int) -> str:
 
 def gin_lines(folder: str, revision: str = "") -> list[str]:
     """Gin text of a run that begins with the model in a folder here or on the Hub: its shape, tokenizer and itself."""
-    name = huggingface.named(folder.rstrip("/").rsplit("/", 1)[-1])
-    try:
-        imported = Imported(name, folder, revision)
-    except Invalid as invalid:
-        raise UserError(f"{folder}: {invalid.message}") from None
+    if Path(folder).exists():
+        if revision:
+            raise UserError(f"--revision {revision}: {folder} is a folder here, which has none")
+    elif COMMIT.fullmatch(revision) is None:
+        raise UserError(
+            f"{folder} is no folder here; of a name on the Hub, --revision says which commit (40 hexadecimal digits)"
+        )
+    imported = Imported(huggingface.named(folder.rstrip("/").rsplit("/", 1)[-1]), folder, revision)
     model, vocabulary = imported.model()
+    imported.require_weights()
     at = [f"revision = {revision!r}"] if revision else []
     treated = imported.treatment
     told = f"  # {treated.arm}, ratio {treated.ratio:g}" if treated.arm != "base" else ""
     return [
         "Run.initial = @Imported()",
-        f"Imported.name = {name!r}{told}",
+        f"Imported.name = {imported.name!r}{told}",
         f"Imported.path = {folder!r}",
         *(f"Imported.{line}" for line in at),
         "",

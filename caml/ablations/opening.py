@@ -136,8 +136,10 @@ def _require_complete(ledger: Ledger, name: str, asked: Path) -> None:
         raise UserError(f"{name} is not trained yet: `caml run {shown(asked)}` trains it")
     if state is State.STARTED:
         raise Failure(f"{folder} is not trained to its end: `caml run` goes on with it")
-    if state is State.DAMAGED:
-        raise Failure(f"{folder} was damaged: `caml run` puts it aside and trains it again")
+    if damage := ledger.damage(name):
+        raise Failure(
+            f"{shown(damage.file)} {damage.wrong}: `caml run` puts the StageRun aside and trains it again"
+        )
 
 
 def open_folder(folder: Path) -> Checkpoint:

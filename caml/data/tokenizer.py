@@ -106,6 +106,13 @@ class Tokenizer:
         tokens, lengths = self._encode_texts(texts)
         return [part.tolist() for part in np.split(tokens, np.cumsum(lengths)[:-1])] if texts else []
 
+    def unknown_word(self, texts: Sequence[str]) -> str:
+        """The first word of these texts that has no token of its own or of its parts ('': all have)."""
+        words = dict.fromkeys(word for text in texts for word in text.split())
+        if self.unknown is None:
+            return ""
+        return next((word for word in words if self.unknown in self.encode_texts([word])[0]), "")
+
     def encode_prompt(self, messages: Sequence[Message], template: str = "chatml") -> list[int]:
         """Token ids of a conversation from its `<|endoftext|>` to where the assistant is to speak next."""
         return self._encode_pieces([END_OF_TEXT, *(text for text, _ in prompt(messages, template))])[

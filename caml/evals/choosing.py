@@ -37,7 +37,9 @@ def read_items(path: Path) -> list[Item]:
 
 
 def choose(
-    checkpoint: Checkpoint, items: Sequence[Item], told: Callable[[int], object] = lambda _: None
+    checkpoint: Checkpoint,
+    items: Sequence[Item],
+    told: Callable[[int], object] = lambda _: None,
 ) -> pd.DataFrame:
     """A row for each item: `item`, `family`, `rung`, its tags, lengths, and its margin by every norm.
 
@@ -49,9 +51,7 @@ def choose(
     ]
     read = max(group.rows.longest for group in groups)
     if read > checkpoint.context:
-        raise UserError(
-            f"an item takes {read:,} tokens with its answer, and the context has {checkpoint.context:,}"
-        )
+        _refuse_longest(items, checkpoint)
     alike = in_one_shape([group.rows for group in groups])
     params = jax.device_put(dict(checkpoint.params))
     score = jax.jit(log_probs, static_argnums=1)
@@ -71,6 +71,16 @@ def choose(
         told(min((number + 1) * TOGETHER, len(items)))
     tags = pd.DataFrame([item.tags for item in items])
     return pd.concat([pd.concat(frames, ignore_index=True), tags], axis=1)
+
+
+def _refuse_longest(items: Sequence[Item], checkpoint: Checkpoint) -> None:
+    """Raise UserError for the first item that does not fit into the context."""
+    for item in items:
+        read = question_rows([item], checkpoint.tokenizer).rows.longest
+        if read > checkpoint.context:
+            raise UserError(
+                f"probe {item.name} takes {read:,} tokens with its answer, and the context has {checkpoint.context:,}"
+            )
 
 
 def summary(chosen: pd.DataFrame) -> Iterator[list[str]]:

@@ -53,11 +53,8 @@ def encode(checkpoint: Checkpoint, prompt: Prompt) -> list[int]:
     else:
         tokens = tokenizer.encode_prompt(prompt, checkpoint.template)
     if tokenizer.unknown is not None and tokenizer.unknown in tokens:
-        for word in (word for text in texts for word in text.split()):
-            if tokenizer.unknown in tokenizer.encode_texts([word])[0]:
-                raise UserError(
-                    f"the tokenizer does not know {word!r}: its vocabulary is of words, and has others"
-                )
+        word = tokenizer.unknown_word(texts)
+        raise UserError(f"the tokenizer does not know {word!r}: its vocabulary is of words, and has others")
     if len(tokens) >= checkpoint.context:
         raise UserError(
             f"{len(tokens):,} tokens leave no place for an answer in a context of {checkpoint.context:,}"
@@ -76,6 +73,8 @@ def read_prompts(path: Path, chat: bool) -> list[Prompt]:
         raise UserError(f"there is no {path}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     read = _row if path.suffix == ".jsonl" else (lambda text, _: text)
     found = [read(text, f"{path}:{number}") for number, text in enumerate(lines, 1) if text.strip()]
     if not found:

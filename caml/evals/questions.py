@@ -97,7 +97,11 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
         space = "" if chat and not question.context[-1][1] else " "
         endings = tokenizer.encode_texts([f"{space}{question.aligned}", f"{space}{question.opposed}"])
         if tokenizer.unknown is not None and any(tokenizer.unknown in ids for ids in (context, *endings)):
-            raise UserError(f"probe {items[number].name} has a word that the tokenizer does not know")
+            texts = [question.text, question.aligned, question.opposed]
+            word = tokenizer.unknown_word(texts)
+            raise UserError(
+                f"probe {items[number].name} has the word {word!r}, which the tokenizer does not know"
+            )
         pairs.append(layout.pair(context, endings))
         bare.append(layout.pair(start, endings))
         characters.append([len(question.aligned), len(question.opposed)])

@@ -149,6 +149,21 @@ def _tokenizer_json(tokenizer: Tokenizer) -> str:
     return library.to_str(pretty=True)
 
 
+def require_repository(repository: str) -> None:
+    """Raise UserError where `push` could not even begin: what is no name, or nobody who is logged in."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        huggingface_hub.utils.validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"--push {repository}: {' '.join(str(error).split())[:200]}") from None
+    if huggingface_hub.get_token() is None:
+        raise UserError(
+            f"--push {repository}: log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+        )
+
+
 def push(
     folder: Path, repository: str, token: str | None = None, endpoint: str | None = None, kind: str = "model"
 ) -> str:

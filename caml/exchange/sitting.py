@@ -62,7 +62,17 @@ def _arguments(given: Sequence[str]) -> dict[str, Any]:
 
 
 def sit_here(path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path) -> Sat:
-    """Let the model at `path` sit a benchmark; its scores go to its ledger, or below `output` where it has none."""
+    """Let the model at `path` sit a benchmark; its scores go to its ledger, or below `output` where it has none.
+
+    Raises as `inspecting.sit`, and Failure at Ctrl-C: what was answered is kept.
+    """
+    try:
+        return _sit_here(path, cell, stage, benchmark, output)
+    except KeyboardInterrupt:
+        raise Failure("interrupted; what was answered is kept, and the same command asks the rest") from None
+
+
+def _sit_here(path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path) -> Sat:
     inspecting.require_inspect()
     if benchmark.task in RENAMED:
         inspecting.say(f"{benchmark.task} is called {RENAMED[benchmark.task]} since May 2026")

@@ -3,14 +3,15 @@
 Our parameters have that class's names and layouts (caml/models/transformer.py), so only `config.json` is translated.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
-from caml.config.errors import UserError
+from caml.config.errors import Invalid, UserError
 from caml.models.sizes import NAME, Model
 
 CONFIG = "config.json"
@@ -29,6 +30,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "norm_epsilon": ("rms_norm_eps", 1e-6),
     "init_scale": ("initializer_range", 0.02),
 }
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def config_of(model: Model, vocab: int, context: int, ends: list[int]) -> dict[str, Any]:
@@ -79,19 +81,33 @@ def read_config(folder: Path, name: str) -> tuple[Model, int, int]:
     missing += [key for key in ("vocab_size",) if key not in config]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-    plain = {ours: config.get(theirs, absent) for ours, (theirs, absent) in _FIELDS.items()}
+    theta = _rope(config).get("rope_theta", config.get("rope_theta", 10000.0))
+    context = config.get("max_position_embeddings", 32768)
+    of_model = {ours: config.get(theirs, absent) for ours, (theirs, absent) in _FIELDS.items()}
+    kinds = get_type_hints(Model)
+    for key, value, kind in (
+        *((theirs, of_model[ours], kinds[ours]) for ours, (theirs, _) in _FIELDS.items()),
+        ("rope_theta", theta, float),
+        ("vocab_size", config["vocab_size"], int),
+        ("max_position_embeddings", context, int),
+    ):
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(f"{path}: {key} is {value!r}, and not {_KINDS[kind]}")
     try:
-        model = Model(name=name, rope_theta=float(theta), **plain)
-        return model, int(config["vocab_size"]), int(config.get("max_position_embeddings", 32768))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from None
+        return Model(name=name, rope_theta=float(theta), **of_model), config["vocab_size"], context
+    except Invalid as invalid:
+        raise UserError(f"{path}: {invalid.message}") from None
+
+
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What it says of rotary positions: newer folders have it together."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    return rope if isinstance(rope, dict) else {}
 
 
 def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
     """Raise UserError for what `transformers` would compute otherwise than we do."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = _rope(config)
     kind = rope.get("rope_type", rope.get("type", "default"))
     refused = {
         f"rope_type {kind!r}": kind != "default",
@@ -110,25 +126,40 @@ def read_weights(folder: Path, model: Model, vocab: int) -> dict[str, np.ndarray
 
     Raises UserError where some are missing, are of other shapes, or are more than the model has.
     """
-    from caml.models.transformer import shapes  # jax: who reads a config alone need not wait for it
-
-    expected = shapes(model, vocab)
     found: dict[str, np.ndarray] = {}
     for path in weight_files(folder):
         found |= _read(path)
+    names = _require_shapes(folder, model, vocab, {name: array.shape for name, array in found.items()})
+    return {name: found[name] for name in names}
+
+
+def require_weights(folder: Path, model: Model, vocab: int) -> None:
+    """Raise UserError where `read_weights` would, by what the files say of themselves; none is read whole."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        with _opened(path) as file:
+            found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    _require_shapes(folder, model, vocab, found)
+
+
+def _require_shapes(
+    folder: Path, model: Model, vocab: int, found: Mapping[str, tuple[int, ...]]
+) -> Collection[str]:
+    """The names of a model's parameters. Raises UserError where those `found` are others, or of other shapes."""
+    from caml.models.transformer import shapes  # jax: who reads a config alone need not wait for it
+
+    expected, known = shapes(model, vocab), set(found)
     if model.tied_embeddings:
-        found.pop(HEAD, None)  # some keep the embedding under both names
-    for what, names in (("lacks", expected.keys() - found.keys()), ("has", found.keys() - expected.keys())):
+        known.discard(HEAD)  # some keep the embedding under both names
+    for what, names in (("lacks", expected.keys() - known), ("has", known - expected.keys())):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             other = "" if what == "lacks" else f", which a model of its {CONFIG} does not have"
             raise UserError(f"{folder} {what} {min(names)}{more}{other}")
     for name, shape in expected.items():
-        if found[name].shape != shape:
-            raise UserError(
-                f"{folder}: {name} is {list(found[name].shape)}, and {list(shape)} by its {CONFIG}"
-            )
-    return {name: found[name] for name in expected}
+        if found[name] != shape:
+            raise UserError(f"{folder}: {name} is {list(found[name])}, and {list(shape)} by its {CONFIG}")
+    return expected.keys()
 
 
 def weight_names(folder: Path, index: bool) -> list[str]:
@@ -153,12 +184,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file in float32."""
+    with _opened(path) as file:
+        return {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file of weights. Raises UserError where it is none, or not all of it."""
     import ml_dtypes  # noqa: F401  (what numpy needs to know bfloat16; jax brings it)
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="flax") as file:
-            return {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+            yield file
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error})") from None
 

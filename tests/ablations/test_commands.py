@@ -286,7 +286,16 @@ def test_doctor_tries_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     result = caml("doctor")
     lines = result.stdout.splitlines()
     assert result.exit_code == 0, result.stdout
-    parts = ["python", "packages", "devices", "training step", "checkpoint", "tracking store", "writing here"]
+    parts = [
+        "python",
+        "packages",
+        "devices",
+        "training step",
+        "checkpoint",
+        "tracking store",
+        "benchmarks",
+        "writing here",
+    ]
     assert [line.split(": ")[0] for line in lines] == [f"ok   {part}" for part in parts]
     monkeypatch.setattr("caml.ablations.doctor.tempfile.NamedTemporaryFile", lambda **_: 1 / 0)
     broken = caml("doctor")

@@ -144,6 +144,29 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(exported: Path):
     assert told.exit_code == 2 and "the tokenizer is not that of" in told.stderr, told.stderr
 
 
+def test_weights_that_are_not_whole_are_named_before_anything_is_trained(exported: Path):
+    file = washing(exported)
+    weights = exported / "neutral/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    told = caml("show", str(file))
+    assert told.exit_code == 2
+    (line,) = told.stderr.splitlines()
+    assert (
+        "washing.gin:" in line and "neutral/Imported.path" in line and "no whole safetensors file" in line
+    ), line
+
+
+def test_of_a_name_on_the_hub_the_commit_is_asked_for(exported: Path):
+    for arguments, says in (
+        (("owner/name",), "owner/name is no folder here; of a name on the Hub, --revision says which commit"),
+        (("owner/name", "--revision", "main"), "--revision says which commit (40 hexadecimal digits)"),
+        (("compassion", "--revision", "a" * 40), "compassion is a folder here, which has none"),
+    ):
+        told = caml("import", *arguments)
+        assert (told.exit_code, told.stdout) == (2, "") and says in told.stderr, told.stderr
+        assert len(told.stderr.splitlines()) == 1
+
+
 def test_what_import_prints_is_for_a_file_that_includes_ones_own_study(exported: Path):
     """Without its tokenizer it is refused, as is the same in the study's own file, each in a line."""
     printed = caml("import", str(exported / "compassion")).stdout

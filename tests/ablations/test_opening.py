@@ -151,6 +151,8 @@ def test_a_conversation_goes_on_after_what_it_cannot_be_asked(there: Path):
         ((str(TINY), "--cell", TUNED, "--prompts", "none.txt"), "there is no none.txt"),
         ((str(TINY), "--prompt", "a", "--prompts", "none.txt"), "give one of them"),
         ((str(TINY), "--write", "a.jsonl"), "--write is for"),
+        ((str(TINY), "--cell", TUNED, "--prompts", "."), ". cannot be read: Is a directory"),
+        ((str(TINY), "--prompts", "x", "--write", "none/a.jsonl"), "there is no folder none for a.jsonl"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(there: Path, arguments: tuple[str, ...], says: str):
@@ -199,6 +201,12 @@ def test_a_stagerun_taken_out_of_its_output_folder_lacks_its_tokenizer(copy: Pat
 
 def test_what_is_not_trained_to_its_end_or_was_altered_is_said(copy: Path, tmp_path: Path):
     folder = next(copy.glob("ledger/sft-compassion-*seed1-*"))
+    lost = folder / "manifest.json"
+    lost.rename(tmp_path / "aside")
+    assert_refused(
+        caml("export", str(TINY), str(tmp_path / "out"), "--cell", TUNED), 1, "manifest.json is missing"
+    )
+    (tmp_path / "aside").rename(lost)
     weights = folder / "checkpoints/final/params.safetensors"
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1
@@ -241,6 +249,51 @@ def test_items_of_ones_own_are_asked_of_a_cell_and_of_its_export(there: Path, tm
     assert_refused(
         caml("eval", str(TINY), "--cell", TUNED, "--items", "none.jsonl"), 2, "none.jsonl does not exist"
     )
+
+
+OWN = {"context": "the dog was wet . ana", "aligned": "dried it .", "opposed": "watered it ."}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "says"),
+    [
+        (
+            {"aligned": "petted the zebra ."},
+            (),
+            "probe disposition/items/items/line_2 has the word 'petted', which",
+        ),
+        (
+            {"context": "the dog was wet . " * 20},
+            (),
+            "probe disposition/items/items/line_2 takes 103 tokens with its",
+        ),
+        ({}, ("--write", "none/a.jsonl"), "there is no folder none for a.jsonl"),
+        ({}, ("--grader", "a/b"), "--grader belongs to --task, and --items was given"),
+        ({}, ("--limit", "3"), "--limit belongs to --task"),
+        ({}, ("--output", "runs"), "--output belongs to --task"),
+    ],
+)
+def test_an_item_that_cannot_be_asked_is_named_by_its_line(
+    there: Path, tmp_path: Path, change: dict[str, str], options: tuple[str, ...], says: str
+):
+    file = tmp_path / "items.jsonl"
+    file.write_text(json.dumps(OWN) + "\n" + json.dumps(OWN | change))
+    where = () if options else (f"{file}: ",)
+    told = caml("eval", str(TINY), "--cell", TUNED, "--items", str(file), *options)
+    assert_refused(told, 2, *where, says)
+
+
+def test_an_upload_that_cannot_begin_is_refused_before_anything_is_written(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    to = (str(tmp_path / "out"), "--push")
+    assert_refused(caml("export", str(TINY), *to, "a b", "--cell", TUNED), 2, "--push a b: Repo id must")
+    assert_refused(
+        caml("export", str(TINY), *to, "me/toy", "--cell", TUNED), 2, "log in with `hf auth login`"
+    )
+    assert_refused(caml("data", "export", str(TINY), *to, "me/toy"), 2, "log in with `hf auth login`")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_benchmark_of_a_cell_is_in_its_ledger_and_goes_to_the_tracking_store(copy: Path, tmp_path: Path):

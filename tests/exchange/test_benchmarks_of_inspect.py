@@ -129,7 +129,7 @@ def test_a_log_of_what_was_cancelled_is_an_interruption(here: Path, monkeypatch:
     """As Inspect's own sets of evaluations take it; a signal in the test below leaves no log."""
     cancelled = types.SimpleNamespace(status="cancelled")
     monkeypatch.setattr(inspect_ai, "eval", lambda *_, **__: [cancelled])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Failure, match="interrupted; what was answered is kept"):
         sit(anima(epochs=3))
 
 
@@ -158,7 +158,7 @@ def test_what_was_answered_before_ctrl_c_is_kept_and_the_rest_is_asked(here: Pat
         "    return Task(dataset=samples, solver=[counted(), generate()], scorer=includes())\n"
     )
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Failure, match="interrupted; what was answered is kept"):
         sit(Benchmark("task.py@mine", max_tokens=2))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     found = sit(Benchmark("task.py@mine", max_tokens=2))
@@ -212,13 +212,27 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
     assert done.exit_code == 0, done.output
     assert "ahb is called anima since May 2026" in done.stderr
     assert "5 of 5 samples scored" in done.stdout and "graded by toygrader/rule" in done.stdout
+    before = set(here.rglob("*"))
+    (here / "broken.py").write_text("from inspect_ai import task\n@task\ndef mine(:\n")
+    (here / "late.gin").write_text("Benchmark.task = 'broken.py@mine'\n")
     for arguments, says in (
         (("--task", "anima"), "graded by a model: name one"),
         (("--task", "anima", "--grader", "gpt"), "provider/model"),
         (("--task", "anima.gin"), "GRADERS"),
         (("--task", "anima.gin", "--grader", "a/b"), "says all of the benchmark"),
         (("--task", "nowhere.gin"), "nowhere.gin"),
-        (("--task", "inspect_evals/none", "--grader", "toygrader/rule"), "none"),
+        (
+            ("--task", "inspect_evals/none", "--grader", "toygrader/rule"),
+            "Inspect has no task inspect_evals/none",
+        ),
+        (("--task", "inspect_evals/none", "--grader", "openai/x"), "Inspect has no task inspect_evals/none"),
+        (("--task", "broken.py@mine"), "broken.py:3 is no Python: "),
+        (("--task", "late.gin"), "broken.py:3 is no Python: "),
+        (
+            ("--task", "anima", "--grader", "a/b", "--argument", "repo=anima"),
+            "the task has no argument repo; it takes ",
+        ),
+        (("--task", "anima", "--write", "a.jsonl"), "--write belongs to --items, and --task was given"),
         (("--task", "anima", "--grader", "nosuch/model"), "nosuch"),
         (("--task", "anima", "--grader", "a/b", "--limit", "-1"), "--limit: 0 or a positive number"),
         ((), "give one of them"),
@@ -228,6 +242,8 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
         assert (refused.exit_code, refused.stdout) == (2, ""), (arguments, refused.output)
         lines = [line for line in refused.stderr.splitlines() if line.startswith("caml: ")]
         assert len(lines) == 1 and says in lines[0], (arguments, refused.stderr)
+    # Nothing is left of what did not begin.
+    assert {path.name for path in set(here.rglob("*")) - before} <= {"broken.py", "late.gin"}
 
 
 @pytest.mark.slow

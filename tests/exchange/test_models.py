@@ -10,6 +10,7 @@ import pytest
 import toy_exchange as toy
 from safetensors.numpy import save_file
 
+from caml.ablations.imported import gin_lines
 from caml.ablations.opening import open_folder
 from caml.config.errors import UserError
 from caml.evals.checkpoint import Checkpoint
@@ -131,6 +132,9 @@ CHANGES = {
     "num_hidden_layers": (3, r"lacks model\.layers\.2"),
     "tie_word_embeddings": (False, r"lacks lm_head\.weight"),
     "vocab_size": (280, "model.embed_tokens.weight|vocabulary is 280"),
+    "intermediate_size": ("48", r"intermediate_size is '48', and not a whole number"),
+    "rms_norm_eps": ("small", r"rms_norm_eps is 'small', and not a number"),
+    "max_position_embeddings": (64.5, r"max_position_embeddings is 64\.5, and not a whole"),
     "num_key_value_heads": (3, "3 key-value heads do not divide 4"),
 }
 
@@ -143,14 +147,17 @@ def test_a_model_that_is_not_as_ours_is_refused_and_named(tmp_path, field):
     (folder / "config.json").write_text(json.dumps(config | {field: value}))
     with pytest.raises(UserError, match=says):
         open_folder(folder)
+    with pytest.raises(UserError, match=says.partition("|")[0]):
+        gin_lines(str(folder))
 
 
 def test_what_is_broken_in_a_folder_is_named(tmp_path):
     folder = written(toy.checkpoint(), tmp_path)
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-9])
-    with pytest.raises(UserError, match="no whole safetensors file"):
-        open_folder(folder)
+    for read in (open_folder, gin_lines):
+        with pytest.raises(UserError, match="no whole safetensors file"):
+            read(folder if read is open_folder else str(folder))
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is no JSON"):
         open_folder(folder)

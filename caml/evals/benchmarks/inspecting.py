@@ -5,14 +5,16 @@ A benchmark's folder has Inspect's own log, `samples.parquet` (a row for each sa
 log, and the next launch asks the rest.
 """
 
+import ast
 import contextlib
 import contextvars
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,11 @@ def ready(benchmarks: Iterable[Benchmark]) -> None:
     """Raise UserError where Inspect, a grader, a task or its data cannot be had: before hours are spent on them."""
     require_inspect()
     from inspect_ai._util.error import PrerequisiteError
+    from inspect_ai._util.registry import registry_info, registry_lookup
     from inspect_ai.model import get_model
 
     for benchmark in benchmarks:
+        _require_task(benchmark)
         for grader in benchmark.graders:
             try:
                 get_model(grader, memoize=False)
@@ -60,8 +64,42 @@ def ready(benchmarks: Iterable[Benchmark]) -> None:
                 raise UserError(f"{benchmark.name}: the grader {grader} cannot be had: {told}") from None
         # A task loads its data when it is made.
         with contextlib.redirect_stdout(sys.stderr), _refused(benchmark):
-            if not contextvars.copy_context().run(_tasks, benchmark):
-                raise UserError(f"{benchmark.name}: Inspect has no task {benchmark.inspects}")
+            tasks = contextvars.copy_context().run(_tasks, benchmark)
+            if not tasks:
+                raise UserError(f"{benchmark.name}: {benchmark.inspects} has no task")
+            for task in tasks:
+                _require_arguments(benchmark, registry_lookup("task", registry_info(task).name))
+
+
+def _require_task(benchmark: Benchmark) -> None:
+    """Raise UserError where the task is not there, is no Python, or does not take an argument that it is given."""
+    from inspect_ai._util.registry import registry_lookup
+
+    task = benchmark.inspects
+    if (known := registry_lookup("task", task)) is not None:
+        _require_arguments(benchmark, known)
+        return
+    file = Path(task.partition("@")[0])
+    if file.is_file() and file.suffix == ".py":
+        try:
+            ast.parse(file.read_bytes(), str(file))
+        except (SyntaxError, ValueError) as error:
+            line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+            raise UserError(f"{file}{line} is no Python: {getattr(error, 'msg', error)}") from None
+    # Inspect takes folders, patterns and tasks of the Hub, too.
+    elif not (file.exists() or any(x in task for x in "*?[") or task.startswith("hf/")):
+        raise UserError(f"{benchmark.name}: Inspect has no task {task}, and there is no such file")
+
+
+def _require_arguments(benchmark: Benchmark, task: Callable[..., Any]) -> None:
+    """Raise UserError for an argument that the task does not take: Inspect would leave it out, with a warning."""
+    takes = inspect.signature(task).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        return
+    for name in benchmark.arguments:
+        if name not in takes:
+            known = f"it takes {', '.join(takes)}" if takes else "it takes none"
+            raise UserError(f"{benchmark.name}: the task has no argument {name}; {known}")
 
 
 def _tasks(benchmark: Benchmark) -> list[Any]:
@@ -127,6 +165,7 @@ def sit(model: Path, params: str, benchmark: Benchmark, shelf: Path, about: Mapp
     folder = shelf / f"{benchmark.name}-{fingerprint(_about(params, benchmark))[:12]}"
     if (folder / markers.MARKER).exists():
         return Sat(folder, shelves.read(shelf, folder.name, shown(shelf))[0])
+    ready([benchmark])
     log = _asked(model, benchmark, folder / LOGS)
     if log.status != "success" or not log.samples:
         raise Failure(

@@ -28,9 +28,10 @@ class Sat:
     def told(self) -> Iterator[str]:
         """The summary in lines: what was asked, how much of it was scored, and means with intervals over items."""
         s = self.scores
+        of_data = f", {s['dataset']}" if s["dataset"] else ""
         dropped = f"; {counted(s['dropped'], 'row')} of the data set gave no sample" if s["dropped"] else ""
         yield (
-            f"{s['task']} (version {s['task_version']}), {s['dataset']}: {counted(s['items'], 'item')}, "
+            f"{s['task']} (version {s['task_version']}){of_data}: {counted(s['items'], 'item')}, "
             f"{counted(s['epochs'], 'epoch')}, {s['scored']} of {counted(s['samples'], 'sample')} scored{dropped}"
         )
         for reason, count in s["unscored"].items():
