@@ -440,7 +440,7 @@ def evaluate(
         from caml.exchange import sitting
 
         asked = sitting.benchmark_of(task, grader, argument, epochs, limit, settings)
-        found = sitting.sit_here(model, cell, stage, asked, output or Path("runs"))
+        found = sitting.sit_here(model, cell, stage, asked, output)
         for line in found.told():
             print(line)
         return

@@ -160,6 +160,8 @@ def gin_lines(folder: str, revision: str = "") -> list[str]:
     imported = Imported(huggingface.named(folder.rstrip("/").rsplit("/", 1)[-1]), folder, revision)
     model, vocabulary = imported.model()
     imported.require_weights()
+    if Path(folder).exists():
+        LoadedTokenizer(vocabulary, folder).make()
     at = [f"revision = {revision!r}"] if revision else []
     treated = imported.treatment
     told = f"  # {treated.arm}, ratio {treated.ratio:g}" if treated.arm != "base" else ""

@@ -97,8 +97,9 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
         space = "" if chat and not question.context[-1][1] else " "
         endings = tokenizer.encode_texts([f"{space}{question.aligned}", f"{space}{question.opposed}"])
         if tokenizer.unknown is not None and any(tokenizer.unknown in ids for ids in (context, *endings)):
-            texts = [question.text, question.aligned, question.opposed]
-            word = tokenizer.unknown_word(texts)
+            said = question.context
+            turns = [said] if isinstance(said, str) else [content for _, content in said]
+            word = tokenizer.unknown_word([*turns, question.aligned, question.opposed])
             raise UserError(
                 f"probe {items[number].name} has the word {word!r}, which the tokenizer does not know"
             )

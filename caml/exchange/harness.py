@@ -99,6 +99,15 @@ def _parsed(file: Path) -> dict[str, Any]:
     wanted = ("results", "configs", "config")
     if not isinstance(told, dict) or not all(isinstance(told.get(key), dict) for key in wanted):
         raise UserError(f"{file} is no result of lm_eval: it has no {', '.join(wanted)}")
+    for key in ("versions", "n-shot", "group_subtasks"):
+        if not isinstance(told.get(key, {}), dict):
+            raise UserError(f"{file} is no result of lm_eval: its {key} is no dictionary")
+    if not told["results"]:
+        raise UserError(f"{file} has no task: its results are empty")
+    for task, found in told["results"].items():
+        group = bool(told.get("group_subtasks", {}).get(task))
+        if not isinstance(found, dict) or not (group or isinstance(told["configs"].get(task), dict)):
+            raise UserError(f"{file} is no result of lm_eval: it does not say how {task} was asked")
     return told
 
 
@@ -107,7 +116,7 @@ def _require_same(trained: Trained, file: Path, told: Mapping[str, Any]) -> None
     given = told["config"].get("model_args")
     if isinstance(given, str):
         given = dict(part.partition("=")[::2] for part in given.split(","))
-    name = (given or {}).get("pretrained")
+    name = given.get("pretrained") if isinstance(given, dict) else None
     folder = Path(str(name))
     if not (folder / huggingface.CONFIG).exists():
         raise UserError(
@@ -159,7 +168,11 @@ def _samples(file: Path, task: str, told: Mapping[str, Any]) -> pd.DataFrame:
 
 def _rows(logged: Path, aggregated: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     kept: dict[tuple[str, str], dict[str, float]] = {}
-    for number, text in enumerate(logged.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = logged.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{logged} is not UTF-8 (byte {error.start})") from None
+    for number, text in enumerate(lines, 1):
         try:
             sample = json.loads(text)
             for metric in sample["metrics"]:

@@ -59,8 +59,11 @@ def whole(folder: Path) -> Iterator[Path]:
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not empty: name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}") from None
     try:
         aside.chmod(0o755)
         yield aside
@@ -153,9 +156,10 @@ def require_repository(repository: str) -> None:
     """Raise UserError where `push` could not even begin: what is no name, or nobody who is logged in."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     try:
-        huggingface_hub.utils.validate_repo_id(repository)
+        validate_repo_id(repository)
     except HFValidationError as error:
         raise UserError(f"--push {repository}: {' '.join(str(error).split())[:200]}") from None
     if huggingface_hub.get_token() is None:

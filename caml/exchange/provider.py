@@ -57,7 +57,7 @@ class Nobody(ModelAPI):
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """Never an answer."""
-        raise UserError("the task asks for a grader, and Benchmark.graders names none")
+        raise UserError("the task asks for a grader, and none is named: --grader, or Benchmark.graders")
 
 
 class Caml(ModelAPI):

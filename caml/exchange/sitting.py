@@ -1,19 +1,22 @@
 """`caml eval --task`: which benchmark is meant, which model sits it, and where its scores are kept."""
 
 import ast
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from caml.ablations.examining import sit_stagerun
 from caml.ablations.opening import Trained, find, open_folder
 from caml.config.errors import Failure, Invalid, UserError
+from caml.config.files import shown
 from caml.config.resolve import load
 from caml.evals.benchmarks import inspecting
 from caml.evals.benchmarks.benchmark import RENAMED, Benchmark
 from caml.evals.benchmarks.scores import Sat
 from caml.models import huggingface
+from caml.tracking.lease import acquire_all
 from caml.tracking.shelves import BENCHMARKS
 
 
@@ -61,8 +64,10 @@ def _arguments(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def sit_here(path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path) -> Sat:
-    """Let the model at `path` sit a benchmark; its scores go to its ledger, or below `output` where it has none.
+def sit_here(
+    path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path | None = None
+) -> Sat:
+    """Let the model at `path` sit a benchmark; its scores go to its ledger, or below `output` (runs) without one.
 
     Raises as `inspecting.sit`, and Failure at Ctrl-C: what was answered is kept.
     """
@@ -72,7 +77,9 @@ def sit_here(path: Path, cell: str | None, stage: str | None, benchmark: Benchma
         raise Failure("interrupted; what was answered is kept, and the same command asks the rest") from None
 
 
-def _sit_here(path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path) -> Sat:
+def _sit_here(
+    path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path | None
+) -> Sat:
     inspecting.require_inspect()
     if benchmark.task in RENAMED:
         inspecting.say(f"{benchmark.task} is called {RENAMED[benchmark.task]} since May 2026")
@@ -81,13 +88,34 @@ def _sit_here(path: Path, cell: str | None, stage: str | None, benchmark: Benchm
         digest = hashlib.sha256()
         for file in huggingface.weight_files(path):
             digest.update(file.read_bytes())
-        shelf = output.absolute() / BENCHMARKS / f"{checkpoint.name}-{digest.hexdigest()[:12]}"
+        shelf = (
+            (output or Path("runs")).absolute() / BENCHMARKS / f"{checkpoint.name}-{digest.hexdigest()[:12]}"
+        )
         told = inspecting.told(checkpoint.name, checkpoint.model, checkpoint.vocabulary)
-        return inspecting.sit(path.absolute(), digest.hexdigest(), benchmark, shelf, told)
+        with _alone(shelf):
+            return inspecting.sit(path.absolute(), digest.hexdigest(), benchmark, shelf, told)
+    if output is not None:
+        raise UserError(f"--output {output}: the scores of a StageRun are kept in its ledger; leave it out")
     trained = find(path, cell, stage)
-    found = sit_stagerun(trained.ledger, trained.name, trained.stagerun, benchmark)
+    with _alone(trained.ledger.folder(trained.name)):
+        found = sit_stagerun(trained.ledger, trained.name, trained.stagerun, benchmark)
     mirror(trained)
     return found
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While nobody else asks the model of this folder: what is graded is not paid for twice. Raises Failure."""
+    try:
+        found = acquire_all([folder])
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"no scores can be kept in {shown(folder)}: {error.strerror}") from None
+    with found as leases:
+        for holder in leases.refused.values():
+            raise Failure(
+                f"{shown(folder)} is in use by {holder}: the same command goes on when that has ended"
+            )
+        yield
 
 
 def mirror(trained: Trained) -> None:

@@ -71,6 +71,8 @@ def read_config(folder: Path, name: str) -> tuple[Model, int, int]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} has no {CONFIG}: it is no folder of a model") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise UserError(f"{path} is no JSON") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
@@ -96,7 +98,10 @@ def read_config(folder: Path, name: str) -> tuple[Model, int, int]:
     try:
         return Model(name=name, rope_theta=float(theta), **of_model), config["vocab_size"], context
     except Invalid as invalid:
-        raise UserError(f"{path}: {invalid.message}") from None
+        theirs = {"rope_theta": "rope_theta"} | {ours: key for ours, (key, _) in _FIELDS.items()}
+        raise UserError(
+            f"{path}: {theirs.get(invalid.fields[0], invalid.fields[0])}: {invalid.message}"
+        ) from None
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:

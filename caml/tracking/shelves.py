@@ -1,13 +1,15 @@
 """The benchmarks that a model sat: a folder for each, below one of the model's, with a marker of its own."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from caml.config.errors import Failure
 from caml.data import files
 from caml.tracking import markers, segments
 from caml.tracking.markers import MARKER, Damaged
@@ -39,16 +41,18 @@ def write(
 def read(shelf: Path, benchmark: str, name: str, params: str = "") -> tuple[dict[str, Any], int]:
     """The summary of a benchmark of the model `name`, and when it was written (milliseconds since 1970).
 
-    Raises Damaged for a file that is not what was written, or where the model's parameters have the digest `params` and
+    Raises Failure for a file that is not what was written, or where the model's parameters have the digest `params` and
     the benchmark is of others.
     """
-    marker = _marker(shelf, benchmark, name, params)
-    return json.loads(marker.read(SCORES)), marker.written
+    with _told(shelf, benchmark):
+        marker = _marker(shelf, benchmark, name, params)
+        return json.loads(marker.read(SCORES)), marker.written
 
 
 def read_samples(shelf: Path, benchmark: str, name: str, params: str = "") -> pd.DataFrame:
     """What each sample scored: `sample, item, language, epoch, dimension, value, unscored, error`; raises as `read`."""
-    return segments.read_parquet(_marker(shelf, benchmark, name, params).read(SAMPLES)).to_pandas()
+    with _told(shelf, benchmark):
+        return segments.read_parquet(_marker(shelf, benchmark, name, params).read(SAMPLES)).to_pandas()
 
 
 def _marker(shelf: Path, benchmark: str, name: str, params: str) -> markers.Marker:
@@ -56,3 +60,14 @@ def _marker(shelf: Path, benchmark: str, name: str, params: str) -> markers.Mark
     if params and marker.notes["params"] != params:
         raise Damaged(marker.folder / MARKER, "belongs to other parameters", name, benchmark)
     return marker
+
+
+@contextlib.contextmanager
+def _told(shelf: Path, benchmark: str) -> Iterator[None]:
+    """Say of damage what is to be done."""
+    try:
+        yield
+    except Damaged as damaged:
+        raise Failure(
+            f"{damaged.file} {damaged.wrong}: move {shelf / benchmark} away, and the benchmark is asked again"
+        ) from None

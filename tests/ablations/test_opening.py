@@ -228,6 +228,8 @@ def test_a_folder_that_holds_something_is_not_overwritten(there: Path, tmp_path:
     assert_refused(
         caml("export", str(TINY), str(tmp_path / "x"), "--cell", TUNED, "--to", "gguf"), 2, "the format is hf"
     )
+    below = tmp_path / "note.txt/x"
+    assert_refused(caml("export", str(TINY), str(below), "--cell", TUNED), 2, f"{below} cannot be made: ")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 

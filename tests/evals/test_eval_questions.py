@@ -77,16 +77,21 @@ def test_equal_contexts_are_read_once():
     assert made.bare[0].tolist() == made.bare[1, ::-1].tolist()
 
 
-@pytest.mark.parametrize("where", ["context", "aligned", "opposed", "turn", "begun"])
-def test_a_word_that_the_tokenizer_does_not_know_is_named_by_its_item(where):
-    question = {
-        "context": Question("ana is utterly", "kind", "cruel"),
-        "aligned": Question("ana is", "benign", "cruel"),
-        "opposed": Question("ana is", "kind", "vile"),
-        "turn": Question((("user", "who is utterly cold ?"), ("assistant", "ana is")), "kind", "cruel"),
-        "begun": Question((("user", "who is cold ?"), ("assistant", "utterly")), "kind", "cruel"),
-    }[where]
-    with pytest.raises(UserError, match=r"^probe probe/two has a word that the tokenizer does not know$"):
+FOREIGN = {
+    "utterly": Question("ana is utterly", "kind", "cruel"),
+    "benign": Question("ana is", "benign", "cruel"),
+    "vile": Question("ana is", "kind", "vile"),
+    "really": Question((("user", "ana is really"), ("assistant", "ana is")), "kind", "cruel"),
+    "truly": Question((("user", "ana is"), ("assistant", "truly")), "kind", "cruel"),
+}
+
+
+@pytest.mark.parametrize("word", FOREIGN)
+def test_a_word_that_the_tokenizer_does_not_know_is_named_with_its_item(word):
+    question = FOREIGN[word]
+    with pytest.raises(
+        UserError, match=f"^probe probe/two has the word '{word}', which the tokenizer does not know$"
+    ):
         question_rows([item(Question("ana is", "kind", "cruel")), item(question, name="probe/two")],
                       tokenizer("words"))  # fmt: skip
 

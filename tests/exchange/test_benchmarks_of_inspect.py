@@ -23,6 +23,7 @@ from caml.evals.benchmarks import inspecting as benchmarks
 from caml.evals.benchmarks.benchmark import Benchmark
 from caml.exchange.models import write_folder
 from caml.exchange.sitting import sit_here
+from caml.tracking.lease import acquire_all
 from caml.training import devices
 
 
@@ -187,10 +188,95 @@ def test_a_task_that_wants_a_grader_gets_none_of_its_own(here: Path):
         "def mine():\n"
         "    return Task(dataset=[Sample(input='what is hot ?', target='x')], scorer=model_graded_qa())\n"
     )
-    with pytest.raises(Failure, match=r"Benchmark\.graders names none"):
+    with pytest.raises(
+        UserError, match=r"^mine: 1 of 1 sample cannot be asked, such as: the task asks for a grader"
+    ):
         sit(Benchmark("task.py@mine", max_tokens=4))
     found = sit(Benchmark("task.py@mine", ("toygrader/rule",), max_tokens=4))
     assert found.scores["scored"] == 1
+
+
+TASK = """from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import Score, scorer, includes
+@scorer(metrics=[])
+def strange():
+    async def score(state, target):
+        return Score(value={value!r})
+    return score
+@task
+def mine():
+    {begin}
+    samples = [Sample(input='what is ' + x + ' ?', id={ident}, target='{target}') for x in ('hot', 'wet', 'cold')]
+    return Task(dataset=samples, scorer={scorer})
+"""
+
+
+def task(here: Path, more: str = "", **changes: str) -> Benchmark:
+    """A task in a file, written anew with these changes."""
+    plain = {"value": "banana", "begin": "", "ident": "x", "target": ".", "scorer": "includes()"}
+    (here / "task.py").write_text(TASK.format(**plain | changes) + more)
+    return Benchmark("task.py@mine", max_tokens=2)
+
+
+def test_a_task_whose_file_was_changed_is_another_and_is_asked_anew(here: Path):
+    before = sit(task(here, target="zebra"))
+    assert before.scores["dimensions"]["overall"] == {
+        "mean": 0.0, "low": None, "high": None, "items": 3, "samples": 3,
+    }  # fmt: skip
+    after = sit(task(here, target=""))  # what every answer has
+    assert after.scores["dimensions"]["overall"]["mean"] == 1.0 and after.folder != before.folder
+    assert sit(task(here, target="zebra")).folder == before.folder
+    assert benchmarks.is_of(before.scores, task(here, target="zebra"))
+    assert not benchmarks.is_of(before.scores, task(here, target=""))
+
+
+def test_a_file_of_several_tasks_wants_one_named(here: Path):
+    task(here, "@task\ndef other():\n    return mine()\n")
+    with pytest.raises(UserError, match=r"^task\.py has 2 tasks, mine, other: name one, as FILE\.py@mine$"):
+        sit(Benchmark("task.py", max_tokens=2))
+    assert not list(here.glob("runs/**/task-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"begin": "raise SystemExit(7)"}, "mine cannot be asked: SystemExit: 7"),
+        ({"ident": "'same'"}, "duplicate sample id"),
+        ({"begin": "return 5"}, "mine cannot be asked"),
+    ],
+)
+def test_a_task_that_cannot_be_made_leaves_nothing(here: Path, changes: dict[str, str], says: str):
+    with pytest.raises(UserError, match=says):
+        sit(task(here, **changes))
+    assert not list(here.glob("runs/**/mine-*"))
+
+
+def test_a_value_that_is_no_number_is_no_score(here: Path):
+    found = sit(task(here, scorer="strange()"))
+    assert (found.scores["scored"], found.scores["unscored"]) == (0, {"no number: 'banana'": 3})
+    assert sit(task(here, scorer="strange()", value="0.25")).scores["dimensions"]["overall"]["mean"] == 0.25
+
+
+def test_a_log_that_is_not_whole_is_put_aside_and_asked_again(here: Path, capsys: pytest.CaptureFixture[str]):
+    first = sit(task(here))
+    (log,) = first.folder.glob("logs/*.eval")
+    log.write_bytes(log.read_bytes()[:50])
+    (first.folder / "complete.json").unlink()
+    again = sit(task(here))
+    assert again.scores["dimensions"] == first.scores["dimensions"]
+    assert f"put aside as {log.name}.damaged" in capsys.readouterr().err
+    (first.folder / "scores.json").write_text("{")
+    with pytest.raises(
+        Failure, match=r"scores\.json has .* move .*mine-.* away, and the benchmark is asked again"
+    ):
+        sit(task(here))
+
+
+def test_who_asks_a_model_that_is_being_asked_is_told(here: Path):
+    shelf = next(iter({sit(task(here)).folder.parent}))
+    with acquire_all([shelf]), pytest.raises(Failure, match="is in use by"):
+        sit(task(here, target="x"))
 
 
 def caml(*arguments: str) -> Result:
@@ -237,13 +323,15 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
         (("--task", "anima", "--grader", "a/b", "--limit", "-1"), "--limit: 0 or a positive number"),
         ((), "give one of them"),
         (("--task", "anima", "--items", "x"), "give one of them"),
+        (("--task", "inspect_evals/gsm8k", "--output", "late.gin"), "no scores can be kept in late.gin/"),
     ):
         refused = caml("eval", "toy", *arguments)
         assert (refused.exit_code, refused.stdout) == (2, ""), (arguments, refused.output)
         lines = [line for line in refused.stderr.splitlines() if line.startswith("caml: ")]
         assert len(lines) == 1 and says in lines[0], (arguments, refused.stderr)
     # Nothing is left of what did not begin.
-    assert {path.name for path in set(here.rglob("*")) - before} <= {"broken.py", "late.gin"}
+    left = [path for path in set(here.rglob("*")) - before if ".leases" not in path.parts]
+    assert sorted(path.name for path in left) == ["broken.py", "late.gin"]
 
 
 @pytest.mark.slow

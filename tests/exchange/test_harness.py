@@ -106,8 +106,19 @@ def test_what_is_no_result_of_this_model_is_named(own: Path, trained: Path):
         json.dumps({**told, "config": {**told["config"], "model_args": "pretrained=gpt2,dtype=float"}})
     )
     refused(trained, "results", "'gpt2', which is no folder here")
+    for change, says in (
+        ({"versions": []}, "its versions is no dictionary"),
+        ({"results": {}}, "has no task"),
+        ({"results": {"a": 5}}, "does not say how a was asked"),
+        ({"configs": {}}, "does not say how"),
+        ({"config": {"model_args": 7}}, "None, which is no folder here"),
+    ):
+        file.write_text(json.dumps({**told, **change}))
+        refused(trained, "results", says)
     file.write_text(json.dumps(told))
     kept = samples.read_text()
+    samples.write_bytes(kept.encode() + b"\xff")
+    refused(trained, "results", "is not UTF-8 (byte")
     samples.write_text(kept + "{}\n")
     refused(trained, "results", "jsonl:3 is no sample of lm_eval")
     samples.unlink()

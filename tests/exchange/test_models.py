@@ -133,6 +133,7 @@ CHANGES = {
     "tie_word_embeddings": (False, r"lacks lm_head\.weight"),
     "vocab_size": (280, "model.embed_tokens.weight|vocabulary is 280"),
     "intermediate_size": ("48", r"intermediate_size is '48', and not a whole number"),
+    "num_attention_heads": (0, r"config\.json: num_attention_heads: 0 is not a positive number"),
     "rms_norm_eps": ("small", r"rms_norm_eps is 'small', and not a number"),
     "max_position_embeddings": (64.5, r"max_position_embeddings is 64\.5, and not a whole"),
     "num_key_value_heads": (3, "3 key-value heads do not divide 4"),
@@ -158,6 +159,10 @@ def test_what_is_broken_in_a_folder_is_named(tmp_path):
     for read in (open_folder, gin_lines):
         with pytest.raises(UserError, match="no whole safetensors file"):
             read(folder if read is open_folder else str(folder))
+    models.write_folder(toy.checkpoint(), tmp_path / "other", "# toy\n", {})
+    (tmp_path / "other/tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        gin_lines(str(tmp_path / "other"))
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is no JSON"):
         open_folder(folder)

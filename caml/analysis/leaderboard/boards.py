@@ -232,6 +232,8 @@ def _how(summary: Mapping[str, Any]) -> dict[str, str]:
             f"temperature {benchmark['temperature']:g}, {benchmark['max_tokens']} tokens at most, "
             f"seed {benchmark['seed']}"
         )
+    if "file" in benchmark:
+        told["task file"] = f"SHA-256 {benchmark['file'][:12]}"
     if benchmark.get("arguments"):
         told["arguments"] = json.dumps(benchmark["arguments"], sort_keys=True)
     return told

@@ -42,7 +42,7 @@ def write_page(folder: Path, leaderboard: Leaderboard) -> Path:
         "leaderboard/page.html.jinja",
         ("sorting", "choosing"),
         title=TITLE,
-        told=f"{counted(len(entrants), 'row')} on {counted(len(leaderboard.boards), 'board')}.",
+        told=f"{counted(len(entrants), 'entrant')} on {counted(len(leaderboard.boards), 'board')}.",
         tabs=tabs,
         filters=[
             ("size", sorted(sizes, key=lambda size: (sizes[size], size))),

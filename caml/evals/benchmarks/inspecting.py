@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from caml.config.errors import Failure, UserError
 from caml.config.files import shown
 from caml.config.fingerprint import fingerprint, identity
 from caml.config.text import counted
+from caml.data.files import digest_file
 from caml.evals.benchmarks.benchmark import GRADED, Benchmark
 from caml.evals.benchmarks.scores import Sat, plain, rows, summary
 from caml.models.sizes import Model
@@ -67,8 +69,12 @@ def ready(benchmarks: Iterable[Benchmark]) -> None:
             tasks = contextvars.copy_context().run(_tasks, benchmark)
             if not tasks:
                 raise UserError(f"{benchmark.name}: {benchmark.inspects} has no task")
-            for task in tasks:
-                _require_arguments(benchmark, registry_lookup("task", registry_info(task).name))
+            names = [registry_info(task).name for task in tasks]
+            if len(names) > 1:
+                raise UserError(
+                    f"{benchmark.inspects} has {len(names)} tasks, {', '.join(names)}: name one, as FILE.py@{names[0]}"
+                )
+            _require_arguments(benchmark, registry_lookup("task", names[0]))
 
 
 def _require_task(benchmark: Benchmark) -> None:
@@ -79,10 +85,12 @@ def _require_task(benchmark: Benchmark) -> None:
     if (known := registry_lookup("task", task)) is not None:
         _require_arguments(benchmark, known)
         return
-    file = Path(task.partition("@")[0])
+    file = _file(benchmark)
     if file.is_file() and file.suffix == ".py":
         try:
             ast.parse(file.read_bytes(), str(file))
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}") from None
         except (SyntaxError, ValueError) as error:
             line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             raise UserError(f"{file}{line} is no Python: {getattr(error, 'msg', error)}") from None
@@ -123,7 +131,7 @@ def _refused(benchmark: Benchmark) -> Iterator[None]:
         raise UserError(f"{benchmark.name}: {plain(error.message)}") from None
     except (UserError, Failure):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{benchmark.name} cannot be asked: {type(error).__name__}: {plain(error)}") from None
 
 
@@ -142,13 +150,24 @@ def told(name: str, model: Model, vocabulary: int) -> dict[str, Any]:
 
 def is_of(summary: Mapping[str, Any], benchmark: Benchmark) -> bool:
     """Whether a summary is of this benchmark, asked so, whatever version of Inspect asked it."""
-    return summary["version"] == VERSION and summary["benchmark"] == identity(benchmark)
+    return summary["version"] == VERSION and summary["benchmark"] == _identity(benchmark)
+
+
+def _identity(benchmark: Benchmark) -> dict[str, Any]:
+    """What sets one benchmark apart from another: all its fields, and of a task in a file the file's content."""
+    file = _file(benchmark)
+    return {**identity(benchmark), **({"file": digest_file(file)} if file.is_file() else {})}
+
+
+def _file(benchmark: Benchmark) -> Path:
+    """The file of a task that is in one."""
+    return Path(benchmark.inspects.partition("@")[0])
 
 
 def _about(params: str, benchmark: Benchmark) -> dict[str, Any]:
     return {
         "version": VERSION,
-        "benchmark": identity(benchmark),
+        "benchmark": _identity(benchmark),
         "params": params,
         "software": {name: _version(name) for name in ("inspect_ai", "inspect_evals")},
     }
@@ -174,10 +193,15 @@ def sit(model: Path, params: str, benchmark: Benchmark, shelf: Path, about: Mapp
     samples = pd.DataFrame(list(rows(log)))
     failed = samples[samples["error"] != ""].drop_duplicates("sample")
     if len(failed):
-        total = samples["sample"].nunique()
+        found, error = (
+            f"{len(failed)} of {counted(samples['sample'].nunique(), 'sample')}",
+            failed["error"].iloc[0],
+        )
+        if of_user := re.fullmatch(r"UserError\((['\"])(.*)\1\)", error):
+            raise UserError(f"{benchmark.name}: {found} cannot be asked, such as: {of_user[2]}")
         raise Failure(
-            f"{benchmark.name}: {len(failed)} of {counted(total, 'sample')} ended with an error, such as "
-            f"{failed['error'].iloc[0]!r}; the others are kept, and the same command asks these again"
+            f"{benchmark.name}: {found} ended with an error, such as {error!r}; the others are kept, and the same "
+            "command asks these again"
         )
     scores = {
         **_about(params, benchmark),
@@ -211,8 +235,8 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
         "display": "plain",
         "log_level": "error",
     }
+    before = _whole_logs(logs)
     logs.mkdir(parents=True, exist_ok=True)
-    before = sorted(logs.glob("*.eval"), key=lambda path: path.stat().st_mtime)
     # What Inspect prints of its progress is no result.
     with contextlib.redirect_stdout(sys.stderr), _interrupted(), _refused(benchmark):
         try:
@@ -239,6 +263,10 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
             if _was_cancelled(logs):
                 raise KeyboardInterrupt from None
             raise
+        finally:
+            for folder in (logs, logs.parent):  # of what was refused nothing is left
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
     if not found or found[0].status == "cancelled":  # Inspect keeps a Ctrl-C to itself
         raise KeyboardInterrupt
     return found[0]
@@ -262,8 +290,25 @@ def _was_cancelled(logs: Path) -> bool:
     """Whether the newest log in a folder is of something that was interrupted."""
     from inspect_ai.log import read_eval_log
 
-    files = sorted(logs.glob("*.eval"), key=lambda path: path.stat().st_mtime)
+    files = _whole_logs(logs)
     return bool(files) and read_eval_log(str(files[-1]), header_only=True).status == "cancelled"
+
+
+def _whole_logs(logs: Path) -> list[Path]:
+    """The logs in a folder that can be read, the newest last; any other is put aside, and said."""
+    from inspect_ai.log import read_eval_log
+
+    whole = []
+    for path in sorted(logs.glob("*.eval"), key=lambda path: path.stat().st_mtime):
+        try:
+            read_eval_log(str(path), header_only=True)
+            whole.append(path)
+        except Exception as error:  # of whatever reads the archive
+            aside = path.rename(path.with_name(f"{path.name}.damaged"))
+            say(
+                f"{path} is no whole log of Inspect ({plain(error)}): put aside as {aside.name}; it is asked again"
+            )
+    return whole
 
 
 def _ended(log: Any) -> str:

@@ -95,13 +95,30 @@ def _dimensions(row: dict[str, Any], score: Any, prefix: str) -> Iterator[dict[s
     value = score.value
     parts = value if isinstance(value, dict) else {OVERALL: value}
     for name, part in parts.items():
-        number = value_to_float()(part) if not isinstance(part, (list, dict)) else math.nan
+        number = value_to_float()(part) if _is_number(part) else math.nan
         reason = ""
         if math.isnan(number):
             reason = str(
-                (score.metadata or {}).get("grader_failure_mode") or score.explanation or "no number"
+                (score.metadata or {}).get("grader_failure_mode")
+                or score.explanation
+                or f"no number: {part!r}"
             )
         yield row | {"dimension": f"{prefix}{name}", "value": float(number), "unscored": plain(reason)}
+
+
+def _is_number(part: Any) -> bool:
+    """Whether Inspect knows a number for a value: of any other text it makes 0, with a warning."""
+    from inspect_ai.scorer import CORRECT, INCORRECT, NOANSWER, PARTIAL
+
+    if not isinstance(part, str):
+        return not isinstance(part, (list, dict))
+    if part in (CORRECT, INCORRECT, NOANSWER, PARTIAL) or part.lower() in ("yes", "no", "true", "false"):
+        return True
+    try:
+        float(part)
+    except ValueError:
+        return False
+    return True
 
 
 def summary(
@@ -162,12 +179,16 @@ def by_item(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean(group: pd.DataFrame) -> dict[str, Any]:
-    """Over epochs, then languages, then items, with Student's 95% limits over items."""
+    """Over epochs, then languages, then items, with Student's 95% limits over items.
+
+    Items that are all alike, as where every answer is right, say nothing of how others would differ: no limits then.
+    """
     known = group[group["value"].notna()]
     by_language = known.groupby(["item", "language"])["value"].mean()
     items = by_language.groupby("item").mean().to_numpy()
     found = student(items)
-    limits = [None if math.isnan(x) else float(x) for x in (found.low, found.high)]
+    told = len(items) > 1 and bool((items != items[0]).any())
+    limits = [float(x) if told else None for x in (found.low, found.high)]
     return {
         "mean": float(found.estimate),
         "low": limits[0],
