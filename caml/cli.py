@@ -351,7 +351,10 @@ def generate(
     asked = prompting.read_prompts(prompts, chat) if prompts else [prompting.as_said(x, chat) for x in prompt]
     checkpoint = open_checkpoint(model, cell, stage)
     if prompts:
-        answers = prompting.ask(checkpoint, asked, sampling)
+        try:
+            answers = prompting.ask(checkpoint, asked, sampling)
+        except UserError as error:
+            raise UserError(f"{prompts}: {error}") from None
         with (
             open(write, "x", encoding="utf-8") if write else contextlib.nullcontext(sys.stdout) as out,
             Console().task("prompts", len(asked)) as advance,

@@ -1,5 +1,6 @@
 """Opening a trained model: of a cell, of the ledger, or of a folder in the format of Hugging Face."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from safetensors.numpy import load as parse_parameters
 
 from caml.ablations.catalogue import load_ablation
 from caml.ablations.grid import cells
+from caml.ablations.imported import MANIFESTS
 from caml.ablations.places import places
 from caml.ablations.runner import chosen
 from caml.ablations.runs import Run, StageRun
@@ -142,9 +144,18 @@ def _require_complete(ledger: Ledger, name: str, asked: Path) -> None:
         )
 
 
+def _size(folder: Path) -> str:
+    """What the size of a model in a folder is called: as where caml trained it, or else as the folder."""
+    try:
+        size = json.loads((folder / MANIFESTS).read_text(encoding="utf-8"))[-1]["size"]
+    except (OSError, ValueError, LookupError, TypeError):
+        size = folder.absolute().name
+    return huggingface.named(str(size))
+
+
 def open_folder(folder: Path) -> Checkpoint:
     """A model in the format of Hugging Face, ours or anybody's dense Qwen3."""
-    model, vocabulary, context = huggingface.read_config(folder, huggingface.named(folder.absolute().name))
+    model, vocabulary, context = huggingface.read_config(folder, _size(folder))
     if not (folder / TOKENIZER).exists():
         raise UserError(f"{folder} has no {TOKENIZER}: a model goes with its tokenizer")
     tokenizer, noted = LoadedTokenizer(vocabulary, str(folder)).make()

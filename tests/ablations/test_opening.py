@@ -71,6 +71,7 @@ def test_a_cell_its_file_its_ledger_and_its_export_are_one_model(there: Path, tm
     }
     (answer,) = answers
     assert len(answer.splitlines()) == 2
+    assert open_checkpoint(tmp_path / "out").model.name == "tiny"  # not as the folder is called
     before = open_checkpoint(TINY, TUNED, "pretrain")
     assert before.about["stage"] == "pretrain" and before.about["fingerprint"] != ledger.name[-12:]
     assert before.context == 64
@@ -166,7 +167,7 @@ def test_what_cannot_be_asked_is_one_line(there: Path, arguments: tuple[str, ...
         ('{"prompt": "a"}\n{"text": "a"}', "asked.jsonl:2 has neither `prompt`"),
         ('{"messages": [{"role": "robot", "content": "a"}]}', "not 'robot'"),
         ('{"messages": [{"role": "user"}]}', "a role and a content"),
-        ('{"prompt": "\\ud800"}', "prompt 1: its text has '\\ud800', which UTF-8 cannot write"),
+        ('{"prompt": "\\ud800"}', "asked.jsonl: prompt 1: its text has '\\ud800', which UTF-8 cannot write"),
         ("\n", "has no prompts"),
     ],
 )
