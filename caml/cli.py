@@ -1,64 +1,22 @@
 """The command line: parse, call, print. What a command does stands in the rooms that it calls."""
 
 import contextlib
-import errno
 import functools
-import gc
 import json
 import os
-import signal
 import sys
-import threading
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from caml.command import command, group
 from caml.config.errors import Failure, UserError
 from caml.config.text import counted
 
-# What typer raises for an unknown command, an unknown option or an argument that is missing.
-_UsageError: Any = typer.BadParameter.__base__
-
-
-class _OneLine(TyperGroup):
-    """Commands of which a mistake in the command line, too, ends in one line."""
-
-    def main(self, *args: Any, **extra: Any) -> None:
-        """Run the command that the arguments name, and exit with its status."""
-        try:
-            status = super().main(*args, **extra | {"standalone_mode": False})
-        except _UsageError as error:
-            message = error.format_message()
-            if "\n" in message:  # no arguments: the help
-                error.show()
-            else:
-                of = error.ctx.command_path if error.ctx else "caml"
-                stop = "" if message[-1] in ".?" else "."
-                print(f"caml: {message}{stop} See `{of} --help`.", file=sys.stderr)
-            status = error.exit_code
-        if status == 130:  # what typer makes of Ctrl-C
-            raise KeyboardInterrupt
-        sys.exit(status)
-
-
-def _group(name: str, about: str) -> typer.Typer:
-    """A group of commands, shown by its help where none is named."""
-    plain: dict[str, Any] = {
-        "add_completion": False,
-        "pretty_exceptions_enable": False,
-        "rich_markup_mode": None,
-    }
-    return typer.Typer(name=name, cls=_OneLine, help=about, no_args_is_help=True, **plain)
-
-
-app = _group(
-    "caml", "Does a disposition mixed into pretraining last? Train, fine-tune, measure what is left."
-)
-data_app = _group("data", "The token stores that a gin file asks for.")
+app = group("caml", "Does a disposition mixed into pretraining last? Train, fine-tune, measure what is left.")
+data_app = group("data", "The token stores that a gin file asks for.")
 app.add_typer(data_app)
 
 File = Annotated[Path, typer.Argument(metavar="ABLATION.gin", help="the gin file of the ablation")]
@@ -67,78 +25,6 @@ NONE: list[str] = []
 DataFile = Annotated[
     Path, typer.Argument(metavar="FILE.gin", help="a gin file that binds Ablation or Corpora")
 ]
-
-
-def command(
-    example: str, of: typer.Typer = app, name: str = "", resumes: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose help ends in `example`, and whose errors end in one line and a status.
-
-    `name` is given where it is not the function's. `resumes`: the same command goes on from what was finished.
-    """
-    kept = "; what was finished is kept, and the same command goes on from there" if resumes else ""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def called(*args: Any, **kwargs: Any) -> None:
-            # As Ctrl-C does; a command that saves before it ends has handlers of its own.
-            signal.signal(signal.SIGTERM, _interrupt)
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                signal.signal(signal.SIGINT, _interrupt)
-            try:
-                function(*args, **kwargs)
-            except UserError as error:
-                _end(str(error), 2)
-            except Failure as error:
-                _end(str(error), 1)
-            except BrokenPipeError:  # whoever read what this prints has left
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(1) from None
-            except OSError as error:
-                own = any(isinstance(x, Path) and str(x) == str(error.filename) for x in kwargs.values())
-                _end(_of_disk(error, kept), 2 if own and error.errno in NO_FILE else 1)
-            except MemoryError as error:
-                what = str(error) or "too little is free"
-                _end(f"out of memory ({what}): a smaller size, batch or population fits", 1)
-            except KeyboardInterrupt:
-                _end(f"interrupted{kept}", 1)
-            except Exception as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                _end(f"out of memory on the device: {str(error).splitlines()[0]}", 1)
-
-        of.command(name or function.__name__, epilog=f"Example: {example}")(called)
-        return called
-
-    return register
-
-
-def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    """What Ctrl-C does by default; where garbage is collected, in which it would be lost, a moment later."""
-    collecting = {getattr(callback, "__code__", None) for callback in gc.callbacks}
-    while frame is not None:
-        if frame.f_code in collecting:
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-            return
-        frame = frame.f_back
-    raise KeyboardInterrupt
-
-
-def _end(line: str, status: int) -> None:
-    print(f"caml: {' '.join(line.split())}", file=sys.stderr, flush=True)
-    raise typer.Exit(status)
-
-
-# What the system says of a path that is the mistake of who named it.
-NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG)
-
-
-def _of_disk(error: OSError, kept: str) -> str:
-    """What the system says, of which file, and what is to be done."""
-    of = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{of}{error.strerror}: make room{kept}"
-    return f"{of}{error.strerror or error}"
 
 
 def _new_file(path: Path | None) -> None:
@@ -160,6 +46,7 @@ def _load(file: Path, settings: list[str]) -> Any:
 
 
 @command(
+    app,
     "caml run experiments/quickstart/quickstart.gin. With a trace: caml run experiments/smoke/smoke.gin --profile",
     resumes=True,
 )
@@ -202,7 +89,7 @@ def run(
         print(f"report: {outcome.report}")
 
 
-@command("caml show experiments/quickstart/quickstart.gin --set SEED=0")
+@command(app, "caml show experiments/quickstart/quickstart.gin --set SEED=0")
 def show(file: File, settings: Set = NONE) -> None:
     """Show the grid of an ablation: cells, sizes, tokens, cost, and what exists already."""
     from caml.ablations.showing import shown
@@ -211,7 +98,7 @@ def show(file: File, settings: Set = NONE) -> None:
         print(line)
 
 
-@command("caml explain experiments/quickstart/quickstart.gin RATIO")
+@command(app, "caml explain experiments/quickstart/quickstart.gin RATIO")
 def explain(
     file: File,
     key: Annotated[
@@ -227,7 +114,8 @@ def explain(
 
 
 @command(
-    "caml diff experiments/smoke/smoke.gin arm=compassion,sft_tokens=0,seed=0 arm=neutral,sft_tokens=0,seed=0"
+    app,
+    "caml diff experiments/smoke/smoke.gin arm=compassion,sft_tokens=0,seed=0 arm=neutral,sft_tokens=0,seed=0",
 )
 def diff(
     file: File,
@@ -251,7 +139,7 @@ def diff(
         print(line)
 
 
-@command("caml lock experiments/quickstart/quickstart.gin")
+@command(app, "caml lock experiments/quickstart/quickstart.gin")
 def lock(file: File, settings: Set = NONE) -> None:
     """Write down contrasts, grid and probes before results exist."""
     from caml.ablations.stating import lock_statement
@@ -259,7 +147,7 @@ def lock(file: File, settings: Set = NONE) -> None:
     print(lock_statement(_load(file, settings)))
 
 
-@command("caml power experiments/quickstart/quickstart.gin --effect 0.3")
+@command(app, "caml power experiments/quickstart/quickstart.gin --effect 0.3")
 def power(
     file: File,
     effect: Annotated[float | None, typer.Option(help="the effect wanted, in nats")] = None,
@@ -272,7 +160,7 @@ def power(
         print(line)
 
 
-@command("caml report experiments/quickstart/quickstart.gin", resumes=True)
+@command(app, "caml report experiments/quickstart/quickstart.gin", resumes=True)
 def report(
     file: File,
     keep: Annotated[
@@ -308,7 +196,8 @@ StageOption = Annotated[
 
 
 @command(
-    "caml generate experiments/smoke/smoke.gin --cell arm=compassion,sft_tokens=0,seed=0 --prompt 'ana was kind .'"
+    app,
+    "caml generate experiments/smoke/smoke.gin --cell arm=compassion,sft_tokens=0,seed=0 --prompt 'ana was kind .'",
 )
 def generate(
     model: Checkpoint,
@@ -371,6 +260,7 @@ def generate(
 
 
 @command(
+    app,
     "caml eval runs/ledger/NAME --items experiments/real-text/attitude.jsonl. A benchmark: caml eval runs/ledger/NAME "
     "--task anima --grader openai/gpt-5-mini",
     name="eval",
@@ -471,7 +361,7 @@ def evaluate(
         print(line)
 
 
-@command("caml leaderboard runs --organization 'My Lab'")
+@command(app, "caml leaderboard runs --organization 'My Lab'")
 def leaderboard(
     output: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="the output folder of the ablations")
@@ -489,7 +379,8 @@ def leaderboard(
 
 
 @command(
-    "caml export experiments/smoke/smoke.gin --cell arm=compassion,sft_tokens=0,seed=0 --to hf exported/compassion"
+    app,
+    "caml export experiments/smoke/smoke.gin --cell arm=compassion,sft_tokens=0,seed=0 --to hf exported/compassion",
 )
 def export(
     model: Checkpoint,
@@ -515,7 +406,7 @@ def export(
         print(models.push(folder, push))
 
 
-@command("caml import exported/compassion > compassion.gin", name="import")
+@command(app, "caml import exported/compassion > compassion.gin", name="import")
 def import_model(
     folder: Annotated[
         str,
@@ -530,7 +421,7 @@ def import_model(
         print(line)
 
 
-@command("caml sync experiments/quickstart/quickstart.gin", resumes=True)
+@command(app, "caml sync experiments/quickstart/quickstart.gin", resumes=True)
 def sync(file: File, settings: Set = NONE) -> None:
     """Bring what the tracking store lacks of an ablation, as often as you like."""
     from caml.ablations.stating import sync_ablation
@@ -539,7 +430,7 @@ def sync(file: File, settings: Set = NONE) -> None:
     print(sync_ablation(_load(file, settings), Console()))
 
 
-@command("caml ui experiments/quickstart/quickstart.gin --port 5000")
+@command(app, "caml ui experiments/quickstart/quickstart.gin --port 5000")
 def ui(
     file: File,
     port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
@@ -554,8 +445,8 @@ def ui(
 
 
 @command(
-    "caml data prepare experiments/real-text/real_text.gin --set BASE=wiki.txt",
     data_app,
+    "caml data prepare experiments/real-text/real_text.gin --set BASE=wiki.txt",
     "prepare",
     resumes=True,
 )
@@ -566,7 +457,7 @@ def prepare_stores(file: DataFile, settings: Set = NONE) -> None:
     _print_prepared(prepare, stock_of(file, settings))
 
 
-@command("caml data match experiments/real-text/real_text.gin --write control.jsonl", data_app, "match")
+@command(data_app, "caml data match experiments/real-text/real_text.gin --write control.jsonl", "match")
 def match_controls(
     file: DataFile,
     write: Annotated[
@@ -597,7 +488,7 @@ def _print_prepared(work: Callable[..., list[str]], stock: Any) -> None:
         print(line)
 
 
-@command("caml data show experiments/real-text/real_text.gin --samples 1", data_app, "show")
+@command(data_app, "caml data show experiments/real-text/real_text.gin --samples 1", "show")
 def show_stores(
     file: DataFile,
     samples: Annotated[int, typer.Option(help="documents of each store that are shown", min=0)] = 3,
@@ -610,7 +501,7 @@ def show_stores(
         print(line)
 
 
-@command("caml data verify experiments/real-text/real_text.gin", data_app, "verify")
+@command(data_app, "caml data verify experiments/real-text/real_text.gin", "verify")
 def verify_stores(file: DataFile, settings: Set = NONE) -> None:
     """Read every token store whole, and name those that are not as they were written."""
     from caml.ablations.stocking import stock_of, verify
@@ -619,7 +510,7 @@ def verify_stores(file: DataFile, settings: Set = NONE) -> None:
         print(line)
 
 
-@command("caml data export experiments/smoke/smoke.gin exported/texts", data_app, "export")
+@command(data_app, "caml data export experiments/smoke/smoke.gin exported/texts", "export")
 def export_stores(
     file: DataFile,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder for them")],
@@ -641,7 +532,7 @@ def export_stores(
         print(models.push(folder, push, kind="dataset"))
 
 
-@command("caml doctor")
+@command(app, "caml doctor")
 def doctor() -> None:
     """Check this installation: versions, devices, a training step, a checkpoint, the tracking store."""
     from caml.ablations.doctor import examine

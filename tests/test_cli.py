@@ -189,7 +189,7 @@ def test_an_interrupt_at_any_moment_ends_in_one_line(
     if moment == "a command":
         monkeypatch.setattr("typer.core.TyperGroup.invoke", interrupt)
     else:
-        monkeypatch.setattr("caml.cli._OneLine.main", interrupt)
+        monkeypatch.setattr("caml.command.OneLine.main", interrupt)
     monkeypatch.setattr(sys, "argv", ["caml", "doctor"])
     with pytest.raises(SystemExit) as ended:
         main()
