@@ -61,7 +61,8 @@ def main() -> None:
     for name in asked.cases:
         case = MODELS[name]
         for members in asked.members:
-            laid = layout_of(jax.default_backend(), len(jax.devices()), members, case.batch, case.length)
+            shapes = members, case.batch, case.length, case.width
+            laid = layout_of(jax.default_backend(), len(jax.devices()), *shapes)
             chosen = laid.members, laid.rows or case.batch // laid.data
             found: dict[tuple[str, int], list[float]] = {option: [] for option in options(name, members)}
             for _ in range(asked.rounds):

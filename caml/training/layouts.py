@@ -3,6 +3,7 @@
 Whatever is laid out otherwise has other bits, so a layout is recorded with what was trained.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from caml.models.attention import kernel_of
@@ -32,7 +33,8 @@ class Layout:
 
     def __str__(self) -> str:
         parts = ["members in turn" if self.members == "turn" else "members side by side"]
-        parts.append(f"{self.rows} rows at a time" if self.rows else "whole batches")
+        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        parts.append(f"{rows} at a time" if self.rows else "whole batches")
         if self.data > 1:
             parts.append(f"a batch over {self.data} devices")
         if self.fsdp * self.tensor > 1:
@@ -48,9 +50,9 @@ class Layout:
 
 PLAIN = Layout()
 
-# How many tokens of a batch are taken at a time, by platform: on a CPU what a piece needs is to stay in the cache of
-# its core (measured: experiments/LOG.md). An accelerator takes all at once.
-AT_A_TIME = {"cpu": 256}
+# How many tokens of a batch are taken at a time, by platform and by models up to a width: on a CPU what a piece needs
+# is to stay in the cache of its core (measured: experiments/LOG.md). An accelerator takes all at once.
+AT_A_TIME: dict[str, tuple[tuple[float, int], ...]] = {"cpu": ((48, 64), (math.inf, 256))}
 MEMBERS_LIE = {"cpu": "turn"}
 
 
@@ -68,11 +70,12 @@ def layout_of(
     places: int,
     batch: int,
     length: int,
+    width: int,
     asked: Execution = AS_SUITS,
     precision: str = "float32",
     kv_heads: int = 1,
 ) -> Layout:
-    """The layout of a population of `places` members whose batches are of `batch` sequences of `length` tokens.
+    """The layout of a population of `places` members, `width` wide, with batches of `batch` rows of `length` tokens.
 
     Members are spread over the devices. Where there are fewer of them than devices, so is the batch of each. A model
     that lies over several devices takes all of them, and its members come in turn. Raises Unfit where the devices, the
@@ -111,7 +114,8 @@ def layout_of(
             )
         rows = asked.rows
     elif platform in AT_A_TIME:
-        most = max(1, AT_A_TIME[platform] // length)
+        tokens = next(tokens for widest, tokens in AT_A_TIME[platform] if width <= widest)
+        most = max(1, tokens // length)
         rows = max(rows for rows in range(1, most + 1) if own % rows == 0)
     return Layout(
         members=MEMBERS_LIE.get(platform, "stacked") if over == 1 else "turn",

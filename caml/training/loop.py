@@ -245,7 +245,8 @@ def laid_out(
 ) -> Layout:
     """How `train` lays out so many members on this machine. Raises Unfit (see `layout_of`)."""
     places, here = max(pace.places, members), jax.default_backend()
-    return layout_of(here, len(jax.devices()), places, batch, length, pace.asked, precision, model.kv_heads)
+    shapes = places, batch, length, model.width
+    return layout_of(here, len(jax.devices()), *shapes, pace.asked, precision, model.kv_heads)
 
 
 def train(

@@ -125,7 +125,7 @@ def test_the_store_names_the_rung_that_is_claimed_and_has_margins_by_rung(finish
 
 def test_manifests_count_slots_and_doses(finished: Path) -> None:
     for manifest in manifests(finished / "runs").values():
-        layout = " (members in turn, whole batches)" if manifest["steps"] else ""
+        layout = " (members in turn, 1 row at a time)" if manifest["steps"] else ""
         assert manifest["numerics"] == f"{NUMERICS_VERSION}{layout}"
         slots = {role: source["slots"] for role, source in manifest["sources"].items()}
         assert sum(slots.values()) == 2 * manifest["steps"]

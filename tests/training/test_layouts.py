@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caml.training.execution import Execution
-from caml.training.layouts import AT_A_TIME, Unfit, layout_of
+from caml.training.layouts import Unfit, layout_of
 
 
 @given(
@@ -13,34 +13,43 @@ from caml.training.layouts import AT_A_TIME, Unfit, layout_of
     places=st.integers(1, 40),
     batch=st.integers(1, 64),
     length=st.integers(1, 2048),
+    width=st.integers(1, 512),
 )
-def test_pieces_and_devices_divide_a_batch(devices: int, places: int, batch: int, length: int):
-    layout = layout_of("cpu", devices, places, batch, length)
+def test_pieces_and_devices_divide_a_batch(devices: int, places: int, batch: int, length: int, width: int):
+    layout = layout_of("cpu", devices, places, batch, length, width)
+    tokens = 64 if width <= 48 else 256
     assert devices % layout.data == 0 and batch % layout.data == 0
     own = batch // layout.data
     assert layout.rows < own and (not layout.rows or own % layout.rows == 0)
-    assert layout.rows <= 1 or layout.rows * length <= AT_A_TIME["cpu"]
+    assert layout.rows <= 1 or layout.rows * length <= tokens
     # What fits into the cache at once is not cut.
-    assert bool(layout.rows) == (own > 1 and own * length > AT_A_TIME["cpu"])
+    assert bool(layout.rows) == (own > 1 and own * length > tokens)
     # Devices are shared where members are too few for them.
     assert layout.data == 1 or places * layout.data == devices
 
 
 def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
-    assert str(layout_of("cpu", 2, 12, 4, 64)) == "members in turn, whole batches"
-    assert str(layout_of("cpu", 2, 12, 16, 64)) == "members in turn, 4 rows at a time"
-    assert str(layout_of("cpu", 2, 1, 32, 128)) == "members in turn, 2 rows at a time, a batch over 2 devices"
-    assert str(layout_of("gpu", 1, 12, 32, 128)) == "members side by side, whole batches, attention by triton"
+    assert str(layout_of("cpu", 2, 12, 4, 64, 64)) == "members in turn, whole batches"
+    assert str(layout_of("cpu", 2, 12, 16, 64, 64)) == "members in turn, 4 rows at a time"
+    assert str(layout_of("cpu", 2, 12, 16, 64, 32)) == "members in turn, 1 row at a time"
+    assert (
+        str(layout_of("cpu", 2, 1, 32, 128, 64))
+        == "members in turn, 2 rows at a time, a batch over 2 devices"
+    )
+    assert (
+        str(layout_of("gpu", 1, 12, 32, 128, 32))
+        == "members side by side, whole batches, attention by triton"
+    )
 
 
 def test_what_is_asked_is_done_or_refused_by_name():
     asked = Execution(fsdp=2, tensor=2, rows=1, remat="layers")
-    layout = layout_of("cpu", 8, 1, 16, 64, asked, "bfloat16", kv_heads=4)
+    layout = layout_of("cpu", 8, 1, 16, 64, 64, asked, "bfloat16", kv_heads=4)
     assert str(layout) == (
-        "members in turn, 1 rows at a time, a batch over 2 devices, a model over 2 x 2 devices (fsdp x tensor), "
+        "members in turn, 1 row at a time, a batch over 2 devices, a model over 2 x 2 devices (fsdp x tensor), "
         "in bfloat16, layers computed again"
     )
-    assert layout_of("gpu", 4, 1, 16, 64, Execution(data=1)).data == 1
+    assert layout_of("gpu", 4, 1, 16, 64, 64, Execution(data=1)).data == 1
     for field, devices, batch, execution in (
         ("fsdp", 6, 16, Execution(fsdp=4)),
         ("fsdp", 4, 6, Execution(fsdp=4)),
@@ -51,5 +60,5 @@ def test_what_is_asked_is_done_or_refused_by_name():
         ("rows", 2, 16, Execution(rows=3)),
     ):
         with pytest.raises(Unfit) as found:
-            layout_of("cpu", devices, 1, batch, 64, execution, kv_heads=4)
+            layout_of("cpu", devices, 1, batch, 64, 64, execution, kv_heads=4)
         assert found.value.field == field
