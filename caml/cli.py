@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from caml.command import command, group
-from caml.config.errors import Failure, UserError
+from caml.config.errors import Failure, Invalid, UserError
 from caml.config.text import counted
 
 app = group("caml", "Does a disposition mixed into pretraining last? Train, fine-tune, measure what is left.")
@@ -236,7 +236,10 @@ def generate(
     if write and not prompts:
         raise UserError("--write is for the answers to a file of --prompts")
     _new_file(write)
-    sampling = Sampling(temperature, top_p, max_tokens, tuple(stop), seed)
+    try:
+        sampling = Sampling(temperature, top_p, max_tokens, tuple(stop), seed)
+    except Invalid as invalid:
+        raise UserError(f"--{invalid.fields[0].replace('_', '-')}: {invalid.message}") from None
     asked = prompting.read_prompts(prompts, chat) if prompts else [prompting.as_said(x, chat) for x in prompt]
     checkpoint = open_checkpoint(model, cell, stage)
     if prompts:
@@ -330,10 +333,12 @@ def evaluate(
                 print(line)
         return
     if task is not None:
+        from caml.evals.benchmarks.readiness import named_in
         from caml.exchange import sitting
 
-        asked = sitting.benchmark_of(task, grader, argument, epochs, limit, settings)
-        found = sitting.sit_here(model, cell, stage, asked, output)
+        asked, loaded = sitting.benchmark_of(task, grader, argument, epochs, limit, settings)
+        with named_in(loaded.fault) if loaded else contextlib.nullcontext():
+            found = sitting.sit_here(model, cell, stage, asked, output)
         for line in found.told():
             print(line)
         return

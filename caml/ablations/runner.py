@@ -18,7 +18,7 @@ from caml.config.errors import UserError
 from caml.config.files import suggest
 from caml.config.resolve import Loaded
 from caml.config.text import counted
-from caml.evals.benchmarks import inspecting
+from caml.evals.benchmarks import readiness
 from caml.tracking.mirror import Mirror
 
 # Seconds that the tracking store is given at the end, before the rest is left to `caml sync`.
@@ -79,7 +79,9 @@ def _run(
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     made = sat = 0
     if ablation.benchmarks and (missing or examining.unsat(study, stageruns)):
-        inspecting.ready(ablation.benchmarks)
+        for benchmark in ablation.benchmarks:
+            with readiness.named_in(study.loaded.fault):
+                readiness.ready(benchmark)
     if missing:
         progress.say(
             f"{ablation.name}: {len(missing)} of {counted(len(stageruns), 'StageRun')} to be trained or scored"

@@ -42,6 +42,11 @@ def student(values: np.ndarray) -> Student:
     return Student(mean, sd, mean - half, mean + half, 2 * stats.t.sf(np.abs(t), n - 1))
 
 
+def possible(low: float, high: float, share: bool) -> tuple[float, float]:
+    """Limits of a mean; those of a `share` without what none can be, below 0 and above 1, which costs no coverage."""
+    return (max(low, 0.0), min(high, 1.0)) if share else (low, high)
+
+
 def sign_flip(values: np.ndarray) -> float:
     """Exact two-sided p of the mean of `values` [seeds] against 0, by flipping signs (Fisher 1935).
 

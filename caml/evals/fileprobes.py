@@ -14,6 +14,7 @@ from caml.data.sources import Source, require_name, unwritable
 from caml.worlds.items import Item, Question
 
 FIELDS = ("context", "aligned", "opposed")
+MORE = ("tags", "pair")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Items:
     Each line is one question: `context` (text, or a list of messages: the last is the assistant's and goes on, or
     the assistant's is to begin), `aligned` and `opposed` (what may follow; after a context of text, or a begun
     answer, a space stands between), and if you like `tags` (a dictionary of texts: entities with which intervals are
-    crossed, such as template, kind, need, name) and `pair`: questions of one pair are the halves of a mirror pair.
+    crossed, such as template, kind, need, name) and `pair`: questions of one pair are the halves of a mirror pair, and
+    have the same tags, said by one of them or both.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Items:
                 family=self.family,
                 rung=self.rung,
                 questions=tuple(question for question, _ in found),
-                tags=found[0][1],
+                tags=next((tags for _, tags in found if tags), {}),
             )
             for key, found in halves.items()
         ]
@@ -78,6 +80,7 @@ class Items:
             raise UserError(f"{path}: not UTF-8 text") from None
         except FileNotFoundError:
             raise Failure(f"{path} is gone") from None
+        first: dict[str, dict[str, str]] = {}  # tags, by pair
         count: dict[str, int] = {}
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -101,6 +104,11 @@ class Items:
                 if count[pair] > 2:
                     raise UserError(
                         f"{path}:{number}: the pair {pair!r} has two questions already; a pair has two"
+                    )
+                if tags and first.setdefault(pair, tags) != tags:
+                    raise UserError(
+                        f"{path}:{number}: 'tags' of the pair {pair!r} are {first[pair]} in its other half; give "
+                        "one of them, or both the same"
                     )
             yield number, question, tags, pair
         if not count and not any(line.strip() for line in lines):
@@ -151,6 +159,10 @@ def _question(row: dict[str, Any]) -> Question:
     for field in FIELDS:
         if field not in row:
             raise Invalid(f"no field {field!r}; a question has {', '.join(FIELDS)}", field)
+    for field in row:
+        if field not in (*FIELDS, *MORE):
+            known = f"{', '.join(FIELDS)}, and if you like {' and '.join(MORE)}"
+            raise Invalid(f"the field {field!r} is not known; a question has {known}", field)
     for field in ("aligned", "opposed"):
         if not isinstance(row[field], str) or not row[field].strip():
             raise Invalid(f"{field!r} is not text with something in it", field)

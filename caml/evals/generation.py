@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caml.config.errors import UserError
+from caml.config.errors import UserError, require
 from caml.config.seeds import derive
 from caml.data.chat import END_OF_TEXT, END_OF_TURN
 from caml.data.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ class Sampling:
     `temperature` 0 takes the likeliest token each time. `top_p`: of the likeliest tokens, as many as have this share of
     the probability (Holtzman et al. 2020, arXiv 1904.09751). An answer ends with a special token of the tokenizer,
     before the first of the `stop` sequences, after `max_tokens`, or where the context ends. `likeliest`: so many of the
-    likeliest tokens are told of beside each one that was drawn.
+    likeliest tokens are told of beside each one that was drawn. Raises Invalid for what cannot be.
     """
 
     temperature: float = 0.0
@@ -55,16 +55,11 @@ class Sampling:
     likeliest: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"a temperature is 0 or a positive number, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is a share above 0 and at most 1, not {self.top_p}")
-        if self.max_tokens < 1:
-            raise UserError(f"max_tokens is 1 or more, not {self.max_tokens}")
-        if not 0 <= self.likeliest <= MOST_LIKELIEST:
-            raise UserError(f"likeliest tokens: 0 to {MOST_LIKELIEST} of them, not {self.likeliest}")
-        if not all(self.stop):
-            raise UserError("a stop sequence is empty")
+        require(0 <= self.temperature < float("inf"), "temperature", "0 or a positive number")
+        require(0 < self.top_p <= 1, "top_p", "a share above 0 and at most 1")
+        require(self.max_tokens >= 1, "max_tokens", "at least 1")
+        require(0 <= self.likeliest <= MOST_LIKELIEST, "likeliest", f"0 to {MOST_LIKELIEST} tokens")
+        require(all(self.stop), "stop", "a text with something in it")
 
 
 @dataclass(frozen=True)

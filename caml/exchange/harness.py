@@ -26,7 +26,7 @@ from caml.models import huggingface
 from caml.tracking import markers, shelves
 
 LIBRARY = "lm_eval"
-VERSION = 1
+VERSION = 2
 
 
 def read(path: Path, cell: str | None, stage: str | None, results: Path) -> list[Sat]:
@@ -195,7 +195,7 @@ def _rows(logged: Path, aggregated: Mapping[str, Any]) -> Iterator[dict[str, Any
         for item, value in values.items():
             yield {
                 "sample": item, "item": item, "language": "", "epoch": 1, "dimension": dimension, "value": value,
-                "unscored": "", "error": "",
+                "share": True, "unscored": "", "error": "",
             }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from caml.config.errors import Failure, UserError
+from caml.config.errors import Failure, Invalid, UserError
 from caml.config.seeds import derive
 from caml.evals.checkpoint import Checkpoint
 from caml.evals.generation import Answer, Sampling
@@ -121,7 +121,7 @@ class Caml(ModelAPI):
             tokens = encode(self.checkpoint, prompt)
             samplings = [self._sampling(tokens, config) for _ in range(config.num_choices or 1)]
             futures = [self._generator.submit(tokens, sampling) for sampling in samplings]
-        except UserError as error:
+        except (UserError, Invalid) as error:
             raise UserError(f"{self.model_name}: {error}") from None
         limiter = anyio.CapacityLimiter(len(futures))
         answers: list[Answer] = [

@@ -11,9 +11,10 @@ from caml.ablations.examining import sit_stagerun
 from caml.ablations.opening import Trained, find, open_folder
 from caml.config.errors import Failure, Invalid, UserError
 from caml.config.files import shown
-from caml.config.resolve import load
+from caml.config.resolve import Loaded, load
 from caml.evals.benchmarks import inspecting
 from caml.evals.benchmarks.benchmark import RENAMED, Benchmark
+from caml.evals.benchmarks.readiness import require_inspect
 from caml.evals.benchmarks.scores import Sat
 from caml.models import huggingface
 from caml.tracking.lease import acquire_all
@@ -27,8 +28,8 @@ def benchmark_of(
     epochs: int,
     limit: int,
     settings: Sequence[str],
-) -> Benchmark:
-    """The benchmark in the gin file `task`, or the one of that name with these graders and arguments.
+) -> tuple[Benchmark, Loaded | None]:
+    """The benchmark in the gin file `task`, and that; or the one of that name with these graders and arguments.
 
     Raises UserError for what it cannot be.
     """
@@ -39,11 +40,11 @@ def benchmark_of(
         benchmark: Benchmark = loaded.tree
         for _, problem in loaded.unread():
             raise problem
-        return benchmark
+        return benchmark, loaded
     if settings:
         raise UserError("--set is for a gin file: name one with --task")
     try:
-        return Benchmark(task, tuple(graders), _arguments(arguments), epochs, limit)
+        return Benchmark(task, tuple(graders), _arguments(arguments), epochs, limit), None
     except Invalid as invalid:
         hint = "; --grader names it" if "graders" in invalid.fields else ""
         option = next((f"--{field}: " for field in invalid.fields if field in ("epochs", "limit")), "")
@@ -80,7 +81,7 @@ def sit_here(
 def _sit_here(
     path: Path, cell: str | None, stage: str | None, benchmark: Benchmark, output: Path | None
 ) -> Sat:
-    inspecting.require_inspect()
+    require_inspect()
     if benchmark.task in RENAMED:
         inspecting.say(f"{benchmark.task} is called {RENAMED[benchmark.task]} since May 2026")
     if (path / huggingface.CONFIG).exists():

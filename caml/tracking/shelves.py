@@ -49,6 +49,13 @@ def read(shelf: Path, benchmark: str, name: str, params: str = "") -> tuple[dict
         return json.loads(marker.read(SCORES)), marker.written
 
 
+def require_whole(shelf: Path, benchmark: str, name: str) -> None:
+    """Raise Failure, as `read`, for any file of a benchmark that is not what was written, the library's log too."""
+    with _told(shelf, benchmark):
+        if damage := markers.read(shelf / benchmark, name, benchmark).damage(content=True):
+            raise damage
+
+
 def read_samples(shelf: Path, benchmark: str, name: str, params: str = "") -> pd.DataFrame:
     """What each sample scored: `sample, item, language, epoch, dimension, value, unscored, error`; raises as `read`."""
     with _told(shelf, benchmark):

@@ -62,7 +62,7 @@ def sat(
 
 
 def _shelved(shelf: Path, params: str, name: str, mean: float, task: str, grader: str) -> Path:
-    of = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "items": 7, "samples": 14}
+    of = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "share": True, "items": 7, "samples": 14}
     summary = {
         "version": 2, "library": "inspect_ai", "params": params,
         "benchmark": {"task": task, "limit": 0, "arguments": {}, "temperature": 1.0, "max_tokens": 9, "seed": 0},
@@ -132,6 +132,58 @@ def test_of_what_was_asked_again_the_last_one_counts(tmp_path: Path):
         shelves.write(shelf / folder, later, pd.DataFrame({"value": [mean]}), params)
         (board,) = gather(tmp_path, quiet).boards
         assert board.rows[0].scores["overall"].mean == mean
+
+
+def test_limits_over_seed_blocks_are_possible_ones(tmp_path: Path):
+    for seed, mean in enumerate((0.9, 1.0, 0.5)):
+        sat(tmp_path, trained(tmp_path, seed), mean)
+    score = gather(tmp_path, quiet).boards[0].rows[0].scores["overall"]
+    assert score.share and (score.low, score.high) == (pytest.approx(0.8 - 0.6572, abs=1e-4), 1.0)
+
+
+def test_a_board_on_which_nothing_was_scored_is_left_out_by_name(tmp_path: Path):
+    name = trained(tmp_path, 0)
+    folder = sat(tmp_path, name, 0.4)
+    summary = json.loads((folder / "scores.json").read_text())
+    none = {**summary, "dimensions": {}, "languages": {}, "scored": 0}
+    shelves.write(folder, none, pd.DataFrame({"value": [0.4]}), summary["params"])
+    found = gather(tmp_path, quiet)
+    assert not found.boards and re.fullmatch(
+        r"anima \(task inspect_evals/anima, .*\): 1 model sat it, and no sample of theirs has a score",
+        found.left_out[0],
+    )
+
+
+def test_boards_of_one_benchmark_are_told_apart(tmp_path: Path):
+    name = trained(tmp_path, 0)
+    sat(tmp_path, name, 0.4)
+    sat(tmp_path, name, 0.4, grader="b/judge")
+    sat(tmp_path, name, 0.4, task="inspect_evals/moru")
+    lines = command(str(tmp_path)).stdout.splitlines()
+    assert lines[:3] == [
+        "anima (graded by a/judge): 1 row, 4 dimensions",
+        "anima (graded by b/judge): 1 row, 4 dimensions",
+        "moru: 1 row, 4 dimensions",
+    ]
+
+
+def test_points_are_no_shares_in_files_for_submission(tmp_path: Path):
+    name = trained(tmp_path, 0)
+    folder = sat(tmp_path, name, 0.4)
+    summary = json.loads((folder / "scores.json").read_text())
+    care = {**summary["dimensions"]["care"], "mean": 7.0, "share": False}
+    points = {**summary, "dimensions": {**summary["dimensions"], "care": care}}
+    shelves.write(folder, points, pd.DataFrame({"value": [0.4]}), summary["params"])
+    assert command(str(tmp_path)).exit_code == 0
+    (file,) = (tmp_path / "leaderboard/every_eval_ever/data").rglob("*.json")
+    found = {
+        result["evaluation_name"]: result["metric_config"]
+        for result in json.loads(file.read_text())["evaluation_results"]
+    }
+    assert (found["care"]["metric_unit"], found["care"]["max_score"]) == ("points", "Infinity")
+    assert (found["overall"]["metric_unit"], found["overall"]["max_score"]) == ("proportion", 1.0)
+    page = (tmp_path / "leaderboard/index.html").read_text()
+    assert "width:100.0%" in page.replace(" ", "") and "7.000" in page
 
 
 def test_what_an_earlier_version_wrote_is_left_out_by_name(tmp_path: Path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy_probing as toy
 
-from caml.config.errors import UserError
+from caml.config.errors import Invalid, UserError
 from caml.evals import generation
 from caml.evals.generation import Generator, Sampling, nucleus
 from caml.models.sizes import Model
@@ -119,7 +119,7 @@ def test_the_likeliest_tokens_are_told_beside_each_that_was_drawn():
         assert [value for _, value in likeliest] == pytest.approx(np.sort(found)[::-1][:3], abs=1e-5)
         assert log_prob == pytest.approx(found[token], abs=1e-5)
         read.append(token)
-    with pytest.raises(UserError, match="0 to 20 of them, not 21"):
+    with pytest.raises(Invalid, match="likeliest: 0 to 20 tokens"):
         Sampling(likeliest=21)
 
 
@@ -189,5 +189,6 @@ def test_a_failure_of_the_device_reaches_who_waits_and_the_next_prompt_is_answer
     "wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_tokens": 0}, {"stop": ("",)}]
 )
 def test_what_no_sampling_can_be_is_refused(wrong):
-    with pytest.raises(UserError):
+    with pytest.raises(Invalid) as refused:
         Sampling(**wrong)
+    assert refused.value.fields == tuple(wrong)

@@ -114,7 +114,7 @@ def test_a_task_that_cannot_be_made_is_named_before_anything_is_trained(own: Pat
     )
     before = set((own / "runs/ledger").iterdir())
     for named, says in (
-        ("mine.py", "mine cannot be asked: FileNotFoundError: no scenarios here"),
+        ("mine.py", "Benchmark.task = 'mine.py': it cannot be asked: FileNotFoundError: no scenarios here"),
         ("lost.py", "lost"),
         ("inspect_evals/nothing_such", "nothing_such"),
     ):
@@ -135,9 +135,7 @@ def test_lost_data_are_named_before_anything_is_trained(own: Path):
     (own / "lost.gin").write_text(text.replace("'sitting'", "'lost'"))
     before = set((own / "runs/ledger").iterdir())
     refused = command("run", "lost.gin")
-    assert refused.exit_code == 2 and "anima cannot be asked" in refused.stderr.splitlines()[-1], (
-        refused.stderr
-    )
+    assert refused.exit_code == 2 and "it cannot be asked" in refused.stderr.splitlines()[-1], refused.stderr
     assert set((own / "runs/ledger").iterdir()) == before
 
 

@@ -101,7 +101,9 @@ def test_languages_of_an_item_are_one_item(here: Path):
     told = found.scores["dimensions"]["overall"]
     assert told["mean"] == pytest.approx(np.mean(items))
     half = stats.t.ppf(0.975, 3) * np.std(items, ddof=1) / 2
-    assert (told["low"], told["high"]) == pytest.approx((np.mean(items) - half, np.mean(items) + half))
+    assert (told["low"], told["high"]) == pytest.approx(
+        (np.mean(items) - half, min(np.mean(items) + half, 1))
+    )
 
 
 def test_a_grader_without_a_grade_leaves_a_sample_unscored_and_counted(here: Path):
@@ -202,7 +204,7 @@ from inspect_ai.scorer import Score, scorer, includes
 @scorer(metrics=[])
 def strange():
     async def score(state, target):
-        return Score(value={value!r})
+        return {score}
     return score
 @task
 def mine():
@@ -214,7 +216,13 @@ def mine():
 
 def task(here: Path, more: str = "", **changes: str) -> Benchmark:
     """A task in a file, written anew with these changes."""
-    plain = {"value": "banana", "begin": "", "ident": "x", "target": ".", "scorer": "includes()"}
+    plain = {
+        "score": "Score(value='banana')",
+        "begin": "",
+        "ident": "x",
+        "target": ".",
+        "scorer": "includes()",
+    }
     (here / "task.py").write_text(TASK.format(**plain | changes) + more)
     return Benchmark("task.py@mine", max_tokens=2)
 
@@ -222,7 +230,7 @@ def task(here: Path, more: str = "", **changes: str) -> Benchmark:
 def test_a_task_whose_file_was_changed_is_another_and_is_asked_anew(here: Path):
     before = sit(task(here, target="zebra"))
     assert before.scores["dimensions"]["overall"] == {
-        "mean": 0.0, "low": None, "high": None, "items": 3, "samples": 3,
+        "mean": 0.0, "low": None, "high": None, "share": True, "items": 3, "samples": 3,
     }  # fmt: skip
     after = sit(task(here, target=""))  # what every answer has
     assert after.scores["dimensions"]["overall"]["mean"] == 1.0 and after.folder != before.folder
@@ -233,7 +241,9 @@ def test_a_task_whose_file_was_changed_is_another_and_is_asked_anew(here: Path):
 
 def test_a_file_of_several_tasks_wants_one_named(here: Path):
     task(here, "@task\ndef other():\n    return mine()\n")
-    with pytest.raises(UserError, match=r"^task\.py has 2 tasks, mine, other: name one, as FILE\.py@mine$"):
+    with pytest.raises(
+        UserError, match=r"^task: task\.py has 2 tasks, mine, other: name one, as FILE\.py@mine$"
+    ):
         sit(Benchmark("task.py", max_tokens=2))
     assert not list(here.glob("runs/**/task-*"))
 
@@ -241,9 +251,9 @@ def test_a_file_of_several_tasks_wants_one_named(here: Path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"begin": "raise SystemExit(7)"}, "mine cannot be asked: SystemExit: 7"),
+        ({"begin": "raise SystemExit(7)"}, "mine: it cannot be asked: SystemExit: 7"),
         ({"ident": "'same'"}, "duplicate sample id"),
-        ({"begin": "return 5"}, "mine cannot be asked"),
+        ({"begin": "return 5"}, "mine: it cannot be asked"),
     ],
 )
 def test_a_task_that_cannot_be_made_leaves_nothing(here: Path, changes: dict[str, str], says: str):
@@ -255,7 +265,32 @@ def test_a_task_that_cannot_be_made_leaves_nothing(here: Path, changes: dict[str
 def test_a_value_that_is_no_number_is_no_score(here: Path):
     found = sit(task(here, scorer="strange()"))
     assert (found.scores["scored"], found.scores["unscored"]) == (0, {"no number: 'banana'": 3})
-    assert sit(task(here, scorer="strange()", value="0.25")).scores["dimensions"]["overall"]["mean"] == 0.25
+    assert (
+        sit(task(here, scorer="strange()", score="Score(value='0.25')")).scores["dimensions"]["overall"][
+            "mean"
+        ]
+        == 0.25
+    )
+
+
+def test_limits_of_a_share_are_shares_and_those_of_points_are_not(here: Path):
+    right = "Score(value='C' if 'hot' in state.input_text else 'I')"
+    share = sit(task(here, scorer="strange()", score=right)).scores["dimensions"]["overall"]
+    assert (share["low"], share["high"], share["share"]) == (0.0, 1.0, True)
+    points = sit(task(here, scorer="strange()", score=right.replace("'C'", "1.0").replace("'I'", "0.0")))
+    plain = points.scores["dimensions"]["overall"]
+    half = stats.t.ppf(0.975, 2) * np.std([1, 0, 0], ddof=1) / np.sqrt(3)
+    assert not plain["share"] and (plain["low"], plain["high"]) == pytest.approx((1 / 3 - half, 1 / 3 + half))
+
+
+def test_what_is_kept_of_a_benchmark_is_looked_at_whole(here: Path):
+    first = sit(task(here))
+    (log,) = first.folder.glob("logs/*.eval")
+    log.write_bytes(log.read_bytes()[:-1] + b"x")
+    with pytest.raises(
+        Failure, match=rf"{log.name} was altered: move .*mine-.* away, and the benchmark is asked again"
+    ):
+        sit(task(here))
 
 
 def test_a_log_that_is_not_whole_is_put_aside_and_asked_again(here: Path, capsys: pytest.CaptureFixture[str]):
@@ -300,7 +335,9 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
     assert "5 of 5 samples scored" in done.stdout and "graded by toygrader/rule" in done.stdout
     before = set(here.rglob("*"))
     (here / "broken.py").write_text("from inspect_ai import task\n@task\ndef mine(:\n")
-    (here / "late.gin").write_text("Benchmark.task = 'broken.py@mine'\n")
+    (here / "late.gin").write_text("\nBenchmark.task = 'broken.py@mine'\n")
+    task(here)
+    (here / "more.gin").write_text("Benchmark.task = 'task.py@mine'\nBenchmark.arguments = {'x': 1}\n")
     for arguments, says in (
         (("--task", "anima"), "graded by a model: name one"),
         (("--task", "anima", "--grader", "gpt"), "provider/model"),
@@ -313,7 +350,12 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
         ),
         (("--task", "inspect_evals/none", "--grader", "openai/x"), "Inspect has no task inspect_evals/none"),
         (("--task", "broken.py@mine"), "broken.py:3 is no Python: "),
-        (("--task", "late.gin"), "broken.py:3 is no Python: "),
+        (("--task", "late.gin"), "late.gin:2: Benchmark.task = 'broken.py@mine': broken.py:3 is no Python: "),
+        (
+            ("--task", "more.gin"),
+            "more.gin:2: Benchmark.arguments = {'x': 1}: the task has no argument x; it takes none",
+        ),
+        (("--task", "task.py", "--argument", "x=1"), "task: the task has no argument x; it takes none"),
         (
             ("--task", "anima", "--grader", "a/b", "--argument", "repo=anima"),
             "the task has no argument repo; it takes ",
@@ -329,9 +371,10 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
         assert (refused.exit_code, refused.stdout) == (2, ""), (arguments, refused.output)
         lines = [line for line in refused.stderr.splitlines() if line.startswith("caml: ")]
         assert len(lines) == 1 and says in lines[0], (arguments, refused.stderr)
+        assert "not used by task" not in refused.stderr  # as Inspect has it
     # Nothing is left of what did not begin.
     left = [path for path in set(here.rglob("*")) - before if ".leases" not in path.parts]
-    assert sorted(path.name for path in left) == ["broken.py", "late.gin"]
+    assert sorted(path.name for path in left) == ["broken.py", "late.gin", "more.gin", "task.py"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 
 from caml.analysis.figures.style import endpoint, rung_order
 from caml.analysis.files import DIGESTS
-from caml.analysis.intervals import student
+from caml.analysis.intervals import possible, student
 from caml.analysis.leaderboard import entrants as who
 from caml.analysis.leaderboard.entrants import Entrant
 from caml.analysis.tables import NATS, SHARE, Tables
@@ -32,7 +32,7 @@ MARGIN = "log P(aligned) − log P(opposed) in nats, mean over both halves of a 
 class Score:
     """A mean with its 95% limits: over `seeds` seed blocks where there are several, else over `items`.
 
-    NaN where there are no limits.
+    NaN where there are no limits. `share`: whether it is a share of 1.
     """
 
     mean: float
@@ -40,6 +40,7 @@ class Score:
     high: float
     seeds: int
     items: int
+    share: bool = False
 
     @property
     def over(self) -> str:
@@ -113,14 +114,16 @@ class _Gathering:
             except Failure as failure:
                 self.left_out.append(str(failure))
                 continue
-            if "library" not in summary:
+            if "library" not in summary or any("share" not in of for of in summary["dimensions"].values()):
                 self.left_out.append(f"{shelf / benchmark} was written by an earlier caml: ask it again")
                 continue
             how = _how(summary)
             board = fingerprint(how)
             self.asked[board] = (str(summary["task"]).rpartition("/")[2], how, SHARE)
             scores = {
-                dimension: Score(of["mean"], _number(of["low"]), _number(of["high"]), 1, int(of["items"]))
+                dimension: Score(
+                    of["mean"], _number(of["low"]), _number(of["high"]), 1, int(of["items"]), of["share"]
+                )
                 for dimension, of in {**summary["dimensions"], **_languages(summary)}.items()
             }
             counts = int(summary["samples"]), int(summary["scored"])
@@ -165,8 +168,15 @@ class _Gathering:
     def boards(self, entrants: Sequence[Entrant]) -> list[Board]:
         """A board for each way of asking that an entrant was asked in; benchmarks of the field first."""
         found = [_board(self.asked[key], self.sittings[key], entrants) for key in self.sittings]
+        for board in found:
+            if board.rows and not board.dimensions:
+                told = "; ".join(f"{key} {value}" for key, value in board.asked.items())
+                sat = counted(sum(len(row.sittings) for row in board.rows), "model")
+                self.left_out.append(
+                    f"{board.tab} ({told}): {sat} sat it, and no sample of theirs has a score"
+                )
         return sorted(
-            (board for board in found if board.rows),
+            (board for board in found if board.dimensions),
             key=lambda board: (board.tab == PROBES, board.tab, -len(board.rows)),
         )
 
@@ -273,5 +283,7 @@ def _over_seeds(sittings: list[Sitting]) -> dict[str, Score]:
         else:
             t = student(np.array([score.mean for score in scores]))
             items = min(score.items for score in scores)
-            out[name] = Score(float(t.estimate), float(t.low), float(t.high), len(scores), items)
+            share = all(score.share for score in scores)
+            limits = possible(float(t.low), float(t.high), share)
+            out[name] = Score(float(t.estimate), *limits, len(scores), items, share)
     return out

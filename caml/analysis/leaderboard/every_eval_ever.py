@@ -113,7 +113,7 @@ def _results(board: Board, sitting: Sitting) -> Iterator[dict[str, Any]]:
                 "evaluation_result_id": f"{_plain(board.tab)}/{_plain(name)}",
                 "evaluation_name": name,
                 "source_data": _data(board, sitting),
-                "metric_config": _metric(board, name, sitting),
+                "metric_config": _metric(board, name, sitting, score.share),
                 "score_details": _score(score, sitting),
             }
             benchmark = sitting.summary.get("benchmark", {})
@@ -139,17 +139,17 @@ def _data(board: Board, sitting: Sitting) -> dict[str, Any]:
     }
 
 
-def _metric(board: Board, name: str, sitting: Sitting) -> dict[str, Any]:
-    nats, summary = board.unit == NATS, sitting.summary
+def _metric(board: Board, name: str, sitting: Sitting, share: bool) -> dict[str, Any]:
+    summary = sitting.summary
     config: dict[str, Any] = {
         "evaluation_description": "; ".join(f"{key}: {value}" for key, value in board.asked.items()),
         "metric_id": f"{_plain(board.tab)}.{_plain(name)}",
         "metric_name": name,
-        "metric_unit": "nats" if nats else "proportion",
+        "metric_unit": "nats" if board.unit == NATS else "proportion" if share else "points",
         "lower_is_better": False,
         "score_type": "continuous",
-        "min_score": "-Infinity" if nats else 0.0,
-        "max_score": "Infinity" if nats else 1.0,
+        "min_score": 0.0 if share else "-Infinity",
+        "max_score": 1.0 if share else "Infinity",
     }
     if summary.get("graders"):
         config["llm_scoring"] = {

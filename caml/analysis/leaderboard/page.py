@@ -23,7 +23,8 @@ READING = (
     "nothing of another seed block. All limits are 95%. Fewer than five seed blocks claim nothing.",
     "An item counts once, however many languages and epochs it was asked in. Samples that could not be scored are left "
     "out of means, and counted under “scored”.",
-    "Bars show the score: a share of 1, or, of margins in nats, of the largest on the board, below 0 in orange. "
+    "Bars show the score: a share of 1, or, of margins in nats and of points, of the largest on the board, below 0 in "
+    "orange. "
     "There is no index over benchmarks, and an “overall” is the benchmark's own. A difference between two rows is no "
     "effect of a disposition unless the two are an arm and its control: that is what reports estimate.",
 )
@@ -58,8 +59,9 @@ def write_page(folder: Path, leaderboard: Leaderboard) -> Path:
 
 
 def _board(board: Board, folder: Path) -> dict[str, Any]:
-    means = [abs(score.mean) for row in board.rows for score in row.scores.values()]
-    top = max(means, default=0.0) if board.unit == NATS else 1.0
+    scores = [score for row in board.rows for score in row.scores.values()]
+    # Bars of shares are parts of 1, all others of the largest on the board.
+    top = 1.0 if all(score.share for score in scores) else max(abs(score.mean) for score in scores)
     return {
         "asked": list(board.asked.items()),
         "dimensions": [spaced(name) for name in board.dimensions],

@@ -31,7 +31,15 @@ def write(output: Path, organization: str, task: Task) -> Iterator[str]:
     page = write_page(folder, found)
     files = every_eval_ever.write(folder / FILES, found, organization.strip())
     for board in found.boards:
-        yield f"{board.tab}: {counted(len(board.rows), 'row')}, {counted(len(board.dimensions), 'dimension')}"
+        beside = [other for other in found.boards if other.tab == board.tab]
+        told = [
+            f"{key} {value}"
+            for key, value in board.asked.items()
+            if any(other.asked.get(key) != value for other in beside)
+        ]
+        counts = f"{counted(len(board.rows), 'row')}, {counted(len(board.dimensions), 'dimension')}"
+        apart = f" ({'; '.join(told)})" if told else ""
+        yield f"{board.tab}{apart}: {counts}"
     for line in found.left_out:
         yield f"left out: {line}"
     yield f"page: {page}"

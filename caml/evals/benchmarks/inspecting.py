@@ -5,17 +5,14 @@ A benchmark's folder has Inspect's own log, `samples.parquet` (a row for each sa
 log, and the next launch asks the rest.
 """
 
-import ast
 import contextlib
-import contextvars
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,120 +24,19 @@ from caml.config.fingerprint import fingerprint, identity
 from caml.config.text import counted
 from caml.data.files import digest_file
 from caml.evals.benchmarks.benchmark import GRADED, Benchmark
+from caml.evals.benchmarks.readiness import RETRIES, arguments_of, file_of, ready, refused, require_inspect
 from caml.evals.benchmarks.scores import Sat, plain, rows, summary
 from caml.models.sizes import Model
 from caml.tracking import markers, shelves
 
 LOGS = "logs"
-# Of a request to a provider that does not answer: Inspect's own default is to try for ever.
-RETRIES = 5
 # Raised when what is made of Inspect's log changes.
-VERSION = 2
+VERSION = 3
 
 
 def say(text: str) -> None:
     """A line for a person, beside the results."""
     print(text, file=sys.stderr, flush=True)
-
-
-def require_inspect() -> None:
-    """Raise UserError where Inspect is not installed."""
-    if importlib.util.find_spec("inspect_ai") is None:
-        raise UserError("benchmarks are Inspect's, which is not installed: pip install 'caml[evals]'")
-
-
-def ready(benchmarks: Iterable[Benchmark]) -> None:
-    """Raise UserError where Inspect, a grader, a task or its data cannot be had: before hours are spent on them."""
-    require_inspect()
-    from inspect_ai._util.error import PrerequisiteError
-    from inspect_ai._util.registry import registry_info, registry_lookup
-    from inspect_ai.model import get_model
-
-    for benchmark in benchmarks:
-        _require_task(benchmark)
-        for grader in benchmark.graders:
-            try:
-                get_model(grader, memoize=False)
-            except (PrerequisiteError, ValueError, ImportError) as error:
-                told = plain(getattr(error, "message", error))
-                raise UserError(f"{benchmark.name}: the grader {grader} cannot be had: {told}") from None
-        # A task loads its data when it is made.
-        with contextlib.redirect_stdout(sys.stderr), _refused(benchmark):
-            tasks = contextvars.copy_context().run(_tasks, benchmark)
-            if not tasks:
-                raise UserError(f"{benchmark.name}: {benchmark.inspects} has no task")
-            names = [registry_info(task).name for task in tasks]
-            if len(names) > 1:
-                raise UserError(
-                    f"{benchmark.inspects} has {len(names)} tasks, {', '.join(names)}: name one, as FILE.py@{names[0]}"
-                )
-            _require_arguments(benchmark, registry_lookup("task", names[0]))
-
-
-def _require_task(benchmark: Benchmark) -> None:
-    """Raise UserError where the task is not there, is no Python, or does not take an argument that it is given."""
-    from inspect_ai._util.registry import registry_lookup
-
-    task = benchmark.inspects
-    if (known := registry_lookup("task", task)) is not None:
-        _require_arguments(benchmark, known)
-        return
-    file = _file(benchmark)
-    if file.is_file() and file.suffix == ".py":
-        try:
-            ast.parse(file.read_bytes(), str(file))
-        except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror}") from None
-        except (SyntaxError, ValueError) as error:
-            line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-            raise UserError(f"{file}{line} is no Python: {getattr(error, 'msg', error)}") from None
-    # Inspect takes folders, patterns and tasks of the Hub, too.
-    elif not (file.exists() or any(x in task for x in "*?[") or task.startswith("hf/")):
-        raise UserError(f"{benchmark.name}: Inspect has no task {task}, and there is no such file")
-
-
-def _require_arguments(benchmark: Benchmark, task: Callable[..., Any]) -> None:
-    """Raise UserError for an argument that the task does not take: Inspect would leave it out, with a warning."""
-    takes = inspect.signature(task).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        return
-    for name in benchmark.arguments:
-        if name not in takes:
-            known = f"it takes {', '.join(takes)}" if takes else "it takes none"
-            raise UserError(f"{benchmark.name}: the task has no argument {name}; {known}")
-
-
-def _tasks(benchmark: Benchmark) -> list[Any]:
-    """The task, made as Inspect makes it before it asks a model."""
-    from inspect_ai._eval.loader import load_tasks
-    from inspect_ai.model import GenerateConfig, get_model
-    from inspect_ai.model._model import init_active_model
-
-    init_active_model(get_model("mockllm/model"), GenerateConfig())
-    return load_tasks([benchmark.inspects], _arguments(benchmark))
-
-
-@contextlib.contextmanager
-def _refused(benchmark: Benchmark) -> Iterator[None]:
-    """A UserError of what a task, its data or a provider raises: Inspect has no exception of its own for that."""
-    from inspect_ai._util.error import PrerequisiteError
-
-    try:
-        yield
-    except PrerequisiteError as error:
-        raise UserError(f"{benchmark.name}: {plain(error.message)}") from None
-    except (UserError, Failure):
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{benchmark.name} cannot be asked: {type(error).__name__}: {plain(error)}") from None
-
-
-def _arguments(benchmark: Benchmark) -> dict[str, Any]:
-    """The arguments of the task."""
-    arguments = dict(benchmark.arguments)
-    if benchmark.name in GRADED:
-        return {"grader_max_retries": RETRIES, **arguments, "grader_models": list(benchmark.graders)}
-    return arguments
 
 
 def told(name: str, model: Model, vocabulary: int) -> dict[str, Any]:
@@ -155,13 +51,8 @@ def is_of(summary: Mapping[str, Any], benchmark: Benchmark) -> bool:
 
 def _identity(benchmark: Benchmark) -> dict[str, Any]:
     """What sets one benchmark apart from another: all its fields, and of a task in a file the file's content."""
-    file = _file(benchmark)
+    file = file_of(benchmark)
     return {**identity(benchmark), **({"file": digest_file(file)} if file.is_file() else {})}
-
-
-def _file(benchmark: Benchmark) -> Path:
-    """The file of a task that is in one."""
-    return Path(benchmark.inspects.partition("@")[0])
 
 
 def _about(params: str, benchmark: Benchmark) -> dict[str, Any]:
@@ -183,8 +74,9 @@ def sit(model: Path, params: str, benchmark: Benchmark, shelf: Path, about: Mapp
     require_inspect()
     folder = shelf / f"{benchmark.name}-{fingerprint(_about(params, benchmark))[:12]}"
     if (folder / markers.MARKER).exists():
+        shelves.require_whole(shelf, folder.name, shown(shelf))
         return Sat(folder, shelves.read(shelf, folder.name, shown(shelf))[0])
-    ready([benchmark])
+    ready(benchmark)
     log = _asked(model, benchmark, folder / LOGS)
     if log.status != "success" or not log.samples:
         raise Failure(
@@ -238,7 +130,7 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
     before = _whole_logs(logs)
     logs.mkdir(parents=True, exist_ok=True)
     # What Inspect prints of its progress is no result.
-    with contextlib.redirect_stdout(sys.stderr), _interrupted(), _refused(benchmark):
+    with contextlib.redirect_stdout(sys.stderr), _interrupted(), refused(benchmark):
         try:
             if before:
                 found = eval_retry(str(before[-1]), **common)
@@ -247,7 +139,7 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
                     benchmark.inspects,
                     model=f"caml/{model}",
                     model_roles=roles,
-                    task_args=_arguments(benchmark),
+                    task_args=arguments_of(benchmark),
                     epochs=benchmark.epochs or None,
                     limit=benchmark.limit or None,
                     temperature=benchmark.temperature,

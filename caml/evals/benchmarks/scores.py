@@ -10,10 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from caml.analysis.intervals import student
+from caml.analysis.intervals import possible, student
 from caml.config.text import aligned, counted
 from caml.tracking.shelves import OVERALL
 
+TAC = ("tac", "tac_welfare")
+# Of these tasks every score is a share of 1, though it is written as a number.
+SHARES = ("anima", "moru", *TAC)
 # How TAC's samples of one scenario end.
 VARIANTS = ("_base", "_price_swap", "_rating_swap", "_reversed")
 
@@ -59,15 +62,17 @@ def plain(message: Any) -> str:
 
 def rows(log: Any) -> Iterator[dict[str, Any]]:
     """A row for each sample, epoch and dimension: its score, or why there is none."""
+    task = str(log.eval.task).rpartition("/")[2]
     for sample in log.samples:
         language = str((sample.metadata or {}).get("language") or "")
         row = {
             "sample": f"{sample.id}#{sample.epoch}",
-            "item": _item(str(log.eval.task), str(sample.id), language),
+            "item": _item(task, str(sample.id), language),
             "language": language,
             "epoch": sample.epoch,
             "dimension": OVERALL,
             "value": math.nan,
+            "share": False,
             "unscored": "",
             "error": "",
         }
@@ -78,18 +83,18 @@ def rows(log: Any) -> Iterator[dict[str, Any]]:
         if not scores:
             yield row | {"unscored": "the task has no scorer"}
         for scorer, score in scores.items():
-            yield from _dimensions(row, score, "" if len(scores) == 1 else f"{scorer} ")
+            yield from _dimensions(row, score, "" if len(scores) == 1 else f"{scorer} ", task in SHARES)
 
 
 def _item(task: str, sample: str, language: str) -> str:
     """The question that a sample asks: in whatever language, and whatever TAC changed in it to balance the scenario."""
     if language:
         return sample.removesuffix(f"_{language}")
-    ends = VARIANTS if task.rpartition("/")[2] in ("tac", "tac_welfare") else ()
+    ends = VARIANTS if task in TAC else ()
     return next((sample.removesuffix(end) for end in ends if sample.endswith(end)), sample)
 
 
-def _dimensions(row: dict[str, Any], score: Any, prefix: str) -> Iterator[dict[str, Any]]:
+def _dimensions(row: dict[str, Any], score: Any, prefix: str, shares: bool) -> Iterator[dict[str, Any]]:
     from inspect_ai.scorer import value_to_float
 
     value = score.value
@@ -103,16 +108,28 @@ def _dimensions(row: dict[str, Any], score: Any, prefix: str) -> Iterator[dict[s
                 or score.explanation
                 or f"no number: {part!r}"
             )
-        yield row | {"dimension": f"{prefix}{name}", "value": float(number), "unscored": plain(reason)}
+        yield row | {
+            "dimension": f"{prefix}{name}",
+            "value": float(number),
+            "share": shares or _is_verdict(part),
+            "unscored": plain(reason),
+        }
+
+
+def _is_verdict(part: Any) -> bool:
+    """Whether a value says right or wrong, or half of each: of such, a mean is a share."""
+    from inspect_ai.scorer import CORRECT, INCORRECT, NOANSWER, PARTIAL
+
+    verdicts = (CORRECT, INCORRECT, NOANSWER, PARTIAL)
+    words = isinstance(part, str) and (part in verdicts or part.lower() in ("yes", "no", "true", "false"))
+    return words or isinstance(part, bool)
 
 
 def _is_number(part: Any) -> bool:
     """Whether Inspect knows a number for a value: of any other text it makes 0, with a warning."""
-    from inspect_ai.scorer import CORRECT, INCORRECT, NOANSWER, PARTIAL
-
     if not isinstance(part, str):
         return not isinstance(part, (list, dict))
-    if part in (CORRECT, INCORRECT, NOANSWER, PARTIAL) or part.lower() in ("yes", "no", "true", "false"):
+    if _is_verdict(part):
         return True
     try:
         float(part)
@@ -179,7 +196,7 @@ def by_item(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean(group: pd.DataFrame) -> dict[str, Any]:
-    """Over epochs, then languages, then items, with Student's 95% limits over items.
+    """Over epochs, then languages, then items, with Student's 95% limits over items; `share`: whether it is of 1.
 
     Items that are all alike, as where every answer is right, say nothing of how others would differ: no limits then.
     """
@@ -188,11 +205,13 @@ def _mean(group: pd.DataFrame) -> dict[str, Any]:
     items = by_language.groupby("item").mean().to_numpy()
     found = student(items)
     told = len(items) > 1 and bool((items != items[0]).any())
-    limits = [float(x) if told else None for x in (found.low, found.high)]
+    share = bool(known["share"].all())
+    low, high = possible(float(found.low), float(found.high), share)
     return {
         "mean": float(found.estimate),
-        "low": limits[0],
-        "high": limits[1],
+        "low": low if told else None,
+        "high": high if told else None,
+        "share": share,
         "items": len(items),
         "samples": len(known),
     }
