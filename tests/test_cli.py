@@ -307,6 +307,16 @@ def test_help_starts_nothing_heavy(record_property: pytest.FixtureRequest) -> No
     assert all(f"\n  {command} " in done.stdout for command in COMMANDS)
 
 
+def test_training_does_not_wait_for_what_it_does_not_use() -> None:
+    """A launch comes to its first step before pandas, scipy's statistics or mlflow are imported (a second and more)."""
+    program = (
+        "import sys\nimport caml.ablations.runner\nlight = {'jax'} & set(sys.modules)\nimport caml.ablations.making\n"
+        "print(sorted(light | {'pandas', 'scipy.stats', 'mlflow', 'matplotlib', 'inspect_ai'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_path_that_is_the_mistake_is_status_2(folder: Path) -> None:
     result = caml("show", "x" * 300 + ".gin")
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.stderr

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caml.ablations import examining
 from caml.ablations.condition import Study, kept_report, move_damaged_aside, study_of, unfinished
 from caml.ablations.grid import Cell, used_stageruns, write_cells
 from caml.ablations.inflight import discard_finished
 from caml.ablations.machine import refuse_too_large
 from caml.ablations.places import named_below
 from caml.ablations.progress import Progress, Stopped
+from caml.ablations.runs import StageRun
 from caml.analysis.lock import read_lock
 from caml.config.errors import UserError
 from caml.config.files import suggest
 from caml.config.resolve import Loaded
 from caml.config.text import counted
-from caml.evals.benchmarks import readiness
 from caml.tracking.mirror import Mirror
 
 # Seconds that the tracking store is given at the end, before the rest is left to `caml sync`.
@@ -62,6 +61,17 @@ def run(
     return Outcome(headline, page, made, sat, time.monotonic() - began)
 
 
+def _require_ready(study: Study, stageruns: Sequence[StageRun], more: bool) -> None:
+    """Raise UserError for a benchmark that cannot be asked, if some are to be; `more`: StageRuns are to be trained."""
+    from caml.ablations.examining import unsat
+    from caml.evals.benchmarks.readiness import named_in, ready
+
+    if more or unsat(study, stageruns):
+        for benchmark in study.ablation.benchmarks:
+            with named_in(study.loaded.fault):
+                ready(benchmark)
+
+
 def _run(
     study: Study,
     wanted: list[Cell],
@@ -78,15 +88,13 @@ def _run(
     missing = unfinished(where, stageruns, evaluation)
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     made = sat = 0
-    if ablation.benchmarks and (missing or examining.unsat(study, stageruns)):
-        for benchmark in ablation.benchmarks:
-            with readiness.named_in(study.loaded.fault):
-                readiness.ready(benchmark)
+    if ablation.benchmarks:
+        _require_ready(study, stageruns, bool(missing))
     if missing:
         progress.say(
             f"{ablation.name}: {len(missing)} of {counted(len(stageruns), 'StageRun')} to be trained or scored"
         )
-        # Imported where it is used, as reports are below: a finished ablation need not wait for jax.
+        # Imported where it is used, as all that is heavy here: a finished ablation need not wait for jax.
         from caml.ablations.making import make
 
         made = make(study, stageruns, progress, stop, mirror, profile)
@@ -96,7 +104,9 @@ def _run(
     if stop.is_set():
         raise Stopped
     if ablation.benchmarks:
-        sat = examining.sit_missing(study, stageruns, mirror.submit, progress, stop)
+        from caml.ablations.examining import sit_missing
+
+        sat = sit_missing(study, stageruns, mirror.submit, progress, stop)
     for stagerun in stageruns:
         mirror.submit(stagerun.name)
     page: Path | None

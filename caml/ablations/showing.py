@@ -1,19 +1,19 @@
 """The grid of an ablation as text: what it consists of, what it costs, and what is there."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from caml.ablations.auditing import audit
-from caml.ablations.examining import sat
 from caml.ablations.grid import cells, used_stageruns
 from caml.ablations.places import places
 from caml.ablations.populations import depth, plan
-from caml.ablations.runs import Ablation
+from caml.ablations.runs import Ablation, StageRun
 from caml.config.resolve import Loaded
 from caml.config.text import counted
+from caml.evals.benchmarks.benchmark import Benchmark
 from caml.evals.identity import evaluation_fingerprint
-from caml.tracking.ledger import State
+from caml.tracking.ledger import Ledger, State
 
 
 def _trouble(name: str, manifest: Mapping[str, Any]) -> list[str]:
@@ -26,6 +26,18 @@ def _trouble(name: str, manifest: Mapping[str, Any]) -> list[str]:
         )
         return [f"{stopped}; {told}" if told else stopped]
     return [told] if told else []
+
+
+def _sittings(
+    benchmarks: Iterable[Benchmark], ledger: Ledger, stageruns: Sequence[StageRun]
+) -> Iterator[str]:
+    """A line for each benchmark: how many sittings there are to be, and how many are there."""
+    from caml.ablations.examining import sat  # what is heavy waits until it is used
+
+    for benchmark in benchmarks:
+        there = sum(sat(ledger, s.name, benchmark) is not None for s in stageruns)
+        graders = f", graded by {', '.join(benchmark.graders)}" if benchmark.graders else ""
+        yield f"benchmark {benchmark.name}: {counted(len(stageruns), 'sitting')}, {there} there{graders}"
 
 
 def shown(loaded: Loaded) -> list[str]:
@@ -80,12 +92,8 @@ def shown(loaded: Loaded) -> list[str]:
         )
     if not ablation.control and any(s.ratio > 0 for s in stageruns):
         lines.append("control: none; Ablation.control names one, and without it no effect is estimated")
-    for benchmark in ablation.benchmarks:
-        there = sum(sat(where.ledger, s.name, benchmark) is not None for s in stageruns)
-        graders = f", graded by {', '.join(benchmark.graders)}" if benchmark.graders else ""
-        lines.append(
-            f"benchmark {benchmark.name}: {counted(len(stageruns), 'sitting')}, {there} there{graders}"
-        )
+    if ablation.benchmarks:
+        lines += _sittings(ablation.benchmarks, where.ledger, stageruns)
     populations = plan(stageruns, ablation.population)
     trained = f"{counted(len(stageruns), 'StageRun')} in {counted(len(populations), 'population')}"
     lines.append(f"{ablation.name}: {counted(len(grid), 'cell')}, {trained}")

@@ -4,15 +4,17 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from caml.config.errors import Failure
 from caml.data import files
 from caml.tracking import markers, segments
 from caml.tracking.markers import MARKER, Damaged
+
+if TYPE_CHECKING:  # whoever launches an ablation need not wait for it
+    import pandas as pd
 
 BENCHMARKS = "benchmarks"
 OVERALL = "overall"
@@ -26,7 +28,7 @@ def benchmarks(shelf: Path) -> list[str]:
 
 
 def write(
-    folder: Path, scores: Mapping[str, Any], samples: pd.DataFrame, params: str, others: Sequence[str] = ()
+    folder: Path, scores: Mapping[str, Any], samples: "pd.DataFrame", params: str, others: Sequence[str] = ()
 ) -> None:
     """Write a benchmark's summary and samples, and the marker last, over these and `others`, files that are there.
 
@@ -56,7 +58,7 @@ def require_whole(shelf: Path, benchmark: str, name: str) -> None:
             raise damage
 
 
-def read_samples(shelf: Path, benchmark: str, name: str, params: str = "") -> pd.DataFrame:
+def read_samples(shelf: Path, benchmark: str, name: str, params: str = "") -> "pd.DataFrame":
     """What each sample scored: `sample, item, language, epoch, dimension, value, unscored, error`; raises as `read`."""
     with _told(shelf, benchmark):
         return segments.read_parquet(_marker(shelf, benchmark, name, params).read(SAMPLES)).to_pandas()
