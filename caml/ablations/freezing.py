@@ -9,7 +9,7 @@ import pandas as pd
 from caml.ablations.examining import sat
 from caml.ablations.grid import Cell, used_stageruns
 from caml.ablations.runs import StageRun
-from caml.analysis.tables import BENCHMARK_DICTIONARY, Tables
+from caml.analysis.tables import BENCHMARK_DICTIONARY, POINTS, SHARE, Tables
 from caml.config.errors import Failure
 from caml.evals.benchmarks.benchmark import Benchmark
 from caml.evals.benchmarks.scores import by_item
@@ -195,6 +195,7 @@ def _benchmarks(
             summary, _ = ledger.read_benchmark(stagerun.name, folder)
             facts = {key: summary[key] for key in SITTING}
             told = {
+                "unit": SHARE if all(of["share"] for of in summary["dimensions"].values()) else POINTS,
                 "graders": ", ".join(summary["graders"]),
                 "software": ", ".join(f"{name} {version}" for name, version in summary["software"].items()),
             }

@@ -1,6 +1,6 @@
 """What StageRuns scored on benchmarks, estimated as their margins are: effects, their limits, and what is left.
 
-A benchmark's questions stand in for probe items, its dimensions for rungs, and scores (shares of 1) for margins; so
+A benchmark's questions stand in for probe items, its dimensions for rungs, and scores for margins; so
 arms are compared with their control in the same seed block, over the same questions, by the code that compares margins.
 """
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from caml.analysis.dictionary import RESULTS_DICTIONARY
 from caml.analysis.results import Results, analyse
-from caml.analysis.tables import DATA_DICTIONARY, NATS, SHARE, Tables
+from caml.analysis.tables import DATA_DICTIONARY, NATS, POINTS, SHARE, Tables
 from caml.tracking.shelves import OVERALL
 from caml.tracking.tables import LENGTHS, NORMS
 
@@ -24,14 +24,16 @@ KEPT = ("effects", "seed_effects", "retention")
 class Estimated:
     """A benchmark that every StageRun of an ablation sat.
 
-    **Attributes**: `tables`, with its questions as items and its scores as margins; `results`, their estimates, in
-    shares; `dimension`, the one that speaks for it (its own overall score, or its first); `left_out`, how many of how
-    many questions some StageRun has no score of, dimension by dimension: effects are of the others.
+    **Attributes**: `tables`, with its questions as items and its scores as margins; `results`, their estimates;
+    `unit` of both, a share of 1 or points; `dimension`, the one that speaks for it (its own overall score, or its
+    first); `left_out`, how many of how many questions some StageRun has no score of, dimension by dimension: effects
+    are of the others.
     """
 
     name: str
     tables: Tables
     results: Results
+    unit: str
     dimension: str
     left_out: tuple[int, int]
     sittings: pd.DataFrame
@@ -57,6 +59,7 @@ def estimated(tables: Tables, control: dict[str, Any], gate: float) -> list[Esti
                 name=name,
                 tables=like,
                 results=analyse(like, (), control, gate=gate),
+                unit=SHARE if set(sittings["unit"]) == {SHARE} else POINTS,
                 dimension=OVERALL if OVERALL in dimensions else dimensions[0],
                 left_out=(len(asked) - kept, len(asked)),
                 sittings=sittings,
@@ -107,14 +110,14 @@ def frames(found: Sequence[Estimated]) -> dict[str, pd.DataFrame]:
 
 
 def dictionary(found: Sequence[Estimated]) -> pd.DataFrame:
-    """What the columns of `frames` mean: as of the probes' own tables, in shares."""
+    """What the columns of `frames` mean: as of the probes' own tables, in the benchmark's unit."""
     renamed = {
         "family": ("benchmark", "name of the benchmark"),
         "rung": ("dimension", "what was graded; 'overall' is the benchmark's own"),
     }
-    rows = []
+    rows, unit_of_all = [], " or ".join(dict.fromkeys(one.unit for one in found))
     for name in KEPT if found else ():
         for column, (meaning, unit) in RESULTS_DICTIONARY[name].items():
             called, told = renamed.get(column, (column, meaning.replace("margin", "score")))
-            rows.append((f"benchmark_{name}", called, told, SHARE if unit == NATS else unit))
+            rows.append((f"benchmark_{name}", called, told, unit_of_all if unit == NATS else unit))
     return pd.DataFrame(rows, columns=["table", "column", "meaning", "unit"])

@@ -10,7 +10,7 @@ import pandas as pd
 from caml.analysis.files import DIGESTS, replace_file, verify, write_digests
 from caml.config.errors import Failure
 
-NATS, SHARE = "nats", "share of 1"
+NATS, SHARE, POINTS = "nats", "share of 1", "points"
 
 # table -> column -> (meaning, unit); an empty unit is a name, a label or a pure number.
 DATA_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
@@ -128,7 +128,10 @@ BENCHMARK_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "benchmark": ("name of the benchmark", ""),
         "dimension": ("what was graded; 'overall' is the benchmark's own", ""),
         "item": ("question, in whatever language it was asked", ""),
-        "value": ("mean over epochs, then over languages; NaN where no sample could be scored", SHARE),
+        "value": (
+            "mean over epochs, then over languages; NaN where no sample could be scored",
+            "sittings.unit",
+        ),
     },
     "sittings": {
         "stagerun": ("fingerprint of the StageRun that sat it", ""),
@@ -141,6 +144,7 @@ BENCHMARK_DICTIONARY: dict[str, dict[str, tuple[str, str]]] = {
         "epochs": ("times that each question was asked", ""),
         "samples": ("questions asked, languages and epochs counted", "samples"),
         "scored": ("samples with an overall score", "samples"),
+        "unit": (f"of its scores: {SHARE} where all are one by what they are, else {POINTS}", ""),
         "software": ("versions of what asked", ""),
     },
 }

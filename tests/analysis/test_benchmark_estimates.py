@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_tables
 
-from caml.analysis.benchmarks import estimated, frames, unestimated
-from caml.analysis.tables import BENCHMARK_DICTIONARY, Tables
+from caml.analysis.benchmarks import dictionary, estimated, frames, unestimated
+from caml.analysis.tables import BENCHMARK_DICTIONARY, POINTS, SHARE, Tables
 
 CONTROL = {"ARM": "neutral"}
 
@@ -24,7 +24,7 @@ def with_scores(lost: int = 0) -> tuple[Tables, pd.DataFrame]:
         columns=list(BENCHMARK_DICTIONARY["benchmarks"]),
     )
     sittings = pd.DataFrame(dict.fromkeys(BENCHMARK_DICTIONARY["sittings"], "x"), index=range(len(runs)))
-    sittings = sittings.assign(stagerun=runs, benchmark="anima")
+    sittings = sittings.assign(stagerun=runs, benchmark="anima", unit=SHARE)
     return dataclasses.replace(tables, benchmarks=scores, sittings=sittings), pd.DataFrame(values, index=runs)
 
 
@@ -47,6 +47,10 @@ def test_an_effect_is_the_mean_difference_over_the_questions_of_all(lost: int):
     expected = (by_arm[row["treatment"]] - by_arm["neutral"]).mean()
     assert row["estimate"] == pytest.approx(expected) and row["items"] == 6 - lost
     assert set(frames([found])["benchmark_effects"]["dimension"]) == {"overall"}
+    assert found.unit == SHARE
+    points = dataclasses.replace(tables, sittings=tables.sittings.assign(unit=POINTS))
+    (other,) = estimated(points, CONTROL, gate=0.5)
+    assert other.unit == POINTS and set(dictionary([found, other])["unit"]) >= {"share of 1 or points"}
     assert unestimated(tables, [found]) == []
 
 

@@ -62,7 +62,7 @@ EFFECT = """
     The effect is the {family} margin on {rung} of the treated member less that of the {control} member of the
     same seed block, size, dose and fine-tuning rows, mean over items, in nats. {lengths}"""
 SCORED = """
-    The effect is the {family} score ({rung}; shares of 1) of the treated member less that of the {control} member of
+    The effect is the {family} score ({rung}; {unit}) of the treated member less that of the {control} member of
     the same seed block, size, dose and fine-tuning rows, mean over questions."""
 # The families of probes, in words.
 FAMILIES = {
@@ -121,7 +121,12 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     `counted`: the effects, the retention or the members' margins whose seed blocks it counts.
     """
     focus = view.focus
-    names = {"family": focus.family, "rung": rung_label(focus.rung), "control": focus.control}
+    names = {
+        "unit": focus.unit,
+        "family": focus.family,
+        "rung": rung_label(focus.rung),
+        "control": focus.control,
+    }
     names |= {"lengths": unequal(_rungs_of(view, kind))}
     effect = EFFECT if focus.unit == NATS else SCORED
     names |= {"treatment": focus.treatment, "dots": DOTS, "shares": SHARES, "effect": effect.format(**names)}

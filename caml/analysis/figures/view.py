@@ -32,7 +32,7 @@ class Focus:
     """The comparison that most figures show.
 
     It is that of the first primary contrast that claims a direction; where none is stated, the protocol's
-    primary endpoint. Of a benchmark, `family` is its name, `rung` what was graded, and `unit` is SHARE.
+    primary endpoint. Of a benchmark, `family` is its name, `rung` what was graded, and `unit` SHARE or POINTS.
     """
 
     family: str

@@ -17,7 +17,7 @@ from typing import Any
 from caml.analysis.files import replace_file
 from caml.analysis.leaderboard.boards import PROBES, Board, Leaderboard, Row, Score, Sitting
 from caml.analysis.leaderboard.entrants import ELSEWHERE, Member
-from caml.analysis.tables import NATS
+from caml.analysis.tables import NATS, POINTS
 
 SCHEMA = "0.3.0"
 DATA = "data"
@@ -145,7 +145,7 @@ def _metric(board: Board, name: str, sitting: Sitting, share: bool) -> dict[str,
         "evaluation_description": "; ".join(f"{key}: {value}" for key, value in board.asked.items()),
         "metric_id": f"{_plain(board.tab)}.{_plain(name)}",
         "metric_name": name,
-        "metric_unit": "nats" if board.unit == NATS else "proportion" if share else "points",
+        "metric_unit": "nats" if board.unit == NATS else "proportion" if share else POINTS,
         "lower_is_better": False,
         "score_type": "continuous",
         "min_score": 0.0 if share else "-Infinity",

@@ -7,13 +7,12 @@ from caml.analysis.benchmarks import Estimated
 from caml.analysis.figures.style import spaced
 from caml.analysis.figures.view import View, each, look
 from caml.analysis.report import tables as shown
-from caml.analysis.tables import SHARE
 from caml.config.text import counted
 
 
 def seen(found: Estimated, view: View, gate: float) -> View:
     """The view of a benchmark: the report's arms, on the dimension that speaks for it."""
-    focus = dataclasses.replace(view.focus, family=found.name, rung=found.dimension, unit=SHARE)
+    focus = dataclasses.replace(view.focus, family=found.name, rung=found.dimension, unit=found.unit)
     return look(found.tables, found.results, gate, focus)
 
 
@@ -25,6 +24,7 @@ def section(found: Estimated, view: View) -> dict[str, Any]:
         "paired": shown.arms_by_stages(view, paired=True),
         "absolute": shown.arms_by_stages(view, paired=False),
         "dimensions": dimensions(view),
+        "unit": found.unit,
         "dimension": spaced(found.dimension),
     }
 
@@ -74,5 +74,5 @@ def dimensions(view: View) -> shown.Table:
         )
         for row in each(rows[(rows["S"] == 0) | (rows["S"] == largest)])
     )
-    columns = ("dimension", "arm", "size", "dose", "stage", "questions", "effect (share of 1), 95% t")
+    columns = ("dimension", "arm", "size", "dose", "stage", "questions", f"effect ({view.focus.unit}), 95% t")
     return shown.Table(columns, body, "No arm was compared with a control.")
