@@ -83,11 +83,12 @@ found["batch"] = part(batches.tokens)
 per_device = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(after))
 found["share"] = per_device / whole_bytes
 
+found["bfloat16"] = apart("bfloat16", Execution(fsdp=2, tensor=2), "adamw", precision="bfloat16")
+
 # Kernels that the compiler cannot cut are given a device's own heads and rows: interpreted here.
 import caml.models.attention as attention
 attention.KERNELS["cpu"], triton.attend = "triton", functools.partial(triton.attend, interpret=True)
 found["by hand"] = apart("triton", Execution(fsdp=2, tensor=2), "adamw")
-found["bfloat16"] = apart("bfloat16", Execution(fsdp=2, tensor=2), "adamw", precision="bfloat16")
 print(json.dumps(found))
 """
 
