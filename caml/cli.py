@@ -348,6 +348,7 @@ def evaluate(
     from caml.ablations.opening import open_checkpoint
     from caml.console import Console
     from caml.evals import choosing
+    from caml.evals.questions import Unaskable
 
     assert items is not None
     _new_file(write)
@@ -356,8 +357,8 @@ def evaluate(
     with Console().task("items", len(read)) as advance:
         try:
             chosen = choosing.choose(checkpoint, read, lambda done: advance(done, "scored"))
-        except UserError as error:
-            raise UserError(f"{items}: {error}") from None
+        except Unaskable as error:
+            raise choosing.placed(items, error) from None
     if write:
         with open(write, "x", encoding="utf-8") as out:
             out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in choosing.row_of(chosen))

@@ -43,7 +43,7 @@ def sat(ledger: Ledger, name: str, benchmark: Benchmark) -> str | None:
 
 
 def unsat(study: Study, stageruns: Sequence[StageRun]) -> list[tuple[StageRun, Benchmark]]:
-    """The complete `stageruns`, with each benchmark of their ablation that they have not sat."""
+    """Those of `stageruns`, with each benchmark of their ablation, that have not sat it."""
     ledger = study.where.ledger
     return [
         (stagerun, benchmark)
@@ -91,6 +91,11 @@ def sit_missing(
                             sit_stagerun(ledger, stagerun.name, stagerun, benchmark)
                         except KeyboardInterrupt:
                             raise Stopped from None
+                        except Failure as failure:
+                            raise Failure(
+                                f"{stagerun.name}: {failure}; a report without {benchmark.name} is written when "
+                                "Ablation.benchmarks does not name it"
+                            ) from None
                         made += 1
                 done += 1
                 submit(stagerun.name)

@@ -137,7 +137,7 @@ class Imported:
         """One of its files. Raises FileNotFoundError where there is no such file."""
         folder = Path(self.path)
         if not folder.exists():
-            return fetch(self.path, name, self.revision, "name a folder here by Imported.path")
+            return fetch(self.path, name, self.revision, "give a folder here")
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} has no {name}")
         return folder / name
@@ -166,6 +166,7 @@ def gin_lines(folder: str, revision: str = "") -> list[str]:
     treated = imported.treatment
     told = f"  # {treated.arm}, ratio {treated.ratio:g}" if treated.arm != "base" else ""
     return [
+        "# To be included after the study's stages, and in place of its size and tokenizer: they are said here.",
         "Run.initial = @Imported()",
         f"Imported.name = {imported.name!r}{told}",
         f"Imported.path = {folder!r}",

@@ -55,18 +55,20 @@ def run(
     study = study_of(loaded)
     wanted = study.grid if only is None else [chosen(study.grid, only)]
     refuse_too_large(study.loaded, used_stageruns(wanted), study.ablation.population)
+    if study.ablation.benchmarks:
+        _require_ready(study, used_stageruns(wanted))
     study.claim()
     with named_below(study.where):
         headline, page, made, sat = _run(study, wanted, only is not None, progress, stop, profile)
     return Outcome(headline, page, made, sat, time.monotonic() - began)
 
 
-def _require_ready(study: Study, stageruns: Sequence[StageRun], more: bool) -> None:
-    """Raise UserError for a benchmark that cannot be asked, if some are to be; `more`: StageRuns are to be trained."""
+def _require_ready(study: Study, stageruns: Sequence[StageRun]) -> None:
+    """Raise UserError for a benchmark that cannot be asked, if any StageRun has not sat them all."""
     from caml.ablations.examining import unsat
     from caml.evals.benchmarks.readiness import named_in, ready
 
-    if more or unsat(study, stageruns):
+    if unsat(study, stageruns):
         for benchmark in study.ablation.benchmarks:
             with named_in(study.loaded.fault):
                 ready(benchmark)
@@ -88,8 +90,6 @@ def _run(
     missing = unfinished(where, stageruns, evaluation)
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     made = sat = 0
-    if ablation.benchmarks:
-        _require_ready(study, stageruns, bool(missing))
     if missing:
         progress.say(
             f"{ablation.name}: {len(missing)} of {counted(len(stageruns), 'StageRun')} to be trained or scored"

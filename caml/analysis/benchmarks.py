@@ -53,19 +53,32 @@ def estimated(tables: Tables, control: dict[str, Any], gate: float) -> list[Esti
         if whole.empty:
             continue  # `unestimated` tells of it
         like = _as_probes(tables, name, whole)
+        unit = SHARE if set(sittings["unit"]) == {SHARE} else POINTS
+        results = analyse(like, (), control, gate=gate)
         dimensions = list(dict.fromkeys(whole["dimension"]))
         found.append(
             Estimated(
                 name=name,
                 tables=like,
-                results=analyse(like, (), control, gate=gate),
-                unit=SHARE if set(sittings["unit"]) == {SHARE} else POINTS,
+                results=_possible(results) if unit == SHARE else results,
+                unit=unit,
                 dimension=OVERALL if OVERALL in dimensions else dimensions[0],
                 left_out=(len(asked) - kept, len(asked)),
                 sittings=sittings,
             )
         )
     return found
+
+
+def _possible(results: Results) -> Results:
+    """Student's limits of shares within what can be: 0 to 1, and of their differences, -1 to 1."""
+    effects, retention = results.effects.copy(), results.retention.copy()
+    alone = effects["control"] == ""
+    for column in ("t_low", "t_high"):
+        effects[column] = effects[column].clip(-1.0, 1.0).mask(alone, effects[column].clip(0.0, 1.0))
+    for column in ("E0_low", "E0_high", "E_low", "E_high"):
+        retention[column] = retention[column].clip(-1.0, 1.0)
+    return dataclasses.replace(results, effects=effects, retention=retention)
 
 
 def unestimated(tables: Tables, found: Sequence[Estimated]) -> list[str]:

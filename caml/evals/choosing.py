@@ -12,7 +12,7 @@ from caml.analysis.intervals import student
 from caml.config.errors import Invalid, UserError
 from caml.evals.checkpoint import Checkpoint
 from caml.evals.fileprobes import Items
-from caml.evals.questions import in_one_shape, question_rows
+from caml.evals.questions import Unaskable, in_one_shape, question_rows
 from caml.evals.scoring import log_probs
 from caml.worlds.items import Item
 
@@ -36,6 +36,11 @@ def read_items(path: Path) -> list[Item]:
     return items.items()
 
 
+def placed(path: Path, unaskable: Unaskable) -> UserError:
+    """The error of an item of `read_items`, by the line of the file on which it stands, or its pair begins."""
+    return UserError(f"{path}:{Items('items', str(path)).lines()[unaskable.item]}: {unaskable.told}")
+
+
 def choose(
     checkpoint: Checkpoint,
     items: Sequence[Item],
@@ -43,7 +48,7 @@ def choose(
 ) -> pd.DataFrame:
     """A row for each item: `item`, `family`, `rung`, its tags, lengths, and its margin by every norm.
 
-    Raises UserError for an item that is longer than the model's context, or has a word that its tokenizer lacks.
+    Raises Unaskable for an item that is longer than the model's context, or has a word that its tokenizer lacks.
     """
     groups = [
         question_rows(items[start : start + TOGETHER], checkpoint.tokenizer)
@@ -74,13 +79,12 @@ def choose(
 
 
 def _refuse_longest(items: Sequence[Item], checkpoint: Checkpoint) -> None:
-    """Raise UserError for the first item that does not fit into the context."""
+    """Raise Unaskable for the first item that does not fit into the context."""
     for item in items:
         read = question_rows([item], checkpoint.tokenizer).rows.longest
         if read > checkpoint.context:
-            raise UserError(
-                f"probe {item.name} takes {read:,} tokens with its answer, and the context has {checkpoint.context:,}"
-            )
+            told = f"takes {read:,} tokens with its answer, and the context has {checkpoint.context:,}"
+            raise Unaskable(item.name, told)
 
 
 def summary(chosen: pd.DataFrame) -> Iterator[list[str]]:

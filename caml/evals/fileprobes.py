@@ -49,19 +49,28 @@ class Items:
         """The items. Raises UserError naming file and line of a question that cannot be."""
         halves: dict[str, list[tuple[Question, dict[str, str]]]] = {}
         for number, question, tags, pair in self._questions():
-            halves.setdefault(f"line_{number}" if pair is None else f"pair_{pair}", []).append(
-                (question, tags)
-            )
+            halves.setdefault(self._named(number, pair), []).append((question, tags))
         return [
             Item(
-                name=f"{self.family}/{self.rung}/{self.name}/{key}",
+                name=name,
                 family=self.family,
                 rung=self.rung,
                 questions=tuple(question for question, _ in found),
                 tags=next((tags for _, tags in found if tags), {}),
             )
-            for key, found in halves.items()
+            for name, found in halves.items()
         ]
+
+    def lines(self) -> dict[str, int]:
+        """The line of the file on which each item begins, by its name; raises as `items`."""
+        found: dict[str, int] = {}
+        for number, _, _, pair in self._questions():
+            found.setdefault(self._named(number, pair), number)
+        return found
+
+    def _named(self, number: int, pair: str | None) -> str:
+        key = f"line_{number}" if pair is None else f"pair_{pair}"
+        return f"{self.family}/{self.rung}/{self.name}/{key}"
 
     def texts(self) -> Iterator[str]:
         """Each question with either of its endings, for who is to be kept apart from them."""
@@ -81,6 +90,7 @@ class Items:
         except FileNotFoundError:
             raise Failure(f"{path} is gone") from None
         first: dict[str, dict[str, str]] = {}  # tags, by pair
+        begun: dict[str, int] = {}  # the line of its first half
         count: dict[str, int] = {}
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -101,6 +111,7 @@ class Items:
             if pair is not None:
                 pair = str(pair)
                 count[pair] = count.get(pair, 0) + 1
+                begun.setdefault(pair, number)
                 if count[pair] > 2:
                     raise UserError(
                         f"{path}:{number}: the pair {pair!r} has two questions already; a pair has two"
@@ -118,7 +129,7 @@ class Items:
             )
         for pair, halves in count.items():
             if halves == 1:
-                raise UserError(f"{path}: the pair {pair!r} has one question; a pair has two")
+                raise UserError(f"{path}:{begun[pair]}: the pair {pair!r} has one question; a pair has two")
 
 
 @dataclasses.dataclass(frozen=True)

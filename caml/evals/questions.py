@@ -84,8 +84,16 @@ class Questions:
         }
 
 
+class Unaskable(UserError):
+    """An item that a model cannot be asked; `told` says why."""
+
+    def __init__(self, item: str, told: str):
+        super().__init__(f"probe {item} {told}")
+        self.item, self.told = item, told
+
+
 def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
-    """Lay out `items` for a tokenizer. Raises UserError for an item with a word that it does not have."""
+    """Lay out `items` for a tokenizer. Raises Unaskable for an item with a word that it does not have."""
     layout = _Layout()
     questions = [(number, question) for number, item in enumerate(items) for question in item.questions]
     contexts = [_context(question, tokenizer) for _, question in questions]
@@ -100,9 +108,7 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
             said = question.context
             turns = [said] if isinstance(said, str) else [content for _, content in said]
             word = tokenizer.unknown_word([*turns, question.aligned, question.opposed])
-            raise UserError(
-                f"probe {items[number].name} has the word {word!r}, which the tokenizer does not know"
-            )
+            raise Unaskable(items[number].name, f"has the word {word!r}, which the tokenizer does not know")
         pairs.append(layout.pair(context, endings))
         bare.append(layout.pair(start, endings))
         characters.append([len(question.aligned), len(question.opposed)])

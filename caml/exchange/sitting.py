@@ -34,8 +34,12 @@ def benchmark_of(
     Raises UserError for what it cannot be.
     """
     if task.endswith(".gin"):
-        if graders or arguments or epochs or limit:
-            raise UserError(f"{task} says all of the benchmark: change it, or give --set MACRO=VALUE")
+        given = {"grader": graders, "argument": arguments, "epochs": epochs, "limit": limit}
+        for option in (option for option, value in given.items() if value):
+            field = {"grader": "graders", "argument": "arguments"}.get(option, option)
+            raise UserError(
+                f"--{option}: {task} says it by Benchmark.{field}; change it there, or by --set MACRO=VALUE"
+            )
         loaded = load(Path(task), (Benchmark,), Benchmark, settings)
         benchmark: Benchmark = loaded.tree
         for _, problem in loaded.unread():

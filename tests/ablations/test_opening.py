@@ -263,12 +263,12 @@ OWN = {"context": "the dog was wet . ana", "aligned": "dried it .", "opposed": "
         (
             {"aligned": "petted the zebra ."},
             (),
-            "probe disposition/items/items/line_2 has the word 'petted', which",
+            "has the word 'petted', which",
         ),
         (
             {"context": "the dog was wet . " * 20},
             (),
-            "probe disposition/items/items/line_2 takes 103 tokens with its",
+            "takes 103 tokens with its",
         ),
         ({}, ("--write", "none/a.jsonl"), "there is no folder none for a.jsonl"),
         ({}, ("--grader", "a/b"), "--grader belongs to --task, and --items was given"),
@@ -281,7 +281,7 @@ def test_an_item_that_cannot_be_asked_is_named_by_its_line(
 ):
     file = tmp_path / "items.jsonl"
     file.write_text(json.dumps(OWN) + "\n" + json.dumps(OWN | change))
-    where = () if options else (f"{file}: ",)
+    where = () if options else (f"{file}:2: ",)
     told = caml("eval", str(TINY), "--cell", TUNED, "--items", str(file), *options)
     assert_refused(told, 2, *where, says)
 

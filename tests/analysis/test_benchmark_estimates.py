@@ -48,9 +48,13 @@ def test_an_effect_is_the_mean_difference_over_the_questions_of_all(lost: int):
     assert row["estimate"] == pytest.approx(expected) and row["items"] == 6 - lost
     assert set(frames([found])["benchmark_effects"]["dimension"]) == {"overall"}
     assert found.unit == SHARE
+    alone, compared = (effects[(effects["control"] == "") == one] for one in (True, False))
+    assert alone["t_low"].min() == 0.0 and compared["t_low"].min() < 0.0
     points = dataclasses.replace(tables, sittings=tables.sittings.assign(unit=POINTS))
     (other,) = estimated(points, CONTROL, gate=0.5)
-    assert other.unit == POINTS and set(dictionary([found, other])["unit"]) >= {"share of 1 or points"}
+    plain = other.results.effects
+    assert other.unit == POINTS and plain.loc[plain["control"] == "", "t_low"].min() < 0.0
+    assert set(dictionary([found, other])["unit"]) >= {"share of 1 or points"}
     assert unestimated(tables, [found]) == []
 
 

@@ -139,6 +139,11 @@ def test_limits_over_seed_blocks_are_possible_ones(tmp_path: Path):
         sat(tmp_path, trained(tmp_path, seed), mean)
     score = gather(tmp_path, quiet).boards[0].rows[0].scores["overall"]
     assert score.share and (score.low, score.high) == (pytest.approx(0.8 - 0.6572, abs=1e-4), 1.0)
+    for seed in (7, 8):  # means that are alike have no limits
+        sat(tmp_path, trained(tmp_path, seed, arm="neutral"), 0.5)
+    (alike,) = [row for row in gather(tmp_path, quiet).boards[0].rows if row.entrant.arm == "neutral"]
+    score = alike.scores["overall"]
+    assert (score.mean, score.seeds) == (0.5, 2) and np.isnan([score.low, score.high]).all()
 
 
 def test_a_board_on_which_nothing_was_scored_is_left_out_by_name(tmp_path: Path):

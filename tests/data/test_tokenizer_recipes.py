@@ -95,9 +95,9 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
 
 def test_without_a_network_one_line_says_what_to_do(tmp_path):
     script = (
-        "from caml.config.errors import UserError\nfrom caml.data.tokenizer_recipes import LoadedTokenizer\n"
+        "from caml.config.errors import Failure\nfrom caml.data.tokenizer_recipes import LoadedTokenizer\n"
         "try:\n    LoadedTokenizer(path='some/model', revision='0' * 40, vocabulary=512).make()\n"
-        "except UserError as error:\n    print(error)\n"
+        "except Failure as error:\n    print(error)\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(

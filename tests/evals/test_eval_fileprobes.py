@@ -67,7 +67,7 @@ def test_an_answer_that_is_to_begin_begins_as_in_training(tmp_path):
         ),
         ([{"context": "x", "aligned": "a"}], ":1: no field 'opposed'"),
         ([PAIR[0], PAIR[1], {**PAIR[0], "context": "y"}], ":3: the pair '1' has two questions already"),
-        ([PAIR[0]], ": the pair '1' has one question"),
+        (["", PAIR[0]], ":2: the pair '1' has one question"),
         (
             [PAIR[0], {**PAIR[1], "tags": {"kind": "cat"}}],
             ":2: 'tags' of the pair '1' are {'kind': 'dog'} in its other half",

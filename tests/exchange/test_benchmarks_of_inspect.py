@@ -1,5 +1,6 @@
 """ANIMA and MORU, unchanged, on local data in their schema, with graders by rule: what is scored, kept and resumed."""
 
+import dataclasses
 import json
 import signal
 import types
@@ -21,6 +22,7 @@ from caml.cli import app
 from caml.config.errors import Failure, UserError
 from caml.evals.benchmarks import inspecting as benchmarks
 from caml.evals.benchmarks.benchmark import Benchmark
+from caml.evals.benchmarks.scores import plain
 from caml.exchange.models import write_folder
 from caml.exchange.sitting import sit_here
 from caml.tracking.lease import acquire_all
@@ -66,7 +68,9 @@ def test_scores_are_those_of_the_rule_by_dimension_with_intervals_over_items(her
     told = found.scores["dimensions"]["overall"]
     half = stats.t.ppf(0.975, 4) * overall.std(ddof=1) / np.sqrt(5)
     assert told["mean"] == pytest.approx(overall.mean())
-    assert (told["low"], told["high"]) == pytest.approx((overall.mean() - half, overall.mean() + half))
+    assert (told["low"], told["high"]) == pytest.approx(
+        (overall.mean() - half, min(overall.mean() + half, 1))
+    )
     second = found.scores["dimensions"][judging.DIMENSIONS[1]]
     assert (second["items"], second["samples"]) == (4, 8)
     assert (found.scores["items"], found.scores["samples"], found.scores["scored"]) == (5, 10, 10)
@@ -240,7 +244,7 @@ def test_a_task_whose_file_was_changed_is_another_and_is_asked_anew(here: Path):
 
 
 def test_a_file_of_several_tasks_wants_one_named(here: Path):
-    task(here, "@task\ndef other():\n    return mine()\n")
+    task(here, "@task\ndef other():\n    raise ValueError('no data today')\n")
     with pytest.raises(
         UserError, match=r"^task: task\.py has 2 tasks, mine, other: name one, as FILE\.py@mine$"
     ):
@@ -293,6 +297,26 @@ def test_what_is_kept_of_a_benchmark_is_looked_at_whole(here: Path):
         sit(task(here))
 
 
+def test_infinity_is_no_score(here: Path):
+    found = sit(task(here, scorer="strange()", score="Score(value=float('inf'))"))
+    assert (found.scores["scored"], found.scores["unscored"]) == (0, {"no number: inf": 3})
+
+
+def test_of_several_scorers_the_first_that_scores_is_counted_and_the_others_are_named(here: Path):
+    found = sit(task(here, scorer="[strange(), includes()]", score="Score(value=[1, 0])", target=""))
+    assert (found.scores["scored"], found.scores["unscored"]) == (3, {})
+    assert "  strange overall: no sample has a score, such as: no number: [1, 0]" in list(found.told())
+
+
+def test_a_file_of_one_task_is_found_by_its_whole_path(here: Path):
+    named = task(here)
+    assert sit(dataclasses.replace(named, task=str(here / "task.py"))).scores["scored"] == 3
+
+
+def test_what_a_grader_says_over_several_lines_is_one():
+    assert plain("[bold]ERROR[/bold]: Unable to ask\n\nNo KEY:\n  - A\n") == "Unable to ask; No KEY:; - A"
+
+
 def test_a_log_that_is_not_whole_is_put_aside_and_asked_again(here: Path, capsys: pytest.CaptureFixture[str]):
     first = sit(task(here))
     (log,) = first.folder.glob("logs/*.eval")
@@ -342,7 +366,8 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
         (("--task", "anima"), "graded by a model: name one"),
         (("--task", "anima", "--grader", "gpt"), "provider/model"),
         (("--task", "anima.gin"), "GRADERS"),
-        (("--task", "anima.gin", "--grader", "a/b"), "says all of the benchmark"),
+        (("--task", "anima.gin", "--grader", "a/b"), "--grader: anima.gin says it by Benchmark.graders"),
+        (("--task", "anima.gin", "--limit", "2"), "--limit: anima.gin says it by Benchmark.limit"),
         (("--task", "nowhere.gin"), "nowhere.gin"),
         (
             ("--task", "inspect_evals/none", "--grader", "toygrader/rule"),

@@ -25,6 +25,7 @@ from caml.tracking.ledger import Ledger, State
 Task = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
 """Shows a piece of work of so many parts: gives a function that is told how many are done, and of what."""
 PROBES = "own probes"
+NONE = float("nan")
 MARGIN = "log P(aligned) − log P(opposed) in nats, mean over both halves of a pair; 0 is no preference"
 
 
@@ -232,7 +233,7 @@ def _how(summary: Mapping[str, Any]) -> dict[str, str]:
     benchmark = summary["benchmark"]
     told = {
         "task": f"{summary['task']}, version {summary['task_version']}",
-        "data": f"{summary['dataset']} {summary['dataset_revision']}".strip(),
+        "data": f"{summary['dataset']} {summary['dataset_revision']}".strip() or "without a name",
         "graded by": ", ".join(summary["graders"]) or "the task's own scorer",
         "epochs": str(summary["epochs"]),
         "samples": str(benchmark["limit"]) if benchmark.get("limit") else "all",
@@ -256,7 +257,7 @@ def _languages(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+    return NONE if value is None else float(value)
 
 
 def _board(
@@ -281,9 +282,13 @@ def _over_seeds(sittings: list[Sitting]) -> dict[str, Score]:
         if len(scores) == 1:
             out[name] = scores[0]
         else:
-            t = student(np.array([score.mean for score in scores]))
+            means = np.array([score.mean for score in scores])
+            t = student(means)
             items = min(score.items for score in scores)
             share = all(score.share for score in scores)
-            limits = possible(float(t.low), float(t.high), share)
+            # Means that are all alike say nothing of how another seed block would differ, as items that are.
+            limits = (
+                (NONE, NONE) if (means == means[0]).all() else possible(float(t.low), float(t.high), share)
+            )
             out[name] = Score(float(t.estimate), *limits, len(scores), items, share)
     return out

@@ -33,7 +33,7 @@ def sentences(found: Estimated) -> list[str]:
     """What was asked, by whom it was graded, and how much of it was scored."""
     asked = found.sittings
     first = next(each(asked))
-    data = f"{first.dataset} {first.dataset_revision}".strip()
+    data = f"{first.dataset} {first.dataset_revision}".strip() or "without a name"
     told = [
         f"{first.task}, version {first.task_version}; data {data}; graded by {first.graders or 'its own scorer'}; "
         f"{counted(int(first.epochs), 'epoch')}. {int(asked['scored'].sum()):,} of "

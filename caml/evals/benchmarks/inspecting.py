@@ -24,7 +24,15 @@ from caml.config.fingerprint import fingerprint, identity
 from caml.config.text import counted
 from caml.data.files import digest_file
 from caml.evals.benchmarks.benchmark import GRADED, Benchmark
-from caml.evals.benchmarks.readiness import RETRIES, arguments_of, file_of, ready, refused, require_inspect
+from caml.evals.benchmarks.readiness import (
+    RETRIES,
+    arguments_of,
+    file_of,
+    named,
+    ready,
+    refused,
+    require_inspect,
+)
 from caml.evals.benchmarks.scores import Sat, plain, rows, summary
 from caml.models.sizes import Model
 from caml.tracking import markers, shelves
@@ -136,7 +144,7 @@ def _asked(model: Path, benchmark: Benchmark, logs: Path) -> Any:
                 found = eval_retry(str(before[-1]), **common)
             else:
                 found = inspect_eval(
-                    benchmark.inspects,
+                    named(benchmark),
                     model=f"caml/{model}",
                     model_roles=roles,
                     task_args=arguments_of(benchmark),

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def ready(benchmark: Benchmark) -> None:
     from inspect_ai.model import get_model
 
     _require_task(benchmark)
+    _require_one(benchmark, [task.name for task in _listed(benchmark)])
     for grader in benchmark.graders:
         try:
             get_model(grader, memoize=False)
@@ -65,12 +66,7 @@ def ready(benchmark: Benchmark) -> None:
         if not tasks:
             raise Unready(benchmark, "task", f"{benchmark.inspects} has no task")
         names = [registry_info(task).name for task in tasks]
-        if len(names) > 1:
-            raise Unready(
-                benchmark,
-                "task",
-                f"{benchmark.inspects} has {len(names)} tasks, {', '.join(names)}: name one, as FILE.py@{names[0]}",
-            )
+        _require_one(benchmark, names)
         _require_arguments(benchmark, registry_lookup("task", names[0]))
 
 
@@ -94,7 +90,26 @@ def _require_task(benchmark: Benchmark) -> None:
             raise Unready(benchmark, "task", told) from None
     # Inspect takes folders, patterns and tasks of the Hub, too.
     elif not (file.exists() or any(x in task for x in "*?[") or task.startswith("hf/")):
-        raise Unready(benchmark, "task", f"Inspect has no task {task}, and there is no such file")
+        raise Unready(
+            benchmark, "task", f"Inspect has no task {task}, and there is no file {file.absolute()}"
+        )
+
+
+def _listed(benchmark: Benchmark) -> list[Any]:
+    """The tasks that can be read in a file that names none of them, before any is made; none of anything else."""
+    from inspect_ai import list_tasks
+
+    file = file_of(benchmark)
+    if "@" in benchmark.inspects or not file.is_file():
+        return []
+    return list(list_tasks(file.name, root_dir=file.parent))
+
+
+def _require_one(benchmark: Benchmark, names: Sequence[str]) -> None:
+    """Raise Unready for a file of several tasks."""
+    if len(names) > 1:
+        told = f"{benchmark.inspects} has {len(names)} tasks, {', '.join(names)}: name one, as FILE.py@{names[0]}"
+        raise Unready(benchmark, "task", told)
 
 
 def _require_arguments(benchmark: Benchmark, task: Callable[..., Any]) -> None:
@@ -120,7 +135,7 @@ def _tasks(benchmark: Benchmark) -> list[Any]:
     before = warns.level
     warns.setLevel(logging.ERROR)
     try:
-        return load_tasks([benchmark.inspects], arguments_of(benchmark))
+        return load_tasks([named(benchmark)], arguments_of(benchmark))
     finally:
         warns.setLevel(before)
 
@@ -152,3 +167,9 @@ def arguments_of(benchmark: Benchmark) -> dict[str, Any]:
 def file_of(benchmark: Benchmark) -> Path:
     """The file of a task that is in one."""
     return Path(benchmark.inspects.partition("@")[0])
+
+
+def named(benchmark: Benchmark) -> str:
+    """The task as Inspect finds it: of a file with one task, by its name too, for patterns have no absolute paths."""
+    listed = _listed(benchmark)
+    return f"{file_of(benchmark)}@{listed[0].name}" if len(listed) == 1 else benchmark.inspects

@@ -39,6 +39,8 @@ class Sat:
         )
         for reason, count in s["unscored"].items():
             yield f"  {counted(count, 'sample')} without a score: {reason}"
+        for name, reason in s["nowhere"].items():
+            yield f"  {name}: no sample has a score, such as: {reason}"
         if s["graders"]:
             yield f"  graded by {', '.join(s['graders'])}"
         rows = [["", "items", "mean", "95% over items"]]
@@ -57,7 +59,8 @@ def _limits(low: float | None, high: float | None) -> str:
 def plain(message: Any) -> str:
     """A message in one line, without a terminal's marks for colours, cut where it is long."""
     marks = r"\[/?(?:bold|italic|dim|blue|red|green|yellow|cyan|magenta|white)(?: [a-z]+)*\]"
-    return " ".join(re.sub(marks, "", str(message)).split())[:300]
+    lines = [" ".join(line.split()) for line in re.sub(marks, "", str(message)).splitlines()]
+    return "; ".join(filter(None, lines)).removeprefix("ERROR: ")[:300]
 
 
 def rows(log: Any) -> Iterator[dict[str, Any]]:
@@ -102,7 +105,8 @@ def _dimensions(row: dict[str, Any], score: Any, prefix: str, shares: bool) -> I
     for name, part in parts.items():
         number = value_to_float()(part) if _is_number(part) else math.nan
         reason = ""
-        if math.isnan(number):
+        if not math.isfinite(number):
+            number = math.nan
             reason = str(
                 (score.metadata or {}).get("grader_failure_mode")
                 or score.explanation
@@ -165,6 +169,11 @@ def averages(samples: pd.DataFrame) -> dict[str, Any]:
         "samples": len(by_sample),
         "scored": len(scored),
         "unscored": dict(Counter(overall.loc[overall["value"].isna(), "unscored"])),
+        "nowhere": {
+            str(name): str(group["unscored"].iloc[0])
+            for name, group in samples.groupby("dimension", sort=False)
+            if len(scored) and not _known(group)
+        },
         "dimensions": {
             str(name): _mean(group)
             for name, group in samples.groupby("dimension", sort=False)
@@ -179,9 +188,10 @@ def averages(samples: pd.DataFrame) -> dict[str, Any]:
 
 
 def _main(samples: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the overall score, or of the first scorer's where a task has several."""
-    names = list(dict.fromkeys(samples["dimension"]))
-    return samples[samples["dimension"] == (OVERALL if OVERALL in names else names[0])]
+    """The rows of the overall score, or of the first dimension that has one."""
+    groups = dict(iter(samples.groupby("dimension", sort=False)))
+    known = [name for name, group in groups.items() if _known(group)] or list(groups)
+    return groups[OVERALL if OVERALL in known else known[0]]
 
 
 def _known(group: pd.DataFrame) -> bool:
