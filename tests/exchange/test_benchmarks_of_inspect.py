@@ -300,6 +300,10 @@ def test_what_is_kept_of_a_benchmark_is_looked_at_whole(here: Path):
 def test_infinity_is_no_score(here: Path):
     found = sit(task(here, scorer="strange()", score="Score(value=float('inf'))"))
     assert (found.scores["scored"], found.scores["unscored"]) == (0, {"no number: inf": 3})
+    assert [line.split(":")[0] for line in found.told()][1:] == [
+        "  3 samples without a score",
+        f"  kept in {found.folder}",
+    ]
 
 
 def test_of_several_scorers_the_first_that_scores_is_counted_and_the_others_are_named(here: Path):

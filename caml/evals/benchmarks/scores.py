@@ -48,7 +48,8 @@ class Sat:
         named = [*s["dimensions"].items(), *((f"{OVERALL}, {name}", of) for name, of in languages.items())]
         for name, of in named:
             rows.append([name, str(of["items"]), f"{of['mean']:.3f}", _limits(of["low"], of["high"])])
-        yield from aligned(rows)
+        if named:
+            yield from aligned(rows)
         yield f"  kept in {self.folder}"
 
 
