@@ -204,7 +204,7 @@ def test_a_task_that_wants_a_grader_gets_none_of_its_own(here: Path):
 
 TASK = """from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
-from inspect_ai.scorer import Score, scorer, includes
+from inspect_ai.scorer import Score, scorer, includes, model_graded_qa
 @scorer(metrics=[])
 def strange():
     async def score(state, target):
@@ -295,6 +295,18 @@ def test_what_is_kept_of_a_benchmark_is_looked_at_whole(here: Path):
         Failure, match=rf"{log.name} was altered: move .*mine-.* away, and the benchmark is asked again"
     ):
         sit(task(here))
+
+
+@pytest.mark.slow
+def test_a_grader_that_cannot_be_reached_is_said_so(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setattr(benchmarks, "RETRIES", 1)
+    graded = dataclasses.replace(task(here, scorer="model_graded_qa()"), graders=("openai/toy-judge",))
+    with pytest.raises(
+        Failure, match="3 of 3 samples .* 'APIConnectionError of every request: a grader cannot be reached'"
+    ):
+        sit(graded)
 
 
 def test_infinity_is_no_score(here: Path):

@@ -97,6 +97,7 @@ def sit(model: Path, params: str, benchmark: Benchmark, shelf: Path, about: Mapp
             f"{len(failed)} of {counted(samples['sample'].nunique(), 'sample')}",
             failed["error"].iloc[0],
         )
+        error = _of_provider(error)
         if of_user := re.fullmatch(r"UserError\((['\"])(.*)\1\)", error):
             raise UserError(f"{benchmark.name}: {found} cannot be asked, such as: {of_user[2]}")
         raise Failure(
@@ -112,6 +113,15 @@ def sit(model: Path, params: str, benchmark: Benchmark, shelf: Path, about: Mapp
     logs = [f"{LOGS}/{path.name}" for path in (folder / LOGS).glob("*.eval")]
     shelves.write(folder, scores, samples, params, logs)
     return Sat(folder, scores)
+
+
+def _of_provider(error: str) -> str:
+    """Of what ended with the last of several requests, what that was, and what it means where nobody answered."""
+    last = re.search(r"RetryError\(<Future .* raised (\w+)>\)", error)
+    if last is None:
+        return error
+    away = ": a grader cannot be reached" if re.search("Connect|Timeout", last[1]) else ""
+    return f"{last[1]} of every request{away}"
 
 
 def _version(package: str) -> str:
