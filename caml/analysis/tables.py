@@ -209,7 +209,9 @@ class Tables:
             table = getattr(self, name)
             missing = [c for c in columns if c not in table.columns]
             if missing:
-                raise Failure(f"table {name} lacks the columns {', '.join(missing)}")
+                raise Failure(
+                    f"table {name} lacks the columns {', '.join(missing)}: `caml run` or `caml report` writes it anew"
+                )
             twice = table.duplicated(KEYS[name])
             if twice.any():
                 row = table.loc[twice, KEYS[name]].iloc[0]

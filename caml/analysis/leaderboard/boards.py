@@ -218,7 +218,7 @@ def gather(output: Path, task: Task) -> Leaderboard:
                         f"{gone} of {of} in the tables of {folder.parent.name}: they left the ledger"
                     )
             except Failure as failure:
-                found.left_out.append(str(failure))
+                found.left_out.append(f"the tables of {folder.parent.name}: {failure}")
             advance(number, folder.parent.name)
     known = who.told_apart(who.of_ledger(ledger, complete, reports), variants)
     for shelf in sorted((output / shelves.BENCHMARKS).glob("*/")):
