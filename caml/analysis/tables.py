@@ -210,7 +210,7 @@ class Tables:
             missing = [c for c in columns if c not in table.columns]
             if missing:
                 raise Failure(
-                    f"table {name} lacks the columns {', '.join(missing)}: `caml run` or `caml report` writes it anew"
+                    f"table {name} lacks the columns {', '.join(missing)}: `caml report` writes it anew"
                 )
             twice = table.duplicated(KEYS[name])
             if twice.any():
