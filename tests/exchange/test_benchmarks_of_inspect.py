@@ -304,7 +304,7 @@ def test_a_grader_that_cannot_be_reached_is_said_so(here: Path, monkeypatch: pyt
     monkeypatch.setattr(benchmarks, "RETRIES", 1)
     graded = dataclasses.replace(task(here, scorer="model_graded_qa()"), graders=("openai/toy-judge",))
     with pytest.raises(
-        Failure, match="3 of 3 samples .* 'APIConnectionError of every request: a grader cannot be reached'"
+        Failure, match=r"3 of 3 samples .* 'APIConnectionError of every request: a grader cannot be reached'"
     ):
         sit(graded)
 
