@@ -424,6 +424,7 @@ def test_data_that_cannot_be_had_are_named(here: Path):
     refused = caml("eval", "toy", *lost)
     lines = [line for line in refused.stderr.splitlines() if line.startswith("caml: ")]
     assert refused.exit_code == 2 and len(lines) == 1 and "lost" in lines[0], refused.stderr
+    assert "anima: reading its data" in refused.stderr and "Retry" not in refused.stderr
 
 
 def test_a_grader_without_a_key_is_named(here: Path, monkeypatch: pytest.MonkeyPatch):

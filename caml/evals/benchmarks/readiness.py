@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from caml.evals.benchmarks.scores import plain
 
 # Of a request to a provider that does not answer: Inspect's own default is to try for ever.
 RETRIES = 5
+# Loggers that warn while a task is made.
+WARNING = ("inspect_ai._eval.registry", "huggingface_hub", "datasets")
+# Seconds after which it is said that a task's data are still being read.
+PATIENCE = 3.0
 
 
 def require_inspect() -> None:
@@ -130,14 +135,20 @@ def _tasks(benchmark: Benchmark) -> list[Any]:
     from inspect_ai.model._model import init_active_model
 
     init_active_model(get_model("mockllm/model"), GenerateConfig())
-    # It warns of arguments that a task does not take, which `ready` says in words of its own.
-    warns = logging.getLogger("inspect_ai._eval.registry")
-    before = warns.level
-    warns.setLevel(logging.ERROR)
+    # Inspect warns of arguments that a task does not take, and the Hub's library of each time that it tries again:
+    # `ready` says what came of it in one line.
+    before = {logger: logger.level for logger in map(logging.getLogger, WARNING)}
+    for logger in before:
+        logger.setLevel(logging.ERROR)
+    waiting = threading.Timer(PATIENCE, lambda: print(f"{benchmark.name}: reading its data", file=sys.stderr))
+    waiting.daemon = True
+    waiting.start()
     try:
         return load_tasks([named(benchmark)], arguments_of(benchmark))
     finally:
-        warns.setLevel(before)
+        waiting.cancel()
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
