@@ -10,6 +10,7 @@ from caml.config.errors import Failure
 from caml.config.text import counted
 from caml.evals.benchmarks import inspecting
 from caml.evals.benchmarks.benchmark import Benchmark
+from caml.evals.benchmarks.readiness import named_in
 from caml.evals.benchmarks.scores import Sat
 from caml.tracking.lease import acquire_all
 from caml.tracking.ledger import Ledger
@@ -88,7 +89,8 @@ def sit_missing(
                         continue
                     if sat(ledger, stagerun.name, benchmark) is None:  # another launch may have been here
                         try:
-                            sit_stagerun(ledger, stagerun.name, stagerun, benchmark)
+                            with named_in(study.loaded.fault):
+                                sit_stagerun(ledger, stagerun.name, stagerun, benchmark)
                         except KeyboardInterrupt:
                             raise Stopped from None
                         except Failure as failure:

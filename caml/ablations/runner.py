@@ -12,7 +12,6 @@ from caml.ablations.inflight import discard_finished
 from caml.ablations.machine import refuse_too_large
 from caml.ablations.places import named_below
 from caml.ablations.progress import Progress, Stopped
-from caml.ablations.runs import StageRun
 from caml.analysis.lock import read_lock
 from caml.config.errors import UserError
 from caml.config.files import suggest
@@ -55,23 +54,31 @@ def run(
     study = study_of(loaded)
     wanted = study.grid if only is None else [chosen(study.grid, only)]
     refuse_too_large(study.loaded, used_stageruns(wanted), study.ablation.population)
-    if study.ablation.benchmarks:
-        _require_ready(study, used_stageruns(wanted))
+    asked = _unsat(study, wanted)
+    if asked:
+        _require_ready(study)
     study.claim()
     with named_below(study.where):
-        headline, page, made, sat = _run(study, wanted, only is not None, progress, stop, profile)
+        headline, page, made, sat = _run(study, wanted, only is not None, progress, stop, profile, asked)
     return Outcome(headline, page, made, sat, time.monotonic() - began)
 
 
-def _require_ready(study: Study, stageruns: Sequence[StageRun]) -> None:
-    """Raise UserError for a benchmark that cannot be asked, if any StageRun has not sat them all."""
+def _unsat(study: Study, wanted: Sequence[Cell]) -> bool:
+    """Whether some StageRun is there, or will be, that has not sat all benchmarks of the ablation."""
+    if not study.ablation.benchmarks:
+        return False
     from caml.ablations.examining import unsat
+
+    return bool(unsat(study, used_stageruns(wanted)))
+
+
+def _require_ready(study: Study) -> None:
+    """Raise UserError for a benchmark that cannot be asked, before hours are spent on what is to sit it."""
     from caml.evals.benchmarks.readiness import named_in, ready
 
-    if unsat(study, stageruns):
-        for benchmark in study.ablation.benchmarks:
-            with named_in(study.loaded.fault):
-                ready(benchmark)
+    for benchmark in study.ablation.benchmarks:
+        with named_in(study.loaded.fault):
+            ready(benchmark)
 
 
 def _run(
@@ -81,8 +88,12 @@ def _run(
     progress: Progress,
     stop: threading.Event,
     profile: bool,
+    ready: bool,
 ) -> tuple[list[str], Path | None, int, int]:
-    """Headline, page and numbers of StageRuns and sittings made; `alone`: `wanted` is one cell that was named."""
+    """Headline, page and numbers of StageRuns and sittings made; `alone`: `wanted` is one cell that was named.
+
+    `ready`: it is known that the benchmarks can be asked.
+    """
     ablation, where, evaluation = study.ablation, study.where, study.evaluation
     stageruns = used_stageruns(wanted)
     read_lock(where.lock)  # An altered one is named before hours are spent.
@@ -90,6 +101,8 @@ def _run(
     missing = unfinished(where, stageruns, evaluation)
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     made = sat = 0
+    if missing and not ready:  # what was sat is of parameters that may come out otherwise
+        _require_ready(study)
     if missing:
         progress.say(
             f"{ablation.name}: {len(missing)} of {counted(len(stageruns), 'StageRun')} to be trained or scored"

@@ -128,6 +128,19 @@ def test_a_task_that_cannot_be_made_is_named_before_anything_is_trained(own: Pat
     assert set((own / "runs/ledger").iterdir()) == before and not (own / "runs/made").exists()
 
 
+def test_who_is_to_be_trained_again_waits_for_a_benchmark_that_can_be_asked(own: Path):
+    """Though all was sat: what was altered is made again, and may come out otherwise."""
+    params = next(own.glob("runs/ledger/sft-*/checkpoints/**/*.safetensors"))
+    content = params.read_bytes()
+    params.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    shutil.rmtree(own / "anima")
+    (own / "anima").mkdir()
+    refused = command("run", "sitting.gin")
+    told = refused.stderr.splitlines()[-1]
+    assert refused.exit_code == 2 and "Benchmark.task = 'anima': it cannot be asked" in told, refused.stderr
+    assert "to be trained or scored" not in refused.stderr
+
+
 @pytest.mark.slow
 def test_lost_data_are_named_before_anything_is_trained(own: Path):
     text = (

@@ -269,12 +269,8 @@ def test_a_task_that_cannot_be_made_leaves_nothing(here: Path, changes: dict[str
 def test_a_value_that_is_no_number_is_no_score(here: Path):
     found = sit(task(here, scorer="strange()"))
     assert (found.scores["scored"], found.scores["unscored"]) == (0, {"no number: 'banana'": 3})
-    assert (
-        sit(task(here, scorer="strange()", score="Score(value='0.25')")).scores["dimensions"]["overall"][
-            "mean"
-        ]
-        == 0.25
-    )
+    quarter = sit(task(here, scorer="strange()", score="Score(value='0.25')"))
+    assert quarter.scores["dimensions"]["overall"]["mean"] == 0.25
 
 
 def test_limits_of_a_share_are_shares_and_those_of_points_are_not(here: Path):

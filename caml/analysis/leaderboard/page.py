@@ -59,9 +59,8 @@ def write_page(folder: Path, leaderboard: Leaderboard) -> Path:
 
 
 def _board(board: Board, folder: Path) -> dict[str, Any]:
-    scores = [score for row in board.rows for score in row.scores.values()]
-    # Bars of shares are parts of 1, all others of the largest on the board.
-    top = 1.0 if all(score.share for score in scores) else max(abs(score.mean) for score in scores)
+    scores = [score for row in board.rows for score in row.scores.values() if not score.share]
+    top = max((abs(score.mean) for score in scores), default=0.0)
     return {
         "asked": list(board.asked.items()),
         "dimensions": [spaced(name) for name in board.dimensions],
@@ -96,17 +95,18 @@ def _row(row: Row, board: Board, top: float, folder: Path) -> dict[str, Any]:
 
 
 def _score(score: Score | None, board: Board, top: float) -> Mapping[str, Any]:
-    """What a cell of the table shows; an empty one sorts last."""
+    """What a cell of the table shows; an empty one sorts last. `top`: of what is no share, the largest on the board."""
     if score is None or math.isnan(score.mean):
         return {"mean": "–", "order": "-Infinity", "limits": "", "title": "", "width": "", "below": False}
     digits = 2 if board.unit == NATS else 3
+    whole = 1.0 if score.share else top
     limits = "" if math.isnan(score.low) else interval(score.low, score.high, digits)
     return {
         "mean": number(score.mean, digits),
         "order": f"{score.mean:.9g}",
         "limits": limits,
         "title": f"{counted(score.seeds, 'seed block')}, {counted(score.items, 'item')}; limits over {score.over}",
-        "width": f"{min(abs(score.mean) / top, 1) * 100:.1f}" if top else "0",
+        "width": f"{min(abs(score.mean) / whole, 1) * 100:.1f}" if whole else "0",
         "below": score.mean < 0,
     }
 
