@@ -31,6 +31,8 @@ def test_pairs_are_one_item_and_other_lines_each_their_own(tmp_path):
     pair, single = written(tmp_path, *PAIR, "", alone, rung="care").items()
     assert pair.name == "disposition/care/mine/pair_1" and single.name == "disposition/care/mine/line_4"
     assert [q.context for q in pair.questions] == ["ana is", "ben is"] and pair.tags == {"kind": "dog"}
+    (turned,) = written(tmp_path, *reversed(PAIR), rung="care").items()
+    assert turned.tags == {"kind": "dog"}  # whichever half says them
     assert single.questions[0].context == (("user", "ana is cold ?"), ("assistant", ""))
     assert single.questions[0].opposed == "leave\u2028her"
 

@@ -21,6 +21,7 @@ def test_every_stagerun_sits_the_benchmark_after_its_stage(here: Path):
     tables = load(here / "runs/sitting/tables")
     assert len(tables.stageruns) == 8 == len(tables.sittings)
     assert set(tables.benchmarks["stagerun"]) == set(tables.stageruns["stagerun"])
+    assert set(tables.sittings["unit"]) == {"share of 1"}
     assert set(tables.sittings["graders"]) == {"toygrader/rule"} and set(tables.sittings["scored"]) == {5}
     one = tables.benchmarks[tables.benchmarks["dimension"] == "overall"]
     assert one.groupby("stagerun")["value"].count().tolist() == [5] * 8
@@ -64,6 +65,7 @@ def test_the_report_draws_its_wash_out_beside_that_of_the_probes(here: Path):
         < page.index('id="counter"')
     )
     assert "40 of 40 samples of all members were scored" in page
+    assert "score (overall; share of 1) of the treated member" in " ".join(page.split())
 
 
 def test_a_second_launch_asks_nobody_and_pays_for_nothing(here: Path, monkeypatch: pytest.MonkeyPatch):

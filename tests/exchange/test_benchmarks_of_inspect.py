@@ -356,7 +356,9 @@ def caml(*arguments: str) -> Result:
     return result
 
 
-def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Path):
+def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(
+    here: Path, caplog: pytest.LogCaptureFixture
+):
     (here / "anima.gin").write_text(
         "GRADERS = %gin.REQUIRED\n"
         "Benchmark.task = 'ahb'\n"
@@ -408,7 +410,7 @@ def test_the_command_takes_a_name_or_a_gin_file_and_says_what_is_wrong(here: Pat
         assert (refused.exit_code, refused.stdout) == (2, ""), (arguments, refused.output)
         lines = [line for line in refused.stderr.splitlines() if line.startswith("caml: ")]
         assert len(lines) == 1 and says in lines[0], (arguments, refused.stderr)
-        assert "not used by task" not in refused.stderr  # as Inspect has it
+        assert "not used by task" not in caplog.text  # as Inspect has it
     # Nothing is left of what did not begin.
     left = [path for path in set(here.rglob("*")) - before if ".leases" not in path.parts]
     assert sorted(path.name for path in left) == ["broken.py", "late.gin", "more.gin", "task.py"]
