@@ -74,11 +74,17 @@ class Chance:
 
 
 def train_here(
-    case: Case, members: int, steps: int, places: int, rows: int = 0, precision: str = "float32"
+    case: Case,
+    members: int,
+    steps: int,
+    places: int,
+    rows: int = 0,
+    precision: str = "float32",
+    fused: bool = False,
 ) -> list[float]:
     """Train so many members in this process by `train`; tokens a second of each dispatch but the first.
 
-    `rows` as in Execution, `precision` as in Stage.
+    `rows` and `fused` as in Execution, `precision` as in Stage.
     """
     from caml.training.devices import prepare_devices
 
@@ -91,7 +97,7 @@ def train_here(
     model = Model(case.name, case.width, case.layers, case.heads, case.heads, case.head, case.mlp)
     optimizer = Optimizer("adamw", 1e-3, 1e-3)
     grid = [Member(str(seed), seed, steps, optimizer, Schedule(), Chance(case)) for seed in range(members)]
-    clock, pace = Clock(), Pace(steps=case.steps, places=places, asked=Execution(rows=rows))
+    clock, pace = Clock(), Pace(steps=case.steps, places=places, asked=Execution(rows=rows, fused=fused))
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder)
         train(

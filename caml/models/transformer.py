@@ -12,6 +12,8 @@ Source: Qwen3 Technical Report, arXiv 2505.09388.
 """
 
 import functools
+import importlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +44,29 @@ class Linear(nnx.Module):
 
 def project(x_IxN: jax.Array, *linears: Linear, sharded: bool = False) -> list[jax.Array]:
     """Each linear map of `x`, by one product for all of them, but where each matrix lies on several devices."""
-    weights, precision = [linear.weight[...] for linear in linears], str(x_IxN.dtype)
+    weights = [linear.weight[...] for linear in linears]
     if sharded or len(weights) == 1:
-        return [multiply(weight, x_IxN, precision) for weight in weights]
+        return [multiply(weight, x_IxN, str(x_IxN.dtype)) for weight in weights]
     ends = np.cumsum([weight.shape[0] for weight in weights])[:-1]
-    return jnp.split(multiply(jnp.concatenate(weights), x_IxN, precision), ends)
+    return jnp.split(joint(x_IxN, *linears), ends)
+
+
+def joint(x_IxN: jax.Array, *linears: Linear) -> jax.Array:
+    """All linear maps of `x` by one product, one below the other."""
+    return multiply(jnp.concatenate([linear.weight[...] for linear in linears]), x_IxN, str(x_IxN.dtype))
+
+
+def fused(name: str, compute: Compute, size: int, positions: int) -> Any:
+    """The kernel `name` for a GPU, where it is asked for and `size` and `positions` suit it; else None."""
+    if not compute.fused or compute.sharded:
+        return None
+    kernel = importlib.import_module(f"caml.models.kernels.triton_{name}")
+    return kernel if kernel.fits(size, positions) else None
+
+
+def interpreted() -> bool:
+    """Whether this process has no GPU to run such a kernel on."""
+    return jax.default_backend() != "gpu"
 
 
 class RMSNorm(nnx.Module):
@@ -95,11 +115,18 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(model.head_dim, model.norm_epsilon)
         self.k_norm = RMSNorm(model.head_dim, model.norm_epsilon)
 
-    def heads(self, x_DxBT: jax.Array, turn: tuple, sharded: bool = False) -> tuple[jax.Array, ...]:
+    def heads(self, x_DxBT: jax.Array, turn: tuple, compute: Compute = FLOAT32) -> tuple[jax.Array, ...]:
         """Queries `[H, N, B * T]`, keys and values `[K, N, B * T]`, normalised and turned."""
+        linears = self.q_proj, self.k_proj, self.v_proj
+        if kernel := fused("heads", compute, self.head_dim, x_DxBT.shape[-1]):
+            norms = self.q_norm.weight[...], self.k_norm.weight[...]
+            shared = self.k_proj.weight[...].shape[0] // self.head_dim
+            return kernel.prepared(
+                joint(x_DxBT, *linears), *norms, turn, shared, self.q_norm.epsilon, interpreted()
+            )
         q, k, v = (
             x.reshape(-1, self.head_dim, x.shape[-1])
-            for x in project(x_DxBT, self.q_proj, self.k_proj, self.v_proj, sharded=sharded)
+            for x in project(x_DxBT, *linears, sharded=compute.sharded)
         )
         return rotate(self.q_norm(q), turn), rotate(self.k_norm(k), turn), v
 
@@ -111,7 +138,7 @@ class Attention(nnx.Module):
         self, x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple, compute: Compute
     ) -> jax.Array:
         """Output `[D, B * T]`, before it is added to the stream."""
-        heads = self.heads(x_DxBT, turn, compute.sharded)
+        heads = self.heads(x_DxBT, turn, compute)
         q, k, v = (x.reshape(*x.shape[:2], *segments_BxT.shape) for x in heads)
         out = attend(q, k, v, segments_BxT, compute.kernel, compute.sharded)
         return self.joined(out.reshape(*out.shape[:2], -1))
@@ -125,10 +152,16 @@ class MLP(nnx.Module):
         self.up_proj = Linear(model.width, model.mlp_width)
         self.down_proj = Linear(model.mlp_width, model.width)
 
-    def __call__(self, x_DxBT: jax.Array, sharded: bool = False) -> jax.Array:
+    def __call__(self, x_DxBT: jax.Array, compute: Compute = FLOAT32) -> jax.Array:
         """Output `[D, B * T]`, before it is added to the stream."""
-        gate, up = project(x_DxBT, self.gate_proj, self.up_proj, sharded=sharded)
-        return project(jax.nn.silu(gate) * up, self.down_proj)[0]
+        linears = self.gate_proj, self.up_proj
+        neurons = self.gate_proj.weight[...].shape[0]
+        if kernel := fused("swiglu", compute, neurons, x_DxBT.shape[-1]):
+            through = kernel.swiglu(joint(x_DxBT, *linears), interpreted())
+        else:
+            gate, up = project(x_DxBT, *linears, sharded=compute.sharded)
+            through = jax.nn.silu(gate) * up
+        return project(through, self.down_proj)[0]
 
 
 class Layer(nnx.Module):
@@ -145,7 +178,7 @@ class Layer(nnx.Module):
     ) -> jax.Array:
         """The stream `[D, B * T]` after this layer."""
         x_DxBT = x_DxBT + self.self_attn(self.input_layernorm(x_DxBT), segments_BxT, turn, compute)
-        return x_DxBT + self.mlp(self.post_attention_layernorm(x_DxBT), compute.sharded)
+        return x_DxBT + self.mlp(self.post_attention_layernorm(x_DxBT), compute)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

@@ -51,28 +51,58 @@ def cross_entropy(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -
 
 
 def summed_cross_entropy(
-    x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array, weights_N: jax.Array
+    x_DxN: jax.Array,
+    head_VxD: jax.Array,
+    targets_N: jax.Array,
+    weights_N: jax.Array,
+    fused: bool = False,
 ) -> jax.Array:
     """The sum over targets of nats times weight, a float32 scalar.
 
     Of a batch in pieces the gradients are computed with the loss, while the logits of a piece are there: they need not
-    be computed again (as in Liger Kernel, arXiv 2410.10989).
+    be computed again (as in Liger Kernel, arXiv 2410.10989). `fused`: so it is of any batch, and the logits are read
+    once less.
     """
     pieces = pieces_of(len(targets_N), len(head_VxD))
-    if pieces == 1:
+    if pieces == 1 and not fused:
         return jnp.sum(_whole(x_DxN, head_VxD, targets_N) * weights_N)
-    return _in_pieces(pieces, x_DxN, head_VxD, targets_N, weights_N)
+    return _in_pieces(pieces, fused, x_DxN, head_VxD, targets_N, weights_N)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _peak_and_total(logits_WxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest logit of each position `[N]`, and the sum of exp(logit - largest), from one reading of the logits.
+
+    Milakov and Gimelshein 2018, arXiv 1805.02867.
+    """
+
+    def both(a: tuple, b: tuple) -> tuple:
+        peak = jnp.maximum(a[0], b[0])
+        return peak, a[1] * jnp.exp(a[0] - peak) + b[1] * jnp.exp(b[0] - peak)
+
+    # Of no logits the largest is a number, since -inf less -inf is none.
+    nothing = jnp.float32(jnp.finfo(jnp.float32).min), jnp.float32(0)
+    return jax.lax.reduce((logits_WxN, jnp.ones_like(logits_WxN)), nothing, both, (0,))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _in_pieces(
-    pieces: int, x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array, weights_N: jax.Array
+    pieces: int,
+    fused: bool,
+    x_DxN: jax.Array,
+    head_VxD: jax.Array,
+    targets_N: jax.Array,
+    weights_N: jax.Array,
 ) -> jax.Array:
-    return _in_pieces_forward(pieces, x_DxN, head_VxD, targets_N, weights_N)[0]
+    return _in_pieces_forward(pieces, fused, x_DxN, head_VxD, targets_N, weights_N)[0]
 
 
 def _in_pieces_forward(
-    pieces: int, x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array, weights_N: jax.Array
+    pieces: int,
+    fused: bool,
+    x_DxN: jax.Array,
+    head_VxD: jax.Array,
+    targets_N: jax.Array,
+    weights_N: jax.Array,
 ) -> tuple[jax.Array, tuple]:
     vocab, kind = len(head_VxD), x_DxN.dtype
     words = vocab + -vocab % WORDS
@@ -86,9 +116,13 @@ def _in_pieces_forward(
         logits_WxN = jnp.matmul(grown_WxD, x_DxN, preferred_element_type=jnp.float32)
         if words > vocab:
             logits_WxN = jnp.where(word_W < vocab, logits_WxN, -jnp.inf)
-        peak_N = jnp.max(logits_WxN, axis=0)
-        e_WxN = jnp.exp(logits_WxN - peak_N)
-        total_N = jnp.sum(e_WxN, axis=0)
+        if fused:
+            peak_N, total_N = _peak_and_total(logits_WxN)
+            e_WxN = jnp.exp(logits_WxN - peak_N)
+        else:
+            peak_N = jnp.max(logits_WxN, axis=0)
+            e_WxN = jnp.exp(logits_WxN - peak_N)
+            total_N = jnp.sum(e_WxN, axis=0)
         is_target_WxN = word_W == targets_N
         nats_N = jnp.log(total_N) + peak_N - jnp.sum(jnp.where(is_target_WxN, logits_WxN, 0.0), axis=0)
         d_logits_WxN = ((e_WxN / total_N - is_target_WxN) * weights_N).astype(kind)
@@ -103,7 +137,7 @@ def _in_pieces_forward(
     return loss, (d_x_PxDxN.swapaxes(0, 1).reshape(x_DxN.shape), d_head_WxD[:vocab])
 
 
-def _in_pieces_backward(pieces: int, saved: tuple, g: jax.Array) -> tuple:
+def _in_pieces_backward(pieces: int, fused: bool, saved: tuple, g: jax.Array) -> tuple:
     d_x_DxN, d_head_VxD = saved
     return (g * d_x_DxN).astype(d_x_DxN.dtype), g * d_head_VxD, None, None
 

@@ -14,7 +14,8 @@ class Execution:
     A model lies over `fsdp` x `tensor` devices, and its batches over `data` x `fsdp` (`data` 0: as many as members
     leave free). `rows` sequences go through it at a time on each device, and their gradients are added up (0: what
     suits the platform). `remat` says what the backward pass computes again to save memory: `none`, all but the
-    `products`, or all inside `layers`.
+    `products`, or all inside `layers`. `fused`: on a GPU, what lies between products is computed by kernels that take
+    fewer passes over memory (their time on a GPU has not been measured yet; other rounding).
     """
 
     data: int = runtime(0)
@@ -22,6 +23,7 @@ class Execution:
     tensor: int = runtime(1)
     rows: int = runtime(0)
     remat: str = runtime("none")
+    fused: bool = runtime(False)
 
     def __post_init__(self) -> None:
         for field, least in (("data", 0), ("fsdp", 1), ("tensor", 1), ("rows", 0)):

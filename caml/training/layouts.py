@@ -45,6 +45,8 @@ class Layout:
             parts.append(f"attention by {self.compute.kernel}")
         if self.compute.remat != "none":
             parts.append(f"{self.compute.remat} computed again")
+        if self.compute.fused:
+            parts.append("fused between products")
         return ", ".join(parts)
 
 
@@ -82,6 +84,11 @@ def layout_of(
     batch or the heads cannot be divided as `asked`.
     """
     over = asked.fsdp * asked.tensor
+    if asked.fused and (platform != "gpu" or over > 1):
+        here = f"a model over {over} devices" if over > 1 else f"a {platform.upper()}"
+        raise Unfit(
+            "fused", f"there are such kernels for a GPU where a model lies on one device, not for {here}"
+        )
     if kv_heads % asked.tensor:
         raise Unfit("tensor", f"{asked.tensor} devices do not divide the model's {kv_heads} key-value heads")
     if devices % over:
@@ -124,6 +131,11 @@ def layout_of(
         fsdp=asked.fsdp,
         tensor=asked.tensor,
         compute=replace(
-            FLOAT32, precision=precision, kernel=kernel_of(platform), remat=asked.remat, sharded=over > 1
+            FLOAT32,
+            precision=precision,
+            kernel=kernel_of(platform),
+            remat=asked.remat,
+            sharded=over > 1,
+            fused=asked.fused,
         ),
     )

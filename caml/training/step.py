@@ -48,7 +48,7 @@ def token_loss(
 ) -> jax.Array:
     """What the batch, or a part of one that has `bearing` loss-bearing targets, adds to the mean nats of a target."""
     weights_N = batch.weights.reshape(-1) / bearing
-    return summed_cross_entropy(*output_and_targets(params, model, batch, compute), weights_N)
+    return summed_cross_entropy(*output_and_targets(params, model, batch, compute), weights_N, compute.fused)
 
 
 def _pairs(batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -59,6 +59,10 @@ def test_a_profile_of_nothing_is_one_line(copy: Path) -> None:
     [
         ("Execution.fsdp = 3", "Execution.fsdp = 3: 3 x 1 devices for a model do not divide 2 devices"),
         (
+            "Execution.fused = True",
+            "Execution.fused = True: there are such kernels for a GPU where a model lies on one device, not for a CPU",
+        ),
+        (
             "Execution.tensor = 4",
             "Execution.tensor = 4: 4 devices do not divide the model's 2 key-value heads",
         ),

@@ -40,6 +40,10 @@ def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
         str(layout_of("gpu", 1, 12, 32, 128, 32))
         == "members side by side, whole batches, attention by triton"
     )
+    fused = layout_of("gpu", 1, 12, 32, 128, 32, Execution(fused=True))
+    assert str(fused) == "members side by side, whole batches, attention by triton, fused between products"
+    with pytest.raises(Unfit, match="a model lies on one device"):
+        layout_of("gpu", 2, 1, 32, 128, 32, Execution(fused=True, fsdp=2))
 
 
 def test_what_is_asked_is_done_or_refused_by_name():
@@ -58,6 +62,7 @@ def test_what_is_asked_is_done_or_refused_by_name():
         ("data", 8, 16, Execution(data=2, fsdp=2)),
         ("tensor", 8, 16, Execution(tensor=8)),
         ("rows", 2, 16, Execution(rows=3)),
+        ("fused", 1, 16, Execution(fused=True)),
     ):
         with pytest.raises(Unfit) as found:
             layout_of("cpu", devices, 1, batch, 64, 64, execution, kv_heads=4)
