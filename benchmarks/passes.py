@@ -1,0 +1,220 @@
+"""What a GPU moves through memory in a step of training, found without one: programs are compiled for it, not run.
+
+Of the optimized program every kernel's arguments and results are added up, those of a loop as often as it turns. Where
+a kernel reads a part of an argument the whole is counted, and what a cache keeps counts too: the sums compare ways to
+compute the same, and do not say how long they take. Products are Triton's, since without a device nothing chooses
+among libraries. `peer` is the same without `Execution.fused`.
+
+It needs jax's plugin for CUDA, a few hundred megabytes, in an environment of its own, and `ptxas`, which comes with
+`nvcc` (or `nvidia-cuda-nvcc`): `pip install -e . "jax[cuda13]"`. Where a GPU's driver is missing that is no matter.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accelerator import CASES, POPULATIONS
+from benchmarks.lines import line
+
+# What XLA is told of an NVIDIA H200 (its data sheet, and what the driver of one says).
+H200 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 4800000000000 l2_cache_size: 62914560
+  clock_rate_ghz: 1.98 device_memory_size: 150000000000 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+runtime_version { major: 13 }
+device_description_str: "NVIDIA H200"
+"""
+BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
+NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while"}
+SLICES = {"slice", "dynamic-slice"}
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """An instruction of a program: its own name, type, operation, arguments by name, and the rest of its line."""
+
+    name: str
+    kind: str
+    operation: str
+    arguments: list[str]
+    rest: str
+
+    def named(self, key: str) -> str:
+        """What follows `key=`, or nothing."""
+        found = re.search(rf"\b{key}=%?([\w.\-]+)", self.rest)
+        return found[1] if found else ""
+
+
+def computations(text: str) -> tuple[dict[str, list[Kernel]], str]:
+    """The instructions of each computation of an HLO module by its name, and the name of the one that is run."""
+    found: dict[str, list[Kernel]] = {}
+    entry = ""
+    for row in text.splitlines():
+        if begun := re.match(r"^(ENTRY )?%?([\w.\-]+) .*\{$", row):
+            current = found[begun[2]] = []
+            entry = begun[2] if begun[1] else entry
+        elif parts := INSTRUCTION.match(row):
+            name, kind, operation, rest = parts.groups()
+            current.append(Kernel(name, kind, operation, re.findall(r"%([\w.\-]+)", _inside(rest)), rest))
+    return found, entry
+
+
+def _inside(rest: str) -> str:
+    """What stands before the bracket that closes the arguments."""
+    open_ = 1
+    for at, sign in enumerate(rest):
+        open_ += (sign == "(") - (sign == ")")
+        if not open_:
+            return rest[:at]
+    return rest
+
+
+def size(kind: str) -> int:
+    """Bytes of a type, or of all in a tuple."""
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", kind)
+    return sum(BYTES.get(of, 0) * math.prod(int(n) for n in axes.split(",") if n) for of, axes in arrays)
+
+
+def read(kernel: Kernel, of: dict[str, str], all_: dict[str, list[Kernel]]) -> int:
+    """Bytes of a kernel's arguments; where it takes slices of one alone, of these."""
+    inside = all_.get(kernel.named("calls"), [])
+    parameters = {int(one.rest.split(")")[0]): one.name for one in inside if one.operation == "parameter"}
+    total = 0
+    for argument in dict.fromkeys(kernel.arguments):
+        whole = size(of.get(argument, ""))
+        name = parameters.get(kernel.arguments.index(argument))
+        users = [one for one in inside if name in one.arguments] if name else []
+        if users and all(one.operation in SLICES for one in users):
+            whole = min(whole, sum(size(one.kind) for one in users))
+        total += whole
+    return total
+
+
+def moved(all_: dict[str, list[Kernel]], computation: str, times: int = 1) -> Iterator[tuple[Kernel, int]]:
+    """The kernels of a computation and of the loops in it, and the bytes that each moves in all its turns."""
+    of = {one.name: one.kind for one in all_[computation]}
+    for one in all_[computation]:
+        if one.operation == "while":
+            turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', one.rest)
+            yield from moved(all_, one.named("body"), times * int(turns[1] if turns else 1))
+        elif one.operation not in NO_KERNEL and not one.operation.endswith("-done"):
+            # What is begun and ended apart names its arguments among its results.
+            results = size(one.kind) - (read(one, of, {}) if one.operation.endswith("-start") else 0)
+            yield one, times * (read(one, of, all_) + max(0, results))
+
+
+def compiled(name: str, members: int, fused: bool) -> str:
+    """The optimized program of a population of the case, as text."""
+    # jax asks which of its GPU platforms is there, and none is (jax-ml/jax issue 23971).
+    from jax._src import xla_bridge
+
+    there = xla_bridge.canonicalize_platform
+
+    def canonicalize(platform: str) -> str:
+        return "cuda" if platform in ("gpu", "cuda") else there(platform)
+
+    xla_bridge.canonicalize_platform = canonicalize
+    import jax
+    from jax.experimental import topologies
+    from jax.sharding import Mesh, NamedSharding
+
+    from caml.models.sizes import Model
+    from caml.training.capacity import described
+    from caml.training.execution import Execution
+    from caml.training.layouts import layout_of
+    from caml.training.mesh import AXES, EVERYWHERE, batch_spec, shardings
+    from caml.training.optimizer import Optimizer
+    from caml.training.population import build
+    from caml.training.step import Batch
+
+    device = topologies.get_topology_desc(platform="cuda", target_config=H200, topology="1x1x1").devices
+    jax.default_backend = lambda: "gpu"
+    mesh = Mesh(np.array(device).reshape(1, 1, 1, 1), AXES)
+    case = CASES[name]
+    model = Model(case.name, case.width, case.layers, case.heads, case.heads, case.head, case.mlp)
+    shapes = members, case.batch, case.length, case.width
+    layout = layout_of("gpu", 1, *shapes, Execution(fused=fused), "bfloat16")
+
+    def placed(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), tree, shardings(tree, mesh)
+        )
+
+    def of_batches(kind: type) -> jax.ShapeDtypeStruct:
+        axes = (members, case.steps, case.batch, case.length)
+        return jax.ShapeDtypeStruct(axes, kind, sharding=NamedSharding(mesh, batch_spec(mesh)))
+
+    state, _, numbers = described(model, case.vocabulary, Optimizer("adamw", 1e-3, 1e-3), False, members)
+    whole, real = of_batches(np.int32), of_batches(np.float32)
+    counter = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, EVERYWHERE))
+    lowered = build(model, "adamw", layout, mesh).lower(
+        placed(state), None, placed(numbers), Batch(whole, whole, whole, real), counter, counter
+    )
+    return lowered.compile().as_text()
+
+
+def main() -> None:
+    """Count, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument(
+        "--list", action="store_true", help="also every kernel of each program, by what it moves"
+    )
+    asked = parser.parse_args()
+    if not any(
+        found.name.startswith("jax-cuda") for found in importlib.metadata.distributions() if found.name
+    ):
+        sys.exit('this needs jax\'s plugin for CUDA: pip install "jax[cuda13]", in an environment of its own')
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
+    together = {"124M": 1} | {name: members for name, members, _ in POPULATIONS}
+    for name in asked.sizes:
+        members, found = together[name], {}
+        for fused in (True, False):
+            all_, entry = computations(compiled(name, members, fused))
+            kernels = sorted(moved(all_, entry), key=lambda one: -one[1])
+            besides = [
+                (one, moves)
+                for one, moves in kernels
+                if not re.match("gemm|dot|cublas", one.name) and "attention" not in one.rest
+            ]
+            found[fused] = [sum(moves for _, moves in some) / 1e9 for some in (kernels, besides)]
+            if asked.list:
+                print(f"{name}, {'fused' if fused else 'plain'}: megabytes in a step", file=sys.stderr)
+                for one, moves in kernels:
+                    print(f"{moves / 1e6:10,.1f}  {one.name}  {one.kind[:60]}", file=sys.stderr)
+        told = f"{CASES[name].told}, {members} together, bfloat16"
+        for i, what in enumerate(("all kernels", "but products and attention")):
+            ours, peer = found[True][i], found[False][i]
+            line("passes", f"{told}; {what}", ours, peer, "GB a step", peer / ours, 0)
+
+
+if __name__ == "__main__":
+    main()
