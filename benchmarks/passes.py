@@ -2,8 +2,8 @@
 
 Of the optimized program every kernel's arguments and results are added up, those of a loop as often as it turns. Where
 a kernel reads a part of an argument the whole is counted, and what a cache keeps counts too: the sums compare ways to
-compute the same, and do not say how long they take. Products are Triton's, since without a device nothing chooses
-among libraries. `peer` is the same without `Execution.fused`.
+compute the same, and do not say how long they take. Products are all cuBLAS' or all Triton's, as asked, since without a
+device nothing chooses among them. `peer` is the same without `Execution.fused`.
 
 It needs jax's plugin for CUDA, a few hundred megabytes, in an environment of its own, and `ptxas`, which comes with
 `nvcc` (or `nvidia-cuda-nvcc`): `pip install -e . "jax[cuda13]"`. Where a GPU's driver is missing that is no matter.
@@ -172,6 +172,7 @@ def compiled(name: str, members: int, fused: bool) -> str:
 def main() -> None:
     """Count, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--products", choices=("cublas", "triton"), default="cublas")
     parser.add_argument("--sizes", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument(
         "--list", action="store_true", help="also every kernel of each program, by what it moves"
@@ -182,7 +183,8 @@ def main() -> None:
     ):
         sys.exit('this needs jax\'s plugin for CUDA: pip install "jax[cuda13]", in an environment of its own')
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
+    flags = f"--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm={asked.products == 'triton'}".lower()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     together = {"124M": 1} | {name: members for name, members, _ in POPULATIONS}
     for name in asked.sizes:
         members, found = together[name], {}
@@ -199,7 +201,8 @@ def main() -> None:
                 print(f"{name}, {'fused' if fused else 'plain'}: megabytes in a step", file=sys.stderr)
                 for one, moves in kernels:
                     print(f"{moves / 1e6:10,.1f}  {one.name}  {one.kind[:60]}", file=sys.stderr)
-        told = f"{CASES[name].told}, {members} together, bfloat16"
+        products = {"cublas": "cuBLAS", "triton": "Triton"}[asked.products]
+        told = f"{CASES[name].told}, {members} together, bfloat16, products by {products}"
         for i, what in enumerate(("all kernels", "but products and attention")):
             ours, peer = found[True][i], found[False][i]
             line("passes", f"{told}; {what}", ours, peer, "GB a step", peer / ours, 0)
