@@ -7,6 +7,7 @@ on any machine in seconds, and measures nothing: it is for trying this file.
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -38,6 +39,10 @@ def main() -> None:
     asked = parser.parse_args()
     cases = TINY if asked.tiny else CASES
     tiny = ["--tiny"] if asked.tiny else []
+    if asked.rounds < 1:
+        parser.error("--rounds is at least 1")
+    if "fused" in (asked.ways or ()) and not shutil.which("nvidia-smi"):
+        parser.error("--ways fused needs a GPU")
     asked.ways = asked.ways or (["plain"] if asked.tiny else ["plain", "fused"])
     if asked.ours:
         name, members, way = asked.ours

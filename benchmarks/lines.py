@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "or")]
-VERSIONS = ("caml", "numpy", "tokenizers", "datasets", "datasketch", "jax", "torch", "transformers")
+VERSIONS = (
+    "caml",
+    "numpy",
+    "tokenizers",
+    "datasets",
+    "datasketch",
+    "jax",
+    "jax-cuda13-plugin",
+    "torch",
+    "transformers",
+)
 
 
 def line(

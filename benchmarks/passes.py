@@ -1,9 +1,9 @@
 """What a GPU moves through memory in a step of training, found without one: programs are compiled for it, not run.
 
-Of the optimized program every kernel's arguments and results are added up, those of a loop as often as it turns. Where
-a kernel reads a part of an argument the whole is counted, and what a cache keeps counts too: the sums compare ways to
-compute the same, and do not say how long they take. Products are all cuBLAS' or all Triton's, as asked, since without a
-device nothing chooses among them. `peer` is the same without `Execution.fused`.
+Of the optimized program every kernel's arguments and results are added up, those of a loop as often as it turns: of
+what is sliced or updated in place, that part. What a cache keeps counts too: the sums compare ways to compute the same,
+and do not say how long they take. Products are all cuBLAS' or all Triton's, as asked, since without a device nothing
+chooses among them. `peer` is the same without `Execution.fused`.
 
 It needs jax's plugin for CUDA in jax's own version (`pip install jax-cuda13-plugin jax-cuda13-pjrt`, better in an
 environment of its own), and `ptxas`, which comes with `nvcc`; neither a GPU nor its driver.
@@ -41,19 +41,23 @@ device_description_str: "NVIDIA H200"
 # Not of s8: a product of cuBLAS has a workspace of them, which it may use.
 BYTES = {"pred": 1, "u8": 1, "bf16": 2, "f16": 2} | dict.fromkeys(("s32", "u32", "f32"), 4)
 NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while"}
-SLICES = {"slice", "dynamic-slice"}
-INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+PARTS = {"slice", "dynamic-slice", "gather"}
+INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """An instruction of a program: its own name, type, operation, arguments by name, and the rest of its line."""
+    """An instruction of a program: its own name, type, operation, arguments by name, the rest of its line.
+
+    `root`: what it gives is the result of its computation.
+    """
 
     name: str
     kind: str
     operation: str
     arguments: list[str]
     rest: str
+    root: bool
 
     def named(self, key: str) -> str:
         """What follows `key=`, or nothing."""
@@ -70,8 +74,10 @@ def computations(text: str) -> tuple[dict[str, list[Kernel]], str]:
             current = found[begun[2]] = []
             entry = begun[2] if begun[1] else entry
         elif parts := INSTRUCTION.match(row):
-            name, kind, operation, rest = parts.groups()
-            current.append(Kernel(name, kind, operation, re.findall(r"%([\w.\-]+)", _inside(rest)), rest))
+            root, name, kind, operation, rest = parts.groups()
+            current.append(
+                Kernel(name, kind, operation, re.findall(r"%([\w.\-]+)", _inside(rest)), rest, bool(root))
+            )
     return found, entry
 
 
@@ -91,19 +97,49 @@ def size(kind: str) -> int:
     return sum(BYTES.get(of, 0) * math.prod(int(n) for n in axes.split(",") if n) for of, axes in arrays)
 
 
-def read(kernel: Kernel, of: dict[str, str], all_: dict[str, list[Kernel]]) -> int:
-    """Bytes of a kernel's arguments; where it takes slices of one alone, of these."""
+def read(inside: list[Kernel], name: str) -> int | None:
+    """Bytes that a fusion reads of its parameter `name`, where it takes parts of it alone; else None: the whole."""
+    total, uses = 0, [(one, i) for one in inside for i, given in enumerate(one.arguments) if given == name]
+    for one, i in uses:
+        if one.operation == "bitcast":
+            parts = read(inside, one.name)
+        elif i == 0 and one.operation in PARTS:
+            parts = size(one.kind)
+        else:
+            # What is updated in place is not read.
+            parts = 0 if i == 0 and one.operation == "dynamic-update-slice" else None
+        if parts is None:
+            return None
+        total += parts
+    return total if uses else None
+
+
+def written(inside: dict[str, Kernel], one: Kernel) -> int:
+    """Bytes that a fusion writes for its result `one`: of what is updated in place, the update."""
+    if one.operation == "dynamic-update-slice":
+        return size(inside[one.arguments[1]].kind)
+    if one.operation == "tuple" or (one.operation == "bitcast" and one.arguments[0] in inside):
+        return sum(written(inside, inside[given]) for given in one.arguments)
+    return size(one.kind)
+
+
+def moves(kernel: Kernel, of: dict[str, str], all_: dict[str, list[Kernel]]) -> int:
+    """Bytes that a kernel reads and writes; `of` has the types of its arguments."""
     inside = all_.get(kernel.named("calls"), [])
     parameters = {int(one.rest.split(")")[0]): one.name for one in inside if one.operation == "parameter"}
-    total = 0
-    for argument in dict.fromkeys(kernel.arguments):
-        whole = size(of.get(argument, ""))
-        name = parameters.get(kernel.arguments.index(argument))
-        users = [one for one in inside if name in one.arguments] if name else []
-        if users and all(one.operation in SLICES for one in users):
-            whole = min(whole, sum(size(one.kind) for one in users))
-        total += whole
-    return total
+    given = 0
+    for i, argument in enumerate(kernel.arguments):
+        if argument not in kernel.arguments[:i]:
+            whole = size(of.get(argument, ""))
+            parts = read(inside, parameters[i]) if i in parameters else None
+            given += whole if parts is None else min(parts, whole)
+    if inside:
+        by_name = {one.name: one for one in inside}
+        return given + written(by_name, next(one for one in inside if one.root))
+    if kernel.operation == "dynamic-update-slice":
+        return 2 * size(of.get(kernel.arguments[1], ""))
+    # What is begun and ended apart names its arguments among its results.
+    return max(given, size(kernel.kind)) if kernel.operation.endswith("-start") else given + size(kernel.kind)
 
 
 def moved(all_: dict[str, list[Kernel]], computation: str, times: int = 1) -> Iterator[tuple[Kernel, int]]:
@@ -114,9 +150,7 @@ def moved(all_: dict[str, list[Kernel]], computation: str, times: int = 1) -> It
             turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', one.rest)
             yield from moved(all_, one.named("body"), times * int(turns[1] if turns else 1))
         elif one.operation not in NO_KERNEL and not one.operation.endswith("-done"):
-            # What is begun and ended apart names its arguments among its results.
-            results = size(one.kind) - (read(one, of, {}) if one.operation.endswith("-start") else 0)
-            yield one, times * (read(one, of, all_) + max(0, results))
+            yield one, times * moves(one, of, all_)
 
 
 def compiled(name: str, members: int, fused: bool) -> str:
@@ -193,11 +227,11 @@ def main() -> None:
         for fused in (True, False):
             all_, entry = computations(compiled(name, members, fused))
             kernels = sorted(moved(all_, entry), key=lambda one: -one[1])
-            found[fused] = sum(moves for _, moves in kernels) / 1e9
+            found[fused] = sum(most for _, most in kernels) / 1e9
             if asked.list:
                 print(f"{name}, {'fused' if fused else 'plain'}: megabytes in a step", file=sys.stderr)
-                for one, moves in kernels:
-                    print(f"{moves / 1e6:10,.1f}  {one.name}  {one.kind[:60]}", file=sys.stderr)
+                for one, most in kernels:
+                    print(f"{most / 1e6:10,.1f}  {one.name}  {one.kind[:60]}", file=sys.stderr)
         products = {"cublas": "cuBLAS", "triton": "Triton"}[asked.products]
         told = f"{CASES[name].told}, {members} together, bfloat16, products by {products}"
         line("passes", told, found[True], found[False], "GB a step", found[False] / found[True], 0)

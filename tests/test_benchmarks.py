@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import table
+from benchmarks import passes, table
 from benchmarks.lines import line
 
 
@@ -31,3 +31,56 @@ def test_a_line_that_no_benchmark_printed_is_named(tmp_path):
     path.write_text(json.dumps({"benchmark": "a", "case": "b"}) + "\nmake: nothing to be done\n")
     with pytest.raises(SystemExit, match=r"here\.jsonl:2 is not a line"):
         table.read(path)
+
+
+PROGRAM = """HloModule step, is_scheduled=true
+
+%heads (param_0: bf16[96,64], param_1: f32[64]) -> (f32[64], bf16[32,64]) {
+  %param_0 = bf16[96,64]{1,0} parameter(0)
+  %bitcast.1 = bf16[1,96,64]{2,1,0} bitcast(%param_0)
+  %slice.1 = bf16[1,32,64]{2,1,0} slice(%bitcast.1), slice={[0:1], [32:64], [0:64]}
+  %param_1 = f32[64]{0} parameter(1)
+  %bitcast.2 = bf16[32,64]{1,0} bitcast(%slice.1)
+  ROOT %tuple.1 = (f32[64]{0}, bf16[32,64]{1,0}) tuple(%param_1, %bitcast.2)
+}
+
+%update (param_0: f32[4,64], param_1: f32[1,64], param_2: s32[]) -> f32[4,64] {
+  %param_0 = f32[4,64]{1,0} parameter(0)
+  %param_1 = f32[1,64]{1,0} parameter(1)
+  %param_2 = s32[] parameter(2)
+  ROOT %dynamic-update-slice.1 = f32[4,64]{1,0} dynamic-update-slice(%param_0, %param_1, %param_2, %param_2)
+}
+
+%body (arg: (s32[], f32[4,64])) -> (s32[], f32[4,64]) {
+  %arg = (s32[], f32[4,64]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %rows = f32[4,64]{1,0} get-tuple-element(%arg), index=1
+  %new = f32[1,64]{1,0} custom-call(%i), custom_call_target="of"
+  %updated = f32[4,64]{1,0} fusion(%rows, %new, %i), kind=kLoop, calls=%update
+  ROOT %out = (s32[], f32[4,64]{1,0}) tuple(%i, %updated)
+}
+
+ENTRY %main (a: bf16[96,64], b: f32[64], c: (s32[], f32[4,64])) -> f32[4,64] {
+  %a = bf16[96,64]{1,0} parameter(0)
+  %b = f32[64]{0} parameter(1)
+  %c = (s32[], f32[4,64]{1,0}) parameter(2)
+  %prepared = (f32[64]{0}, bf16[32,64]{1,0}) fusion(%a, %b), kind=kInput, calls=%heads
+  %product = (f32[64]{0}, s8[33554432]{0}) custom-call(%b, %b), custom_call_target="__cublas$gemm"
+  %loop = (s32[], f32[4,64]{1,0}) while(%c), condition=%end, body=%body, backend_config={"known_trip_count":{"n":"4"}}
+  ROOT %rows.1 = f32[4,64]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_what_a_program_moves_is_counted_by_the_parts_that_it_takes():
+    found = {one.name: most for one, most in passes.moved(*passes.computations(PROGRAM))}
+    a_third, row = 32 * 64 * 2, 64 * 4
+    assert found == {
+        # Of its first argument a third, however it is shaped on the way.
+        "prepared": a_third + row + (row + a_third),
+        # An argument that is given twice is read once, and a workspace is no result.
+        "product": row + row,
+        # Four times: the new row and where it goes are read, and it alone is written.
+        "new": 4 * (4 + row),
+        "updated": 4 * (row + 4 + row),
+    }

@@ -115,7 +115,8 @@ def _in_pieces_forward(
         x_DxN, targets_N, weights_N = piece
         logits_WxN = jnp.matmul(grown_WxD, x_DxN, preferred_element_type=jnp.float32)
         if words > vocab:
-            logits_WxN = jnp.where(word_W < vocab, logits_WxN, -jnp.inf)
+            never = jnp.finfo(jnp.float32).min if fused else -jnp.inf
+            logits_WxN = jnp.where(word_W < vocab, logits_WxN, never)
         if fused:
             peak_N, total_N = _peak_and_total(logits_WxN)
             e_WxN = jnp.exp(logits_WxN - peak_N)

@@ -17,12 +17,12 @@ from jax.sharding import Mesh
 from caml.config.fingerprint import NUMERICS_VERSION, identity
 from caml.config.seeds import derive
 from caml.models.sizes import Model
-from caml.models.transformer import init_parameters
+from caml.models.transformer import fused, init_parameters
 from caml.training import collecting, instruments, population
 from caml.training.checkpoints import Checkpoints
 from caml.training.execution import AS_SUITS, Execution
 from caml.training.instruments import Meter, Reading
-from caml.training.layouts import Layout, layout_of
+from caml.training.layouts import Layout, Unfit, layout_of
 from caml.training.mesh import member_mesh
 from caml.training.optimizer import Hyper, Optimizer, Schedule, hyper
 from caml.training.population import State
@@ -246,7 +246,18 @@ def laid_out(
     """How `train` lays out so many members on this machine. Raises Unfit (see `layout_of`)."""
     places, here = max(pace.places, members), jax.default_backend()
     shapes = places, batch, length, model.width
-    return layout_of(here, len(jax.devices()), *shapes, pace.asked, precision, model.kv_heads)
+    layout = layout_of(here, len(jax.devices()), *shapes, pace.asked, precision, model.kv_heads)
+    positions = (layout.rows or batch // layout.data) * length
+    sizes = {"heads": model.head_dim, "swiglu": model.mlp_width}
+    if layout.compute.fused and not all(
+        fused(name, layout.compute, n, positions) for name, n in sizes.items()
+    ):
+        raise Unfit(
+            "fused",
+            f"its kernels take heads of a power of 2, neurons by 16 and positions by 128, not heads of "
+            f"{model.head_dim}, {model.mlp_width} neurons and {positions:,} positions at a time",
+        )
+    return layout
 
 
 def train(

@@ -63,7 +63,9 @@ def close(found, truth, near: float) -> None:
         np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=0, atol=near * np.abs(b).max())
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 8), (3, 3, 16), (2, 1, 64)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(4, 2, 8), (3, 3, 16), (2, 1, 64), (2, 2, 4), (2, 1, 128)]
+)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_heads_are_normalised_and_turned(heads: int, kv_heads: int, head_dim: int, precision: str):
     drawn = np.random.default_rng(0)
@@ -83,7 +85,7 @@ def test_heads_are_normalised_and_turned(heads: int, kv_heads: int, head_dim: in
         out = module.heads(x_DxBT, turn, compute)
         return sum(jnp.sum(a * b) for a, b in zip(out, aims, strict=True)), out
 
-    run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    run = jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)
     truth = run(weights, x_DxBT.astype(jnp.float32), PLAIN)
     assert fused("heads", FUSED, head_dim, 256) is triton_heads
     close(run(weights, x_DxBT, FUSED), truth, 1e-5 if precision == "float32" else 3e-2)
@@ -104,7 +106,7 @@ def test_swiglu_and_its_gradient(precision: str):
         out = module(x_DxN, compute)
         return jnp.sum(out * aim), out
 
-    run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    run = jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)
     assert fused("swiglu", FUSED, 48, 256) is triton_swiglu
     truth = run(weights, x_DxN.astype(jnp.float32), PLAIN)
     close(run(weights, x_DxN, FUSED), truth, 1e-5 if precision == "float32" else 3e-2)

@@ -1,11 +1,14 @@
 """Layouts follow from platform, devices and shapes alone, and whole batches come out of their pieces."""
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from caml.models.sizes import Model
 from caml.training.execution import Execution
 from caml.training.layouts import Unfit, layout_of
+from caml.training.loop import Pace, laid_out
 
 
 @given(
@@ -67,3 +70,19 @@ def test_what_is_asked_is_done_or_refused_by_name():
         with pytest.raises(Unfit) as found:
             layout_of("cpu", devices, 1, batch, 64, 64, execution, kv_heads=4)
         assert found.value.field == field
+
+
+def test_fused_kernels_are_refused_where_a_model_or_its_batches_do_not_fit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [None])
+
+    def laid(head_dim: int = 16, mlp_width: int = 48, batch: int = 4, rows: int = 0) -> str:
+        model = Model("toy", 32, 1, 2, 2, head_dim, mlp_width)
+        pace = Pace(steps=1, places=1, asked=Execution(fused=True, rows=rows))
+        return str(laid_out(pace, 1, model, batch, 64))
+
+    assert laid().endswith("fused between products") and laid(rows=2).endswith("fused between products")
+    for unfit in ({"head_dim": 24}, {"mlp_width": 50}, {"batch": 3}, {"rows": 1}):
+        with pytest.raises(Unfit, match="neurons by 16 and positions by 128") as found:
+            laid(**unfit)
+        assert found.value.field == "fused"
