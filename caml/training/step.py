@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from caml.models.compute import Compute
 from caml.models.sizes import Model
@@ -142,9 +143,21 @@ def loss_and_gradients(
             lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None), nothing, parts
         )
     if layout.by_hand:
-        added = jax.lax.psum(added, "data")
+        added = _over_devices(added)
     (loss, told), gradients = added
     return loss, {name: jnp.where(count > 0, x, jnp.nan) for name, x in told.items()}, gradients
+
+
+def _over_devices(added: Any) -> Any:
+    """The sum of every array of a tree over the mesh's axis `data`.
+
+    On a CPU devices wait for each other once for each array, a tenth of a millisecond every time: there the arrays are
+    added up as one. The bits are the same.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.psum(added, "data")
+    whole, apart = ravel_pytree(added)
+    return apart(jax.lax.psum(whole, "data"))
 
 
 def train_step(
