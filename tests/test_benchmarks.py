@@ -51,6 +51,12 @@ PROGRAM = """HloModule step, is_scheduled=true
   ROOT %dynamic-update-slice.1 = f32[4,64]{1,0} dynamic-update-slice(%param_0, %param_1, %param_2, %param_2)
 }
 
+%look_up (param_0: f32[50,8], param_1: s32[3]) -> f32[3,8] {
+  %param_0 = f32[50,8]{1,0} parameter(0)
+  %param_1 = s32[3]{0} parameter(1)
+  ROOT %gather.1 = f32[3,8]{1,0} gather(%param_0, %param_1), slice_sizes={1,8}
+}
+
 %body (arg: (s32[], f32[4,64])) -> (s32[], f32[4,64]) {
   %arg = (s32[], f32[4,64]{1,0}) parameter(0)
   %i = s32[] get-tuple-element(%arg), index=0
@@ -67,7 +73,15 @@ ENTRY %main (a: bf16[96,64], b: f32[64], c: (s32[], f32[4,64])) -> f32[4,64] {
   %prepared = (f32[64]{0}, bf16[32,64]{1,0}) fusion(%a, %b), kind=kInput, calls=%heads
   %product = (f32[64]{0}, s8[33554432]{0}) custom-call(%b, %b), custom_call_target="__cublas$gemm"
   %loop = (s32[], f32[4,64]{1,0}) while(%c), condition=%end, body=%body, backend_config={"known_trip_count":{"n":"4"}}
-  ROOT %rows.1 = f32[4,64]{1,0} get-tuple-element(%loop), index=1
+  %rows.1 = f32[4,64]{1,0} get-tuple-element(%loop), index=1
+  %table = f32[50,8]{1,0} parameter(3)
+  %tokens = s32[3]{0} parameter(4)
+  %row = f32[1,64]{1,0} parameter(5)
+  %at = s32[] parameter(6)
+  %looked_up = f32[3,8]{1,0} fusion(%table, %tokens), kind=kLoop, calls=%look_up
+  %begun = ((f32[64]{0}), f32[64]{0}, u32[]) copy-start(%b)
+  %ended = f32[64]{0} copy-done(%begun)
+  ROOT %put = f32[4,64]{1,0} dynamic-update-slice(%rows.1, %row, %at, %at)
 }
 """
 
@@ -83,4 +97,8 @@ def test_what_a_program_moves_is_counted_by_the_parts_that_it_takes():
         # Four times: the new row and where it goes are read, and it alone is written.
         "new": 4 * (4 + row),
         "updated": 4 * (row + 4 + row),
+        # The rows that are looked up, and where; a copy that is begun and ended apart; a row that is put in place.
+        "looked_up": 3 * 8 * 4 + 3 * 4 + 3 * 8 * 4,
+        "begun": row + row + 4,
+        "put": 2 * row,
     }

@@ -85,15 +85,8 @@ def _peak_and_total(logits_WxN: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _in_pieces(
-    pieces: int,
-    fused: bool,
-    x_DxN: jax.Array,
-    head_VxD: jax.Array,
-    targets_N: jax.Array,
-    weights_N: jax.Array,
-) -> jax.Array:
-    return _in_pieces_forward(pieces, fused, x_DxN, head_VxD, targets_N, weights_N)[0]
+def _in_pieces(pieces: int, fused: bool, *given: jax.Array) -> jax.Array:
+    return _in_pieces_forward(pieces, fused, *given)[0]
 
 
 def _in_pieces_forward(
