@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from caml.data.mixture import Batch
 from caml.evals.questions import Rows
 from caml.models.compute import Compute
+from caml.models.pieces import scan_pieces
 from caml.models.products import products_in
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, hidden_states, output_matrix
@@ -120,5 +121,5 @@ def _in_pieces(function: Callable[[Any], Any], arrays: tuple) -> Any:
         whole = jnp.concatenate([x, jnp.repeat(x[:1], padding, axis=0)])
         return whole.reshape(pieces, rows, *x.shape[1:])
 
-    found = jax.lax.map(function, tuple(map(split, arrays)))
+    _, found = scan_pieces(lambda _, piece: (None, function(piece)), None, tuple(map(split, arrays)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from caml.models.compute import Compute
+from caml.models.pieces import scan_pieces
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, output_matrix, stream
 from caml.training import updates
@@ -139,7 +140,7 @@ def loss_and_gradients(
             (zero, {} if reference is None else dict.fromkeys(PREFERENCE_METRICS, zero)),
             jax.tree.map(jnp.zeros_like, params),
         )
-        added, _ = jax.lax.scan(
+        added, _ = scan_pieces(
             lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None), nothing, parts
         )
     if layout.by_hand:
