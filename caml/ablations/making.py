@@ -22,14 +22,32 @@ from caml.tracking.markers import Damaged
 from caml.tracking.mirror import Mirror
 from caml.tracking.provenance import provenance
 from caml.training.layouts import Unfit
+from caml.training.loop import Pace
 from caml.training.profiling import PASSED, Profile
 
 # Seconds between looks at StageRuns that another launch is training.
 WAIT = 2.0
 
 
+def planned(study: Study) -> list[Population]:
+    """The populations of the whole ablation, so that they are the same in each launch.
+
+    Raises UserError where they cannot be laid out as is asked. Nothing is written.
+    """
+    stageruns, members = used_stageruns(study.whole), study.ablation.population
+    paced = _pace(study)
+    try:
+        populations = plan(stageruns, members, functools.partial(fitting, paced))
+        for population in populations:
+            layout(paced, population)
+    except Unfit as unfit:
+        raise study.loaded.fault(str(unfit), (study.ablation.execution, unfit.field)) from unfit
+    return populations
+
+
 def make(
     study: Study,
+    populations: Sequence[Population],
     wanted: Sequence[StageRun],
     progress: Progress,
     stop: threading.Event,
@@ -38,16 +56,16 @@ def make(
 ) -> int:
     """Prepare data, then train and score what is missing of `wanted`, parents before children.
 
-    Populations are planned from the StageRuns of the whole ablation, so that they are the same in each launch.
-    Returns how many StageRuns were made here, and not by another launch beside this one. Raises `Stopped` where
-    `stop` was set. `profile`: a few dispatches of training are traced.
+    `populations`: those of the whole ablation, as `planned`. Returns how many StageRuns were made here, and not by
+    another launch beside this one. Raises `Stopped` where `stop` was set. `profile`: a few dispatches of training are
+    traced.
     """
     launch = _launch(study, progress, stop, mirror, profile)
-    populations, asked_for = [], set(wanted)
-    for population in _planned(study, launch):
+    asked_for, todo = set(wanted), []
+    for population in populations:
         members = tuple(member for member in population.members if member in asked_for)
         if members:
-            populations.append(dataclasses.replace(population, members=members))
+            todo.append(dataclasses.replace(population, members=members))
     runs = [cell.run for cell in study.whole]
     held_out = {(run.probes.held_out(run.seed), run.seed, run.tokenizer, "chatml") for run in runs}
     if not launch.stores.prepare([*stores_of(wanted), *held_out], launch.progress, launch.stop):
@@ -58,11 +76,11 @@ def make(
             launch.stores.data(stagerun)
     evaluators = Evaluators(launch, runs)
     made = 0
-    for number, population in enumerate(populations, start=1):
+    for number, population in enumerate(todo, start=1):
         first = population.members[0]
         arms = ", ".join(sorted({member.arm for member in population.members}))
         launch.progress.say(
-            f"population {number} of {len(populations)}: {first.stage.name}, size {first.model.name}, "
+            f"population {number} of {len(todo)}: {first.stage.name}, size {first.model.name}, "
             f"{counted(len(population.members), 'member')} ({arms}), "
             f"up to {counted(max(m.steps for m in population.members), 'step')}"
         )
@@ -74,16 +92,8 @@ def make(
     return made
 
 
-def _planned(study: Study, launch: Launch) -> list[Population]:
-    """The populations of the whole ablation. Raises UserError where they cannot be laid out as is asked."""
-    stageruns, members = used_stageruns(study.whole), study.ablation.population
-    try:
-        populations = plan(stageruns, members, functools.partial(fitting, launch))
-        for population in populations:
-            layout(launch, population)
-    except Unfit as unfit:
-        raise study.loaded.fault(str(unfit), (study.ablation.execution, unfit.field)) from unfit
-    return populations
+def _pace(study: Study) -> Pace:
+    return pace(study.ablation.checkpoint_seconds, study.ablation.execution)
 
 
 def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mirror, profile: bool) -> Launch:
@@ -99,7 +109,7 @@ def _launch(study: Study, progress: Progress, stop: threading.Event, mirror: Mir
         configs={s.fingerprint: stagerun_text(ablation, s) for s in used_stageruns(study.whole)},
         control=" ".join(str(value) for value in ablation.control.values()),
         rung=next((contrast.rung for contrast in ablation.contrasts if contrast.primary), None),
-        pace=pace(ablation.checkpoint_seconds, ablation.execution),
+        pace=_pace(study),
         profile=Profile(where.profile, progress.say) if profile else None,
     )
 

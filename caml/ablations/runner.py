@@ -99,18 +99,20 @@ def _run(
     read_lock(where.lock)  # An altered one is named before hours are spent.
     move_damaged_aside(where, stageruns, evaluation, progress)
     missing = unfinished(where, stageruns, evaluation)
-    mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
-    made = sat = 0
-    if missing and not ready:  # what was sat is of parameters that may come out otherwise
-        _require_ready(study)
     if missing:
+        if not ready:  # what was sat is of parameters that may come out otherwise
+            _require_ready(study)
         progress.say(
             f"{ablation.name}: {len(missing)} of {counted(len(stageruns), 'StageRun')} to be trained or scored"
         )
         # Imported where it is used, as all that is heavy here: a finished ablation need not wait for jax.
-        from caml.ablations.making import make
+        from caml.ablations.making import make, planned
 
-        made = make(study, stageruns, progress, stop, mirror, profile)
+        populations = planned(study)
+    mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
+    made = sat = 0
+    if missing:
+        made = make(study, populations, stageruns, progress, stop, mirror, profile)
     elif profile:
         progress.say("no profile was written: nothing is left to train")
     discard_finished(where, stageruns)

@@ -85,7 +85,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     folder = launch.where.populations / population.name
     members = recorded_members(launch.where, population, missing, launch.progress.say)
     data = {member.name: launch.stores.data(member) for member in members}
-    first, lies = members[0], layout(launch, population)
+    first, lies = members[0], layout(launch.pace, population)
     with launch.progress.task(
         f"{first.stage.name} {first.model.name}", max(m.steps for m in members)
     ) as advance:
@@ -110,7 +110,7 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
             first.stage.length,
             folder / CHECKPOINTS,
             sink,
-            _paced(launch, population),
+            _for(population, launch.pace),
             launch.stop,
             launch.progress.say,
             first.stage.precision,
@@ -128,30 +128,30 @@ def train_population(launch: Launch, population: Population, evaluator: Evaluato
     return trained.complete
 
 
-def layout(launch: Launch, population: Population) -> Layout:
+def layout(paced: Pace, population: Population) -> Layout:
     """How the members of `population` lie on this machine. Raises Unfit (see `layout_of`)."""
-    first, paced = population.members[0], _paced(launch, population)
+    first = population.members[0]
     stage = first.stage
-    return laid_out(paced, 1, first.model, stage.batch, stage.length, stage.precision)
+    return laid_out(_for(population, paced), 1, first.model, stage.batch, stage.length, stage.precision)
 
 
-def _paced(launch: Launch, population: Population) -> Pace:
+def _for(population: Population, paced: Pace) -> Pace:
     """The pace of this population: members so few that they leave devices free share them instead."""
     few = population.of < len(jax.devices())
     places = min(population.places, population.of) if few else population.places
-    return dataclasses.replace(launch.pace, places=places)
+    return dataclasses.replace(paced, places=places)
 
 
-def fitting(launch: Launch, stagerun: StageRun, alike: int) -> int:
+def fitting(paced: Pace, stagerun: StageRun, alike: int) -> int:
     """How many members like `stagerun`, of which there are `alike`, this machine trains together."""
     stage = stagerun.stage
-    lies = layout(launch, Population((stagerun,), alike))
+    lies = layout(paced, Population((stagerun,), alike))
     return most_members(
         stagerun.model,
         stagerun.tokenizer.vocabulary,
         stage.batch,
         stage.length,
-        launch.pace.steps,
+        paced.steps,
         stage.optimizer,
         stage.preference,
         lies,
