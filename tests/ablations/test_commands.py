@@ -217,24 +217,24 @@ def test_a_report_is_of_the_whole_grid_and_names_what_is_damaged(copy: Path) -> 
     assert broken.exit_code == 1 and f"{file.parents[2]} is damaged: `caml run " in broken.stderr
 
 
-def test_cells_and_a_lock_that_were_deleted_are_noticed(copy: Path, cache: Path) -> None:
+def test_cells_and_a_lock_that_were_deleted_are_noticed(copy: Path) -> None:
     whole = {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()}
     shutil.rmtree(copy / "tiny/cells")
     (copy / "ledger").rename(copy / "later")
     assert caml("lock", str(TINY)).exit_code == 0
     (copy / "later").rename(copy / "ledger")
-    assert run(command("run", str(TINY)), copy.parent, cache).returncode == 0
+    assert caml("run", str(TINY)).exit_code == 0
     assert {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()} == whole
     assert tables(copy)["report effects"]["locked"].any()
     (copy / "tiny/lock.json").unlink()
     next((copy / "tiny/cells").iterdir()).unlink()
-    assert run(command("run", str(TINY)), copy.parent, cache).returncode == 0
+    assert caml("run", str(TINY)).exit_code == 0
     assert not tables(copy)["report effects"]["locked"].any()
     assert {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()} == whole
     # Where the report is as it was, too.
     next((copy / "tiny/cells").iterdir()).unlink()
     page = stamps(copy / "tiny/report")
-    assert run(command("run", str(TINY)), copy.parent, cache).returncode == 0
+    assert caml("run", str(TINY)).exit_code == 0
     assert {path.name: path.read_text() for path in (copy / "tiny/cells").iterdir()} == whole
     assert stamps(copy / "tiny/report") == page
 
@@ -381,29 +381,29 @@ def test_the_notes_of_the_mirror_may_be_lost(copy: Path) -> None:
     [
         "tables/margins.csv",
         "report/index.html",
-        "report/figures/install.png",
-        "report/tables/effects.csv",
-        "reported.txt",
+        pytest.param("report/figures/install.png", marks=pytest.mark.slow),
+        pytest.param("report/tables/effects.csv", marks=pytest.mark.slow),
+        pytest.param("reported.txt", marks=pytest.mark.slow),
     ],
 )
-def test_an_altered_report_is_named_and_written_anew(altered: str, copy: Path, cache: Path) -> None:
+def test_an_altered_report_is_named_and_written_anew(altered: str, copy: Path) -> None:
     path = copy / "tiny" / altered
     whole = tables(copy)
     path.write_bytes(path.read_bytes()[:-9] + b"\xff\xfe")
-    done = run(command("run", str(TINY)), copy.parent, cache)
-    assert done.returncode == 0 and done.stdout.startswith("nothing to do: "), done.stderr
+    done = caml("run", str(TINY))
+    assert done.exit_code == 0 and done.stdout.startswith("nothing to do: "), done.stderr
     assert path.name in done.stderr or altered == "reported.txt"
     assert done.stderr.count("written anew") == 1
     again = tables(copy)
     assert all(again[name].equals(table) for name, table in whole.items()) and again.keys() == whole.keys()
-    assert "written anew" not in run(command("run", str(TINY)), copy.parent, cache).stderr
+    assert "written anew" not in caml("run", str(TINY)).stderr
 
 
-@pytest.mark.parametrize("lost", ["report/index.html", "headline.txt"])
-def test_a_report_that_was_deleted_is_named_and_written_anew(lost: str, copy: Path, cache: Path) -> None:
+@pytest.mark.parametrize("lost", [pytest.param("report/index.html", marks=pytest.mark.slow), "headline.txt"])
+def test_a_report_that_was_deleted_is_named_and_written_anew(lost: str, copy: Path) -> None:
     (copy / "tiny" / lost).unlink()
-    done = run(command("run", str(TINY)), copy.parent, cache)
-    assert done.returncode == 0 and done.stdout.startswith("nothing to do: "), done.stderr
+    done = caml("run", str(TINY))
+    assert done.exit_code == 0 and done.stdout.startswith("nothing to do: "), done.stderr
     assert f"{copy / 'tiny' / lost} is missing; tables and report are written anew" in done.stderr
     assert (copy / "tiny" / lost).exists()
 
@@ -436,15 +436,15 @@ def test_a_store_that_is_garbage_is_named_where_nothing_is_to_do(
     assert done.returncode == 0 and "is damaged" in done.stderr and "move it out of the way" in done.stderr
 
 
-def test_an_altered_lock_is_refused_before_the_report_is_used(copy: Path, cache: Path) -> None:
+def test_an_altered_lock_is_refused_before_the_report_is_used(copy: Path) -> None:
     (copy / "tiny/lock.json").write_text("[]")
-    done = run(command("run", str(TINY)), copy.parent, cache)
-    assert done.returncode == 1 and "lock.json is not as it was written" in done.stderr.splitlines()[-1]
+    done = caml("run", str(TINY))
+    assert done.exit_code == 1 and "lock.json is not as it was written" in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].endswith("bring it back, or remove it, and nothing counts as locked")
     # Before anything is trained, too.
     shutil.rmtree(next(copy.glob("ledger/sft-compassion*seed0*")))
-    done = run(command("run", str(TINY)), copy.parent, cache)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    done = caml("run", str(TINY))
+    assert done.exit_code == 1 and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["mlflow.db", "tiny/lock.json", "tiny/report/index.html"])
@@ -485,7 +485,7 @@ def test_a_part_of_the_grid_is_trained_without_a_report_of_its_own(copy: Path, c
     assert after == {name: stamp for name, stamp in before.items() if not name.startswith("cells/")}
 
 
-@pytest.mark.parametrize("signal", ["TERM", "INT"])
+@pytest.mark.parametrize("signal", [pytest.param("TERM", marks=pytest.mark.slow), "INT"])
 def test_a_report_that_is_told_to_stop_ends_in_one_line_and_is_drawn_later(
     signal: str, finished: Path, tmp_path: Path, cache: Path
 ) -> None:

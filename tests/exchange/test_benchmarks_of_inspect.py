@@ -140,7 +140,7 @@ def test_a_log_of_what_was_cancelled_is_an_interruption(here: Path, monkeypatch:
         sit(anima(epochs=3))
 
 
-@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("sent", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_what_was_answered_before_ctrl_c_is_kept_and_the_rest_is_asked(here: Path, sent: str):
     (here / "task.py").write_text(
         "import os, signal\n"
