@@ -48,7 +48,8 @@ def run(
 
     `only` names one cell: it is trained and evaluated, and nothing is reported, as where a setting of an axis
     macro leaves only a part of the grid. `profile`: a few dispatches of training are traced. Raises UserError
-    before anything is written, Failure for what breaks, `Stopped` where `stop` was set.
+    before anything but the ablation's folder and its owner is written, Failure for what breaks, `Stopped` where `stop`
+    was set.
     """
     began = time.monotonic()
     study = study_of(loaded)

@@ -34,7 +34,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_a_model_learns_to_prefer_what_was_chosen(folder: Path, cache: Path) -> None:
     done = run(command("run", str(GIN)), folder, cache)
     assert done.returncode == 0, done.stderr

@@ -127,7 +127,6 @@ def test_a_model_calls_a_tool_in_inspect(tmp_path: Path, monkeypatch: pytest.Mon
     assert answer.text == "b is yours"
 
 
-@pytest.mark.slow
 def test_tac_is_sat_with_its_variants_as_one_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(devices, "prepare_devices", lambda: None)
