@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
-import numpy as np
-
 from caml.ablations.runs import Run, StageRun
 from caml.ablations.trainer import Launch, parameters
 from caml.data.tokenizer_recipes import TokenizerRecipe
@@ -65,15 +62,11 @@ def score_missing(
         if launch.stop.is_set():
             return
         members = due[start : start + together]
-        # Always as many as fit, so that one program serves all: the last one is repeated.
-        filled = members + [members[-1]] * (together - len(members))
         own = [parameters(launch, s) for s in members]
         before = [parameters(launch, s.parent) if s.parent else own[i] for i, s in enumerate(members)]
-        params, parents = (
-            jax.tree.map(np.asarray, stack(found + [found[-1]] * (together - len(members))))
-            for found in (own, before)
+        scores = evaluators.of(members[0]).score(
+            stack(own), stack(before), [s.seed for s in members], together
         )
-        scores = evaluators.of(members[0]).score(params, parents, [s.seed for s in filled])
-        for stagerun, found in zip(members, scores, strict=False):
+        for stagerun, found in zip(members, scores, strict=True):
             ledger.write_evaluation(stagerun.name, evaluators.fingerprint, found.margins, found.outcomes)
             launch.submit(stagerun.name)

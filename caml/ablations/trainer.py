@@ -255,7 +255,7 @@ class _LedgerSink:
         self.reading: Reading | None = None
         self._left: dict[int, tuple[Parameters, int]] = {}
         self._records: list[tuple[int, dict[str, np.ndarray]]] = []
-        self._probes: list[tuple[int, list[dict[str, float]]]] = []
+        self._probes: list[tuple[int, dict[int, dict[str, float]]]] = []
         self._open = {m: s for m, s in enumerate(members) if self._ledger.state(s.name) is not State.COMPLETE}
 
     def resume(self, step: int) -> None:
@@ -282,8 +282,13 @@ class _LedgerSink:
         self._records, self._probes = [], []
 
     def observe(self, step: int, params: Parameters) -> None:
-        """Score the monitored probes of every member."""
-        self._probes.append((step, self._evaluator.monitor(params, [s.seed for s in self._members])))
+        """Score the monitored probes of every member that is still in training."""
+        due = [member for member in self._open if member not in self._left]
+        if due:
+            taken = {name: array[due] for name, array in params.items()}
+            seeds = [self._members[member].seed for member in due]
+            found = self._evaluator.monitor(taken, seeds, len(self._members))
+            self._probes.append((step, dict(zip(due, found, strict=True))))
 
     def measured(self, reading: Reading) -> None:
         """Keep what the instruments show, for members that complete and for whoever watches."""
@@ -339,7 +344,7 @@ class _LedgerSink:
         scored = [
             (step, step * self._per_step, outcome, value)
             for step, found in self._probes
-            if begin < step <= end
+            if begin < step <= end and member in found
             for outcome, value in found[member].items()
         ]
         if scored:

@@ -71,12 +71,15 @@ class Evaluator:
             found[seed] = batch, len(text.encode()) / len(targets)
         return found
 
-    def score(self, params: Any, parents: Any, seeds: Sequence[int]) -> list[Scores]:
-        """Scores of each member from stacked final parameters and those of the parents (numpy trees)."""
+    def score(self, params: Any, parents: Any, seeds: Sequence[int], places: int = 0) -> list[Scores]:
+        """Scores of each member from stacked final parameters and those of the parents (numpy trees).
+
+        Calls with equal `places` share a program, whatever the number of members up to it.
+        """
         questions = [self._questions[seed] for seed in seeds]
         rows = jax.tree.map(lambda *x: np.stack(x), *in_one_shape([q.rows for q in questions]))
         held_out = jax.tree.map(lambda *x: np.stack(x), *(self._held_out[seed][0] for seed in seeds))
-        found = scoring.build(self.model, self.mesh)(params, parents, rows, held_out)
+        found = scoring.build(self.model, self.mesh)(params, parents, rows, held_out, places)
         return [
             Scores(
                 margins={
@@ -95,11 +98,11 @@ class Evaluator:
             for i, (q, seed) in enumerate(zip(questions, seeds, strict=True))
         ]
 
-    def monitor(self, params: Any, seeds: Sequence[int]) -> list[dict[str, float]]:
-        """In mid-training: the mean margin (nats) of each monitored family or rung, per member."""
+    def monitor(self, params: Any, seeds: Sequence[int], places: int = 0) -> list[dict[str, float]]:
+        """In mid-training: the mean margin (nats) of each monitored family or rung, per member; see `score`."""
         questions = [self._monitors[seed] for seed in seeds]
         rows = jax.tree.map(lambda *x: np.stack(x), *in_one_shape([q.rows for q in questions]))
-        found = scoring.build(self.model, self.mesh)(params, params, rows, None)["log_probs"]
+        found = scoring.build(self.model, self.mesh)(params, params, rows, None, places)["log_probs"]
         return [_by_family(q.items, q.margins(found[i])["margin"]) for i, q in enumerate(questions)]
 
 

@@ -1,6 +1,7 @@
 """Scoring a population: log-probabilities of continuations, held-out nats, and divergence from the parent."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -72,24 +73,36 @@ def held_out_scores(
 
 @functools.cache
 def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
-    """A function `(params, parents, rows, held_out) -> scores` of trees with a member axis in front.
+    """A function `(params, parents, rows, held_out, places) -> scores` of trees with a member axis in front.
 
     Scores: `log_probs` `[members, continuations]`, and with a `held_out` batch (else None) `held_out_nats` and
-    `kl_from_parent` `[members]`. Members run in turn on each device, so that a member's scores do not depend
-    on its company. The number of members need not divide by the devices.
+    `kl_from_parent` `[members]`. Members are dealt to the devices and run in turn on each, so that a member's scores do
+    not depend on its company. One program serves up to `places` members (0: as many as there are), and an empty place
+    costs nothing.
     """
     member = PartitionSpec("member")
 
-    def one(args: tuple[Parameters, Parameters, Rows, Batch | None]) -> dict[str, jax.Array]:
+    def scores(args: tuple[Parameters, Parameters, Rows, Batch | None]) -> dict[str, jax.Array]:
         params, parent, rows, held_out = args
-        scores = {"log_probs": log_probs(params, model, rows)}
+        found = {"log_probs": log_probs(params, model, rows)}
         if held_out is not None:
-            scores |= held_out_scores(params, parent, model, held_out)
-        return scores
+            found |= held_out_scores(params, parent, model, held_out)
+        return found
+
+    def nothing(args: tuple[Parameters, Parameters, Rows, Batch | None]) -> dict[str, jax.Array]:
+        _, _, rows, held_out = args
+        found = {"log_probs": jnp.zeros(math.prod(rows.target.shape[:-1]))}
+        if held_out is not None:
+            found |= {"held_out_nats": jnp.zeros(()), "kl_from_parent": jnp.zeros(())}
+        return found
+
+    def one(place: tuple[jax.Array, Any]) -> dict[str, jax.Array]:
+        taken, args = place
+        return jax.lax.cond(taken, scores, nothing, args)
 
     mapped = jax.jit(
         jax.shard_map(
-            lambda *args: jax.lax.map(one, args),
+            lambda taken, *args: jax.lax.map(one, (taken, args)),
             mesh=mesh,
             in_specs=member,
             out_specs=member,
@@ -97,15 +110,20 @@ def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
         )
     )
 
-    def score(params: Any, parents: Any, rows: Rows, held_out: Batch | None) -> dict[str, np.ndarray]:
-        count = len(rows.tokens)
-        filled = -(-count // mesh.shape["member"]) * mesh.shape["member"]
+    def score(
+        params: Any, parents: Any, rows: Rows, held_out: Batch | None, places: int = 0
+    ) -> dict[str, np.ndarray]:
+        count, devices = len(rows.tokens), mesh.shape["member"]
+        on_each = -(-max(places, count) // devices)
+        place = np.arange(count) % devices * on_each + np.arange(count) // devices
 
-        def fill(x: np.ndarray) -> np.ndarray:
-            return np.concatenate([x, np.repeat(x[-1:], filled - count, axis=0)])
+        def put(x: np.ndarray) -> np.ndarray:
+            placed = np.zeros((devices * on_each, *x.shape[1:]), x.dtype)
+            placed[place] = x
+            return placed
 
-        found = mapped(*jax.tree.map(fill, (params, parents, rows, held_out)))
-        return {key: np.asarray(value)[:count] for key, value in found.items()}
+        found = mapped(*jax.tree.map(put, (np.ones(count, bool), params, parents, rows, held_out)))
+        return {key: np.asarray(value)[place] for key, value in found.items()}
 
     return score
 

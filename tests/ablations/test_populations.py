@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from whole_runs import TINY, manifests, parameters
 
-from caml.ablations import runner
+from caml.ablations import runner, trainer
 from caml.ablations.catalogue import load_ablation
 from caml.ablations.grid import cells, used_stageruns
 from caml.ablations.inflight import CHECKPOINTS, recorded_members
@@ -22,6 +22,7 @@ from caml.ablations.prepare import Stores
 from caml.ablations.progress import Advance
 from caml.ablations.runs import StageRun
 from caml.data.mixture import Batch, StageData
+from caml.evals.evaluation import Evaluator
 
 
 class Silence:
@@ -104,6 +105,33 @@ def test_a_population_of_which_a_member_was_put_aside_starts_anew(
     assert recorded() == list(population.members)
     assert not checkpoint.exists()
     assert said == [f"{record} was cut short or altered; this population starts anew"]
+
+
+def test_a_member_that_has_ended_is_scored_no_more_while_others_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut.gin").write_text(TINY.read_text().replace("[0, 12288]", "[4096, 12288]"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainer, "OBSERVE_STEPS", 16)
+    scored: list[int] = []
+    plain = Evaluator.monitor
+
+    def watched(self: Evaluator, params: dict, seeds: list[int], places: int = 0) -> list[dict[str, float]]:
+        scored.append(len(seeds))
+        return plain(self, params, seeds, places)
+
+    monkeypatch.setattr(Evaluator, "monitor", watched)
+    loaded = load_ablation(tmp_path / "cut.gin", ["ARM='base'"])
+    runner.run(loaded, Silence(), threading.Event())
+    assert scored == [4, 4, 2, 2, 2, 2]
+    ledger = places(loaded.tree).ledger
+    ends = defaultdict(list)
+    for stagerun in used_stageruns(cells(loaded)):
+        for part in ledger.read_segments(stagerun.name, "trajectory"):
+            ends[stagerun.steps] += part.table["step"].to_pylist()
+    assert {steps: sorted(set(at)) for steps, at in ends.items()} == {
+        32: [16, 32], 96: [16, 32, 48, 64, 80, 96],
+    }  # fmt: skip
 
 
 def test_the_plan_is_the_same_in_every_launch(tiny: list[StageRun]) -> None:

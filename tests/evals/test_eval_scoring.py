@@ -1,6 +1,8 @@
 """Scores of a population against plain code, one row at a time."""
 
+import functools
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -84,6 +86,34 @@ def test_a_members_scores_depend_neither_on_company_nor_on_order_nor_on_the_numb
             np.testing.assert_array_equal(turned[name][place], together[name][member])
         np.testing.assert_array_equal(alone[name][0], together[name][2])
         assert not np.array_equal(together[name][0], together[name][1])
+
+
+def test_one_program_serves_all_numbers_of_members_and_an_empty_place_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    questions, batch = question_rows(some_items()[:6], tokenizer("words")), packed_batch()
+    members = [parameters(seed) for seed in range(4)]
+    together = score([questions] * 4, members, None, batch)
+    passes, plain = [], scoring.log_probs
+
+    def counted(params: dict, *rest: Any) -> jax.Array:
+        jax.debug.callback(lambda: passes.append(1))
+        return plain(params, *rest)
+
+    monkeypatch.setattr(scoring, "log_probs", counted)
+    built = scoring.build.__wrapped__(MODEL, member_mesh())
+    monkeypatch.setattr(scoring, "build", lambda model, mesh: functools.partial(built, places=7))
+    for count in (1, 3, 4):
+        with jax.log_compiles():
+            found = score([questions] * count, members[:count], None, batch)
+        jax.effects_barrier()
+        assert len(passes) == count
+        passes.clear()
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, together[name][:count])
+        compiled = [line for line in caplog.messages if "Finished XLA compilation" in line]
+        assert bool(compiled) == (count == 1)
+        caplog.clear()
 
 
 def test_held_out_nats_and_divergence_are_means_over_targets_of_documents_read_alone():
