@@ -63,7 +63,7 @@ def main() -> None:
         for members in asked.members:
             shapes = members, case.batch, case.length, case.width
             laid = layout_of(jax.default_backend(), len(jax.devices()), *shapes)
-            chosen = laid.members, laid.rows or case.batch // laid.data
+            chosen = "stacked" if laid.beside else "turn", laid.rows or case.batch // laid.data
             found: dict[tuple[str, int], list[float]] = {option: [] for option in options(name, members)}
             for _ in range(asked.rounds):
                 for option, rates in found.items():

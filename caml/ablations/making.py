@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from caml.ablations.condition import Study, orphaned, put_aside, unfinished
 from caml.ablations.grid import stagerun_text, used_stageruns, write_cells
@@ -29,15 +29,15 @@ from caml.training.profiling import PASSED, Profile
 WAIT = 2.0
 
 
-def planned(study: Study) -> list[Population]:
-    """The populations of the whole ablation, so that they are the same in each launch.
+def planned(study: Study, say: Callable[[str], None]) -> list[Population]:
+    """The populations of the whole ablation, so that they are the same in each launch; `say` is told what takes long.
 
     Raises UserError where they cannot be laid out as is asked. Nothing is written.
     """
     stageruns, members = used_stageruns(study.whole), study.ablation.population
     paced = _pace(study)
     try:
-        populations = plan(stageruns, members, functools.partial(fitting, paced))
+        populations = plan(stageruns, fitting=functools.partial(fitting, paced, members, say))
         for population in populations:
             layout(paced, population)
     except Unfit as unfit:

@@ -38,10 +38,9 @@ def plan(
 ) -> list[Population]:
     """Populations of all `stageruns` of an ablation, finished or not, parents before children.
 
-    Each has at most `members` (0: as many as `fitting` says of a StageRun and how many there are like it, or
-    MOST_MEMBERS).
-    Planned from all of them, so that a launch that goes on finds the populations of the one before. Those of
-    the same program are ordered by their steps, because a population lasts as long as its longest member.
+    Each has as many as `fitting` says of a StageRun and how many there are like it; without it at most `members` (0:
+    MOST_MEMBERS). Planned from all of them, so that a launch that goes on finds the populations of the one before.
+    Those of the same program are ordered by their steps, because a population lasts as long as its longest member.
     """
     groups: dict[tuple, list[StageRun]] = {}
     for stagerun in dict.fromkeys(stageruns):
@@ -59,7 +58,7 @@ def plan(
     planned = []
     for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):
         group.sort(key=lambda s: -s.steps)
-        size = members or (fitting(group[0], len(group)) if fitting else MOST_MEMBERS)
+        size = fitting(group[0], len(group)) if fitting else members or MOST_MEMBERS
         planned += [
             Population(tuple(group[k : k + size]), len(group), size) for k in range(0, len(group), size)
         ]

@@ -22,8 +22,9 @@ from caml.data.mixture import StageData
 from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
 from caml.tracking.ledger import State
-from caml.training.capacity import most_members
+from caml.training.capacity import population_size
 from caml.training.checkpoints import save_parameters
+from caml.training.devices import MOST_MEMBERS
 from caml.training.execution import Execution
 from caml.training.instruments import Reading
 from caml.training.layouts import Layout
@@ -142,11 +143,17 @@ def _for(population: Population, paced: Pace) -> Pace:
     return dataclasses.replace(paced, places=places)
 
 
-def fitting(paced: Pace, stagerun: StageRun, alike: int) -> int:
-    """How many members like `stagerun`, of which there are `alike`, this machine trains together."""
+def fitting(paced: Pace, asked: int, say: Callable[[str], None], stagerun: StageRun, alike: int) -> int:
+    """How many members like `stagerun`, of which there are `alike`, this machine trains together; `asked`: at most.
+
+    Where that is seen from a compiled program, `say` is told.
+    """
     stage = stagerun.stage
-    lies = layout(paced, Population((stagerun,), alike))
-    return most_members(
+    if not stagerun.steps:
+        return asked or MOST_MEMBERS
+    lies = layout(paced, Population((stagerun,), alike, alike))
+    return population_size(
+        alike,
         stagerun.model,
         stagerun.tokenizer.vocabulary,
         stage.batch,
@@ -155,6 +162,8 @@ def fitting(paced: Pace, stagerun: StageRun, alike: int) -> int:
         stage.optimizer,
         stage.preference,
         lies,
+        asked,
+        say,
     )
 
 

@@ -1,11 +1,14 @@
 """How many members of a shape are trained together: as many as pay, and as the devices' memory takes."""
 
+import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from caml.config.text import counted
 from caml.models.sizes import Model
 from caml.models.transformer import shapes
 from caml.training import population
@@ -15,11 +18,11 @@ from caml.training.mesh import member_mesh
 from caml.training.optimizer import Optimizer, Schedule, hyper
 from caml.training.programs import Shape, program
 
-# By platform, the most members that pay, and where they are computed side by side.
+# The most members that pay where they come in turn, by platform, and on each device where they lie side by side.
 MOST = {"cpu": MOST_MEMBERS}
-MOST_STACKED = 32
-# The share of a device's memory that training may take; and, on a CPU, how much of it arrays may take without a look at
-# what the compiled program needs besides.
+MOST_BESIDE = 32
+# The share of a device's memory that training may take; and where members come in turn how much of it arrays may take
+# without a look at what the compiled program needs besides.
 USABLE, SURELY = 0.85, 0.25
 
 
@@ -31,18 +34,21 @@ def device_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(jax.devices())
 
 
-def members_that_fit(arrays: int, temporary: int, stacked: bool, memory: int, most: int) -> int:
-    """How many members a device takes that has `memory` bytes, at least 1 and at most `most`.
+def evenly(members: int, most: int) -> int:
+    """The size of populations of at most `most`, as few as there can be and of equal sizes, that hold `members`."""
+    return -(-members // -(-members // most))
 
-    A member keeps `arrays` bytes. `temporary` bytes are needed by each that is computed at once: by all where they are
-    stacked, else by one.
+
+def members_in_turn(arrays: int, temporary: int, memory: int, most: int) -> int:
+    """How many members that come in turn a device takes that has `memory` bytes, at least 1 and at most `most`.
+
+    A member keeps `arrays` bytes, and the one that is computed needs `temporary` bytes besides.
     """
-    room = int(USABLE * memory) - (0 if stacked else temporary)
-    each = arrays + (temporary if stacked else 0)
-    return max(1, min(most, room // each))
+    return max(1, min(most, (int(USABLE * memory) - temporary) // arrays))
 
 
-def most_members(
+def population_size(
+    alike: int,
     model: Model,
     vocab: int,
     batch: int,
@@ -51,39 +57,68 @@ def most_members(
     optimizer: Optimizer,
     preference: bool,
     layout: Layout,
+    asked: int = 0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> int:
-    """How many members of this shape this machine trains together, on all of its devices; see `Shape`.
+    """How many of `alike` members of this shape this machine trains together, on all of its devices; see `Shape`.
 
-    From the memory of the program that is compiled for two members a device, and a copy of each more where they come in
-    turn. The same machine finds the same number.
+    `asked`: at most so many (0: as many as pay and as the memory takes, by what the compiled program needs). Where
+    members lie side by side an empty place costs as much as a member, so populations are of equal sizes, and there is
+    none for more than `alike`. The same machine finds the same number.
     """
-    mesh = member_mesh(layout.data, layout.fsdp, layout.tensor)
+
+    def program_of(on_each: int, layout: Layout) -> Any:
+        """The program for so many members on each device, or None where there is no memory to compile it."""
+        places = on_each * groups
+        say(
+            f"compiling for {counted(places, 'member')} of size {model.name}, to see whether they fit into memory"
+        )
+        shape = Shape(model, vocab, batch, length, optimizer.name, places, steps, layout, preference)
+        arrays = described(model, vocab, optimizer, preference, places)
+        try:
+            return program(shape, mesh, *arrays, ahead=True)[0]
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return None
+
+    mesh, memory = member_mesh(layout.data, layout.fsdp, layout.tensor), device_memory()
     groups = mesh.shape["member"]
-    stacked = layout.members == "stacked"
-    most = MOST_STACKED if stacked else MOST.get(jax.default_backend(), MOST_STACKED)
-    on_each, memory = -(-most // groups), device_memory()
-    state, reference, numbers = described(model, vocab, optimizer, preference, 2 * groups)
-    each = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state, reference))) // (
-        2 * groups
-    )
-    if not stacked and 2 * each * on_each < SURELY * memory:
+    if layout.beside:
+        on_each = -(-alike // groups)
+        count = evenly(on_each, max(1, asked // groups) if asked else MOST_BESIDE)
+        while count > 1 and not asked:
+            # The program with which they are trained, if it fits.
+            needs = _bytes(program_of(count, dataclasses.replace(layout, beside=count)))
+            if needs is not None and needs <= USABLE * memory:
+                break
+            fewer = int(USABLE * memory * count / needs) if needs else count // 2
+            count = evenly(on_each, max(1, min(count - 1, fewer)))
+        return min(asked or count * groups, count * groups)
+    most = asked or MOST.get(jax.default_backend(), MOST_BESIDE)
+    state, reference, _ = described(model, vocab, optimizer, preference, 1)
+    each = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state, reference)))
+    if asked or 2 * each * -(-most // groups) < SURELY * memory:
         return most
-    shape = Shape(model, vocab, batch, length, optimizer.name, 2 * groups, steps, layout, preference)
-    try:
-        compiled, _ = program(shape, mesh, state, reference, numbers)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+    # Of two members a device, and a copy of each more.
+    compiled = program_of(2, layout)
+    if compiled is None:
         return groups
-    needs = compiled.memory_analysis()
-    arrays = (needs.argument_size_in_bytes + needs.output_size_in_bytes - needs.alias_size_in_bytes) // 2
-    if stacked:
-        fitting = members_that_fit(arrays, needs.temp_size_in_bytes // 2, True, memory, on_each)
-    else:
-        own = int(each) // (layout.fsdp * layout.tensor)
-        once = max(0, needs.temp_size_in_bytes - 2 * own)
-        fitting = members_that_fit(arrays + own, once, False, memory, on_each)
+    own = int(each) // (layout.fsdp * layout.tensor)
+    temporary = max(0, compiled.memory_analysis().temp_size_in_bytes - 2 * own)
+    fitting = members_in_turn(_arrays(compiled) // 2 + own, temporary, memory, -(-most // groups))
     return min(most, fitting * groups)
+
+
+def _arrays(compiled: Any) -> int:
+    """Bytes that a program takes and gives on a device."""
+    needs = compiled.memory_analysis()
+    return needs.argument_size_in_bytes + needs.output_size_in_bytes - needs.alias_size_in_bytes
+
+
+def _bytes(compiled: Any) -> int | None:
+    """Bytes that a program needs on a device, or None of none."""
+    return None if compiled is None else _arrays(compiled) + compiled.memory_analysis().temp_size_in_bytes
 
 
 def described(

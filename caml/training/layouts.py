@@ -13,13 +13,13 @@ from caml.training.execution import AS_SUITS, Execution
 
 @dataclass(frozen=True)
 class Layout:
-    """Members `turn` by turn on each device, so that the bits of one do not depend on its company, or `stacked`.
+    """Members turn by turn on each device, so that the bits of one do not depend on its company, or side by side.
 
-    A model lies over `fsdp` x `tensor` devices and a batch over `data` x `fsdp`, each of which takes `rows` sequences
-    of it at a time (0: all of its own).
+    `beside`: how many members a device computes at once (0: they come in turn). A model lies over `fsdp` x `tensor`
+    devices and a batch over `data` x `fsdp`, each of which takes `rows` sequences of it at a time (0: all of its own).
     """
 
-    members: str = "turn"
+    beside: int = 0
     rows: int = 0
     data: int = 1
     fsdp: int = 1
@@ -32,7 +32,7 @@ class Layout:
         return self.data > 1 and self.fsdp * self.tensor == 1
 
     def __str__(self) -> str:
-        parts = ["members in turn" if self.members == "turn" else "members side by side"]
+        parts = [f"members side by side, {self.beside} at once" if self.beside else "members in turn"]
         rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
         parts.append(f"{rows} at a time" if self.rows else "whole batches")
         if self.data > 1:
@@ -124,8 +124,9 @@ def layout_of(
         tokens = next(tokens for widest, tokens in AT_A_TIME[platform] if width <= widest)
         most = max(1, tokens // length)
         rows = max(rows for rows in range(1, most + 1) if own % rows == 0)
+    stacked = over == 1 and MEMBERS_LIE.get(platform, "stacked") == "stacked"
     return Layout(
-        members=MEMBERS_LIE.get(platform, "stacked") if over == 1 else "turn",
+        beside=-(-places * data // groups) if stacked else 0,
         rows=rows if rows < own else 0,
         data=data,
         fsdp=asked.fsdp,

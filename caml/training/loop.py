@@ -65,10 +65,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Pace:
-    """How a population is trained: nothing here changes a member's bits but `places`, where they are few, and `asked`.
+    """How a population is trained: nothing here changes a member's bits but `asked`, and `places` on some machines.
 
     `steps` are made in one dispatch. `places` is for how many members a program is compiled (0: as many as there
-    are); populations with equal places share it, and an empty place costs nothing. A checkpoint
+    are); populations with equal places share it. Where members come in turn an empty place costs nothing, and their
+    bits depend on it only where they leave devices free; side by side it costs what a member costs. A checkpoint
     is written when `checkpoint_seconds` have passed or `checkpoint_steps` were made (0: not by steps), the
     newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never), `asked` what is asked of the
     layout.

@@ -107,7 +107,7 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
             return _member_steps(model, name, *member, first_step, count, layout)
 
         members = (state, reference, h, batches)
-        return jax.lax.map(one, members) if layout.members == "turn" else jax.vmap(one)(members)
+        return jax.vmap(one)(members) if layout.beside else jax.lax.map(one, members)
 
     if is_sharded(mesh):
         # The compiler finds what is to be passed between devices.

@@ -34,16 +34,23 @@ class Shape:
     preference: bool
 
 
-_PROGRAMS: dict[tuple[Shape, Mesh], Any] = {}
+# Programs, and the seconds of compiling that have not been told to whoever trains.
+_PROGRAMS: dict[tuple[Shape, Mesh], tuple[Any, float]] = {}
 
 
-def program(shape: Shape, mesh: Mesh, state: Any, reference: Any, hyper: Any) -> tuple[Any, float]:
-    """The compiled program for `shape` on `mesh`, and the seconds it took to compile (0 if it was there).
+def program(
+    shape: Shape, mesh: Mesh, state: Any, reference: Any, hyper: Any, ahead: bool = False
+) -> tuple[Any, float]:
+    """The compiled program for `shape` on `mesh`, and the seconds it took to compile (0 if it has been used before).
 
-    `state`, `reference` and `hyper` give structure and types.
+    `state`, `reference` and `hyper` give structure and types. `ahead`: it is only looked at, so that its seconds are
+    told to the first who trains with it.
     """
     if (shape, mesh) in _PROGRAMS:
-        return _PROGRAMS[shape, mesh], 0.0
+        found, untold = _PROGRAMS[shape, mesh]
+        if not ahead:
+            _PROGRAMS[shape, mesh] = found, 0.0
+        return found, untold
     start = time.monotonic()
     of_batches = NamedSharding(mesh, batch_spec(mesh))
 
@@ -68,5 +75,7 @@ def program(shape: Shape, mesh: Mesh, state: Any, reference: Any, hyper: Any) ->
             counter,
             counter,
         )
-    _PROGRAMS[shape, mesh] = lowered.compile()
-    return _PROGRAMS[shape, mesh], time.monotonic() - start
+    compiled = lowered.compile()
+    seconds = time.monotonic() - start
+    _PROGRAMS[shape, mesh] = compiled, seconds if ahead else 0.0
+    return compiled, seconds

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from whole_runs import TINY, manifests, parameters
 
-from caml.ablations import runner, trainer
+from caml.ablations import making, runner, trainer
 from caml.ablations.catalogue import load_ablation
+from caml.ablations.condition import study_of
 from caml.ablations.grid import cells, used_stageruns
 from caml.ablations.inflight import CHECKPOINTS, recorded_members
 from caml.ablations.places import places
@@ -23,6 +24,7 @@ from caml.ablations.progress import Advance
 from caml.ablations.runs import StageRun
 from caml.data.mixture import Batch, StageData
 from caml.evals.evaluation import Evaluator
+from caml.training import layouts
 
 
 class Silence:
@@ -105,6 +107,24 @@ def test_a_population_of_which_a_member_was_put_aside_starts_anew(
     assert recorded() == list(population.members)
     assert not checkpoint.exists()
     assert said == [f"{record} was cut short or altered; this population starts anew"]
+
+
+def test_members_side_by_side_are_computed_in_no_more_places_than_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(layouts.MEMBERS_LIE, "cpu", "stacked")
+    study = study_of(load_ablation(TINY))
+    said: list[str] = []
+    found = {
+        population.name.split("-")[0] + (" untrained" if not population.members[0].steps else ""): (
+            len(population.members), population.places, trainer.layout(making._pace(study), population).beside
+        )
+        for population in making.planned(study, said.append)
+    }  # fmt: skip
+    assert found == {"pretrain": (6, 6, 3), "pretrain untrained": (2, 12, 6), "sft": (4, 4, 2)}
+    assert [line.split(",")[0] for line in said] == [
+        f"compiling for {n} members of size tiny" for n in (6, 4)
+    ]
 
 
 def test_a_member_that_has_ended_is_scored_no_more_while_others_train(

@@ -183,8 +183,8 @@ def test_members_side_by_side_are_what_each_is_alone():
         state, metrics = run(population.stack(fresh), None, numbers, given, *counters)
         return state.params, metrics["loss"]
 
-    truth = after(Layout("turn", compute=PLAIN))
-    assert apart(after(Layout("stacked", compute=FUSED)), truth) < 1e-3
+    truth = after(Layout(compute=PLAIN))
+    assert apart(after(Layout(beside=2, compute=FUSED)), truth) < 1e-3
 
 
 def test_what_does_not_fit_is_computed_as_elsewhere():

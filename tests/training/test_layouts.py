@@ -41,10 +41,13 @@ def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
     )
     assert (
         str(layout_of("gpu", 1, 12, 32, 128, 32))
-        == "members side by side, whole batches, attention by triton"
+        == "members side by side, 12 at once, whole batches, attention by triton"
     )
     fused = layout_of("gpu", 1, 12, 32, 128, 32, Execution(fused=True))
-    assert str(fused) == "members side by side, whole batches, attention by triton, fused between products"
+    assert (
+        str(fused)
+        == "members side by side, 12 at once, whole batches, attention by triton, fused between products"
+    )
     with pytest.raises(Unfit, match="a model lies on one device"):
         layout_of("gpu", 2, 1, 32, 128, 32, Execution(fused=True, fsdp=2))
 
