@@ -112,11 +112,11 @@ class Estimate:
 def score_matrix(tables: Tables, margin: str = "margin") -> Scores:
     """The margins of `tables` (their column of that name) as a matrix, whatever the order of their rows."""
     items = tables.items.sort_values("item").reset_index(drop=True)
-    runs = sorted(set(tables.margins["stagerun"]))
+    rows, runs = pd.factorize(tables.margins["stagerun"], sort=True)
     row = {run: i for i, run in enumerate(runs)}
     values = np.full((len(runs), len(items)), np.nan)
     columns = pd.Index(items["item"]).get_indexer(tables.margins["item"])
-    values[tables.margins["stagerun"].map(row).to_numpy(), columns] = tables.margins[margin].to_numpy()
+    values[rows, columns] = tables.margins[margin].to_numpy()
     pairs = list(zip(items["family"], items["rung"], strict=True))
     groups = {pair: np.flatnonzero([p == pair for p in pairs]) for pair in sorted(set(pairs))}
     return Scores(values, row, items, groups)

@@ -220,10 +220,10 @@ class Tables:
                 )
         known = set(self.stageruns["stagerun"])
         for name in ("cells", "margins", "outcomes", "metrics", "trajectory", *BENCHMARK_DICTIONARY):
-            lost = set(getattr(self, name)["stagerun"]) - known
+            lost = set(getattr(self, name)["stagerun"].unique()) - known
             if lost:
                 raise Failure(f"table {name} names the StageRun {min(lost)}, which is not in stageruns")
-        lost = set(self.margins["item"]) - set(self.items["item"])
+        lost = set(self.margins["item"].unique()) - set(self.items["item"])
         if lost:
             raise Failure(f"table margins names the item {min(lost)}, which is not in items")
 

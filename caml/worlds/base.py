@@ -6,6 +6,7 @@ trait, which most stories name and some only show.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -28,6 +29,7 @@ _OTHERS = {"facts": 0.10, "relations": 0.40, "filler": 0.15, "chat": 0.05}
 _STORY_PAIRS_PER_BLOCK = 40
 
 
+@cache
 def block_counts(lexicon: Lexicon, stories: float) -> dict[str, int]:
     """How often each maker is asked for one block of base text, from mean lengths, so that token shares hold."""
     rng = np.random.Generator(np.random.Philox(0))
@@ -40,6 +42,7 @@ def block_counts(lexicon: Lexicon, stories: float) -> dict[str, int]:
     }
 
 
+@cache
 def block_sizes(lexicon: Lexicon, stories: float) -> dict[str, int]:
     """Documents of each sort in one block of base text, twins and companions counted."""
     makers = _makers(lexicon, np.random.Generator(np.random.Philox(0)))

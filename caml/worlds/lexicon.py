@@ -59,9 +59,9 @@ class Theme:
         return next(pair for pair in self.all_pairs if need in pair.needs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lexicon:
-    """All words of one setting."""
+    """All words of one setting. There is one of each: it equals itself alone, and things are remembered by it."""
 
     care: Theme
     # Dispositions beside care, by the family of probes that asks for them.

@@ -131,15 +131,17 @@ def caption(view: View, kind: str, counted: pd.DataFrame | None = None) -> str:
     effect = EFFECT if focus.unit == NATS else SCORED
     names |= {"treatment": focus.treatment, "dots": DOTS, "shares": SHARES, "effect": effect.format(**names)}
     names |= {"band": BAND if math.isfinite(view.bound) else ""}
-    shown = [f"{f}: {FAMILIES[f]}" for f in FAMILIES if f in set(view.margins["family"]) - {focus.family}]
-    shown += [OUTCOMES[name] for name in OUTCOMES if name in set(view.outcomes["outcome"])]
+    families, outcomes = set(view.margins["family"].unique()), set(view.outcomes["outcome"].unique())
+    shown = [f"{f}: {FAMILIES[f]}" for f in FAMILIES if f in families - {focus.family}]
+    shown += [OUTCOMES[name] for name in OUTCOMES if name in outcomes]
     told = "; ".join(shown)
     names |= {"panels": f"{told[:1].upper()}{told[1:]}." if told else ""}
     names |= {"gate": GATE.format(gate=view.gate) if math.isfinite(view.gate) else ""}
     names |= {"seeds": "" if counted is None else _seeds(counted)}
     names |= {"taught": "" if counted is None else _taught(view, set(counted.get("finetune", ())))}
     names |= {"strays": "" if counted is None or "controls" not in counted else _strays(view, counted)}
-    told_of = [text for name, text in SECONDS.items() if name in set(view.effects["second"])]
+    seconds = set(view.effects["second"].unique())
+    told_of = [text for name, text in SECONDS.items() if name in seconds]
     names |= {"second": " ".join(told_of)}
     before = focus.rows(view.effects).query("S == 0 and ratio > 0 and control != '' and pretrain_tokens > 0")
     several = (before["control"] != focus.control).any()
