@@ -56,4 +56,4 @@ bench-%: setup  ## a benchmark of benchmarks/, such as bench-reading: a line of 
 	$(BIN)/python -m benchmarks.$* $(BENCH)
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv runs build *.egg-info .pytest_cache

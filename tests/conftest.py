@@ -4,9 +4,15 @@ Set by environment variables, which jax reads when it starts: tests of rooms wit
 """
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+# Compiled programs are kept from one run of the tests to the next: they are found by what they compute.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 if os.environ["JAX_PLATFORMS"] != "cpu":
     # As training does it (caml/models/products.py), for tests that call its parts.
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")

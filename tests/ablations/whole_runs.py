@@ -21,7 +21,8 @@ CIRCUMSTANCES = ["commit", "dirty", "machine"]
 
 def environment(cache: Path) -> dict[str, str]:
     """An environment whose compiled programs lie below `cache`."""
-    own = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    others = ("PYTHONDONTWRITEBYTECODE", "JAX_COMPILATION_CACHE_DIR")
+    own = {key: value for key, value in os.environ.items() if key not in others}
     # Compiled Python lies there too: the command starts in half the time, and the checkout stays as it is.
     return own | {
         "XDG_CACHE_HOME": str(cache),
