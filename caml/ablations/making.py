@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from caml.ablations.condition import Study, orphaned, put_aside, unfinished
 from caml.ablations.grid import stagerun_text, used_stageruns, write_cells
 from caml.ablations.inflight import discard
-from caml.ablations.populations import Population, plan
+from caml.ablations.populations import Population, depth, plan
 from caml.ablations.prepare import Stores, stores_of
 from caml.ablations.progress import Progress, Stopped
 from caml.ablations.runs import StageRun
 from caml.ablations.scorer import Evaluators, score_missing
-from caml.ablations.trainer import Launch, fitting, layout, pace, train_population
+from caml.ablations.trainer import Launch, layout, pace, size, train_population
 from caml.config.text import counted
 from caml.tracking.lease import Leases, acquire_all
 from caml.tracking.ledger import State
@@ -29,20 +29,30 @@ from caml.training.profiling import PASSED, Profile
 WAIT = 2.0
 
 
-def planned(study: Study, say: Callable[[str], None]) -> list[Population]:
-    """The populations of the whole ablation, so that they are the same in each launch; `say` is told what takes long.
+def planned(study: Study, wanted: Sequence[StageRun], say: Callable[[str], None]) -> list[Population]:
+    """The populations of the whole ablation, so that those with one of `wanted` to train are the same in each launch.
 
-    Raises UserError where they cannot be laid out as is asked. Nothing is written.
+    Raises UserError where they cannot be laid out as is asked. Nothing is written. `say` is told what takes long.
     """
     stageruns, members = used_stageruns(study.whole), study.ablation.population
-    paced = _pace(study)
+    paced, due = _pace(study), _to_train(study, wanted)
     try:
-        populations = plan(stageruns, fitting=functools.partial(fitting, paced, members, say))
+        populations = plan(stageruns, size=functools.partial(size, paced, members, due, say))
         for population in populations:
             layout(paced, population)
     except Unfit as unfit:
         raise study.loaded.fault(str(unfit), (study.ablation.execution, unfit.field)) from unfit
     return populations
+
+
+def _to_train(study: Study, wanted: Sequence[StageRun]) -> set[StageRun]:
+    """Those of `wanted` that are not trained, or whose parent may come out otherwise."""
+    due: set[StageRun] = set()
+    for stagerun in sorted(wanted, key=depth):
+        there = study.where.ledger.state(stagerun.name) is State.COMPLETE
+        if stagerun.steps and (not there or stagerun.parent in due or orphaned(study.where, stagerun)):
+            due.add(stagerun)
+    return due
 
 
 def make(

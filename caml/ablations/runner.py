@@ -109,7 +109,7 @@ def _run(
         # Imported where it is used, as all that is heavy here: a finished ablation need not wait for jax.
         from caml.ablations.making import make, planned
 
-        populations = planned(study, progress.say)
+        populations = planned(study, stageruns, progress.say)
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     made = sat = 0
     if missing:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -22,9 +22,8 @@ from caml.data.mixture import StageData
 from caml.evals.evaluation import Evaluator
 from caml.models.transformer import init_parameters
 from caml.tracking.ledger import State
-from caml.training.capacity import population_size
+from caml.training.capacity import population_size, scored_size
 from caml.training.checkpoints import save_parameters
-from caml.training.devices import MOST_MEMBERS
 from caml.training.execution import Execution
 from caml.training.instruments import Reading
 from caml.training.layouts import Layout
@@ -143,19 +142,23 @@ def _for(population: Population, paced: Pace) -> Pace:
     return dataclasses.replace(paced, places=places)
 
 
-def fitting(paced: Pace, asked: int, say: Callable[[str], None], stagerun: StageRun, alike: int) -> int:
-    """How many members like `stagerun`, of which there are `alike`, this machine trains together; `asked`: at most.
+def size(
+    paced: Pace, asked: int, due: Set[StageRun], say: Callable[[str], None], alike: Sequence[StageRun]
+) -> int:
+    """How many of `alike`, which one program trains, this machine trains together; `asked`: at most so many.
 
-    Where that is seen from a compiled program, `say` is told.
+    Where none of them is `due` to be trained, how many are scored together. `say` is told before a program is compiled
+    to see what it needs.
     """
-    stage = stagerun.stage
-    if not stagerun.steps:
-        return asked or MOST_MEMBERS
-    lies = layout(paced, Population((stagerun,), alike, alike))
+    first, stage = alike[0], alike[0].stage
+    words = first.tokenizer.vocabulary
+    if due.isdisjoint(alike):
+        return scored_size(len(alike), first.model, words, asked)
+    lies = layout(paced, Population((first,), len(alike), len(alike)))
     return population_size(
-        alike,
-        stagerun.model,
-        stagerun.tokenizer.vocabulary,
+        len(alike),
+        first.model,
+        words,
         stage.batch,
         stage.length,
         paced.steps,
@@ -292,7 +295,7 @@ class _LedgerSink:
 
     def observe(self, step: int, params: Parameters) -> None:
         """Score the monitored probes of every member that is still in training."""
-        due = [member for member in self._open if member not in self._left]
+        due = list(self._open)
         if due:
             taken = {name: array[due] for name, array in params.items()}
             seeds = [self._members[member].seed for member in due]
@@ -353,7 +356,7 @@ class _LedgerSink:
         scored = [
             (step, step * self._per_step, outcome, value)
             for step, found in self._probes
-            if begin < step <= end and member in found
+            if begin < step <= end
             for outcome, value in found[member].items()
         ]
         if scored:

@@ -77,8 +77,8 @@ def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
 
     Scores: `log_probs` `[members, continuations]`, and with a `held_out` batch (else None) `held_out_nats` and
     `kl_from_parent` `[members]`. Members are dealt to the devices and run in turn on each, so that a member's scores do
-    not depend on its company. One program serves up to `places` members (0: as many as there are), and an empty place
-    costs nothing.
+    not depend on its company. One program serves up to `places` members (0: as many as there are); an empty place is
+    not computed, but takes the memory of a member.
     """
     member = PartitionSpec("member")
 

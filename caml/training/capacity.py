@@ -1,6 +1,7 @@
 """How many members of a shape are trained together: as many as pay, and as the devices' memory takes."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -63,8 +64,8 @@ def population_size(
     """How many of `alike` members of this shape this machine trains together, on all of its devices; see `Shape`.
 
     `asked`: at most so many (0: as many as pay and as the memory takes, by what the compiled program needs). Where
-    members lie side by side an empty place costs as much as a member, so populations are of equal sizes, and there is
-    none for more than `alike`. The same machine finds the same number.
+    members lie side by side an empty place costs as much as a member: populations are of equal sizes, and none is
+    larger than `alike` rounded up to the devices. The same machine finds the same number.
     """
 
     def program_of(on_each: int, layout: Layout) -> Any:
@@ -84,17 +85,19 @@ def population_size(
 
     mesh, memory = member_mesh(layout.data, layout.fsdp, layout.tensor), device_memory()
     groups = mesh.shape["member"]
+    if layout.beside and asked:
+        return evenly(alike, asked)
     if layout.beside:
         on_each = -(-alike // groups)
-        count = evenly(on_each, max(1, asked // groups) if asked else MOST_BESIDE)
-        while count > 1 and not asked:
+        count = evenly(on_each, MOST_BESIDE)
+        while count > 1:
             # The program with which they are trained, if it fits.
             needs = _bytes(program_of(count, dataclasses.replace(layout, beside=count)))
             if needs is not None and needs <= USABLE * memory:
                 break
             fewer = int(USABLE * memory * count / needs) if needs else count // 2
             count = evenly(on_each, max(1, min(count - 1, fewer)))
-        return min(asked or count * groups, count * groups)
+        return count * groups
     most = asked or MOST.get(jax.default_backend(), MOST_BESIDE)
     state, reference, _ = described(model, vocab, optimizer, preference, 1)
     each = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state, reference)))
@@ -108,6 +111,19 @@ def population_size(
     temporary = max(0, compiled.memory_analysis().temp_size_in_bytes - 2 * own)
     fitting = members_in_turn(_arrays(compiled) // 2 + own, temporary, memory, -(-most // groups))
     return min(most, fitting * groups)
+
+
+def scored_size(alike: int, model: Model, vocab: int, asked: int = 0) -> int:
+    """How many of `alike` models that need no training are scored together; `asked`: at most so many.
+
+    Each has its parameters and those of its parent on a device. Small ones all have the places of a population in
+    training, so that one program scores them all.
+    """
+    most, memory, devices = asked or MOST_MEMBERS, device_memory(), len(jax.devices())
+    each = 2 * sum(math.prod(size) for size in shapes(model, vocab).values()) * np.dtype(np.float32).itemsize
+    if -(-most // devices) * each < SURELY * memory:
+        return most
+    return min(most, alike, max(1, int(USABLE * memory) // each) * devices)
 
 
 def _arrays(compiled: Any) -> int:

@@ -1,6 +1,7 @@
 """Populations: planned from the whole ablation, trained into the ledger, realised counts as training saw them."""
 
 import dataclasses
+import json
 import shutil
 import threading
 from collections import defaultdict
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from whole_runs import TINY, manifests, parameters
@@ -18,7 +20,7 @@ from caml.ablations.condition import study_of
 from caml.ablations.grid import cells, used_stageruns
 from caml.ablations.inflight import CHECKPOINTS, recorded_members
 from caml.ablations.places import places
-from caml.ablations.populations import depth, plan
+from caml.ablations.populations import Population, depth, plan
 from caml.ablations.prepare import Stores
 from caml.ablations.progress import Advance
 from caml.ablations.runs import StageRun
@@ -110,45 +112,88 @@ def test_a_population_of_which_a_member_was_put_aside_starts_anew(
 
 
 def test_members_side_by_side_are_computed_in_no_more_places_than_there_are(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(layouts.MEMBERS_LIE, "cpu", "stacked")
+    monkeypatch.chdir(tmp_path)
+
+    def planned(asked: int = 0, done: str = "") -> tuple[dict[str, tuple[int, int, int]], list[str]]:
+        """Members, places and how many are side by side, of the populations with steps; what was said."""
+        (tmp_path / "few.gin").write_text(f"{TINY.read_text()}\nAblation.population = {asked}\n")
+        study, said = study_of(load_ablation(tmp_path / "few.gin")), list[str]()
+        stageruns = used_stageruns(study.whole)
+        with pytest.MonkeyPatch.context() as patch:
+            if done:
+                patch.setattr(making, "_to_train", lambda *_: {s for s in stageruns if s.stage.name != done})
+            populations = making.planned(study, stageruns, said.append)
+        laid = {
+            p.name.rsplit("-", 1)[0]: (
+                len(p.members), p.places, trainer.layout(making._pace(study), p).beside
+            )
+            for p in populations if p.members[0].steps
+        }  # fmt: skip
+        return laid, [line.split(",")[0] for line in said]
+
+    looked_at = ["compiling for 6 members of size tiny", "compiling for 4 members of size tiny"]
+    assert planned() == ({"pretrain-tiny": (6, 6, 3), "sft-tiny": (4, 4, 2)}, looked_at)
+    assert planned(asked=5) == ({"pretrain-tiny": (3, 3, 2), "sft-tiny": (4, 4, 2)}, [])
+    # Of what needs no training nothing is looked at, and all is scored by one program.
+    assert planned(done="pretrain")[1] == looked_at[1:]
+    assert planned(done="pretrain")[0]["pretrain-tiny"][1] == 12
+
+
+def test_what_is_to_be_trained_is_what_is_not_there_and_what_follows_from_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished / "runs" / "ledger", tmp_path / "runs" / "ledger")
+    monkeypatch.chdir(tmp_path)
     study = study_of(load_ablation(TINY))
-    said: list[str] = []
-    found = {
-        population.name.split("-")[0] + (" untrained" if not population.members[0].steps else ""): (
-            len(population.members), population.places, trainer.layout(making._pace(study), population).beside
-        )
-        for population in making.planned(study, said.append)
-    }  # fmt: skip
-    assert found == {"pretrain": (6, 6, 3), "pretrain untrained": (2, 12, 6), "sft": (4, 4, 2)}
-    assert [line.split(",")[0] for line in said] == [
-        f"compiling for {n} members of size tiny" for n in (6, 4)
-    ]
+    stageruns = used_stageruns(study.whole)
+    assert making._to_train(study, stageruns) == set()
+    tuned = [s for s in stageruns if s.parent]
+    shutil.rmtree(study.where.ledger.folder(tuned[0].name))
+    assert making._to_train(study, stageruns) == {tuned[0]}
+    shutil.rmtree(study.where.ledger.folder(tuned[1].parent.name))
+    assert making._to_train(study, stageruns) == {tuned[0], tuned[1], tuned[1].parent}
 
 
 def test_a_member_that_has_ended_is_scored_no_more_while_others_train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "cut.gin").write_text(TINY.read_text().replace("[0, 12288]", "[4096, 12288]"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trainer, "OBSERVE_STEPS", 16)
-    scored: list[int] = []
-    plain = Evaluator.monitor
+    scored: list[tuple[int, bool]] = []
+    plain, as_planned = Evaluator.monitor, making.plan
 
     def watched(self: Evaluator, params: dict, seeds: list[int], places: int = 0) -> list[dict[str, float]]:
-        scored.append(len(seeds))
-        return plain(self, params, seeds, places)
+        caplog.clear()
+        with jax.log_compiles():
+            found = plain(self, params, seeds, places)
+        scored.append((len(seeds), any("Finished XLA compilation" in line for line in caplog.messages)))
+        return found
+
+    def turned(*asked: object, **named: object) -> list[Population]:
+        """Populations in which the shortest members come first."""
+        return [
+            dataclasses.replace(p, members=p.members[::-1])
+            for p in as_planned(*asked, **named)  # type: ignore[arg-type]
+        ]
 
     monkeypatch.setattr(Evaluator, "monitor", watched)
+    monkeypatch.setattr(making, "plan", turned)
     loaded = load_ablation(tmp_path / "cut.gin", ["ARM='base'"])
     runner.run(loaded, Silence(), threading.Event())
-    assert scored == [4, 4, 2, 2, 2, 2]
+    assert scored == [(4, True), (4, False), *[(2, False)] * 4]
     ledger = places(loaded.tree).ledger
     ends = defaultdict(list)
     for stagerun in used_stageruns(cells(loaded)):
         for part in ledger.read_segments(stagerun.name, "trajectory"):
             ends[stagerun.steps] += part.table["step"].to_pylist()
+        # At its end a member has the mechanism that its final parameters have.
+        last = [row for row in part.table.to_pylist() if row["outcome"] == "mechanism"][-1]
+        (evaluation,) = ledger.folder(stagerun.name).glob("evals/*/outcomes.json")
+        assert last["value"] == pytest.approx(json.loads(evaluation.read_text())["mechanism"], abs=1e-6)
     assert {steps: sorted(set(at)) for steps, at in ends.items()} == {
         32: [16, 32], 96: [16, 32, 48, 64, 80, 96],
     }  # fmt: skip

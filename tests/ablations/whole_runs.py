@@ -21,7 +21,9 @@ CIRCUMSTANCES = ["commit", "dirty", "machine"]
 
 def environment(cache: Path) -> dict[str, str]:
     """An environment whose compiled programs lie below `cache`."""
-    others = ("PYTHONDONTWRITEBYTECODE", "JAX_COMPILATION_CACHE_DIR")
+    others = (
+        "PYTHONDONTWRITEBYTECODE", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    )  # fmt: skip
     own = {key: value for key, value in os.environ.items() if key not in others}
     # Compiled Python lies there too: the command starts in half the time, and the checkout stays as it is.
     return own | {

@@ -88,7 +88,7 @@ def test_a_members_scores_depend_neither_on_company_nor_on_order_nor_on_the_numb
         assert not np.array_equal(together[name][0], together[name][1])
 
 
-def test_one_program_serves_all_numbers_of_members_and_an_empty_place_costs_nothing(
+def test_one_program_serves_all_numbers_of_members_and_an_empty_place_is_not_computed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     questions, batch = question_rows(some_items()[:6], tokenizer("words")), packed_batch()
@@ -97,7 +97,7 @@ def test_one_program_serves_all_numbers_of_members_and_an_empty_place_costs_noth
     passes, plain = [], scoring.log_probs
 
     def counted(params: dict, *rest: Any) -> jax.Array:
-        jax.debug.callback(lambda: passes.append(1))
+        jax.debug.callback(lambda device: passes.append(int(device)), jax.lax.axis_index("member"))
         return plain(params, *rest)
 
     monkeypatch.setattr(scoring, "log_probs", counted)
@@ -107,7 +107,8 @@ def test_one_program_serves_all_numbers_of_members_and_an_empty_place_costs_noth
         with jax.log_compiles():
             found = score([questions] * count, members[:count], None, batch)
         jax.effects_barrier()
-        assert len(passes) == count
+        # Members are dealt to the devices.
+        assert sorted(passes) == sorted(member % 2 for member in range(count))
         passes.clear()
         for name, values in found.items():
             np.testing.assert_array_equal(values, together[name][:count])

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from toy_training import BATCH, LENGTH, MODEL, MUON, VOCAB, Memory, member, run
 
 from caml.training import capacity, layouts
-from caml.training.capacity import USABLE, described, evenly, members_in_turn, population_size
+from caml.training.capacity import (
+    USABLE,
+    described,
+    evenly,
+    members_in_turn,
+    population_size,
+    scored_size,
+)
 from caml.training.layouts import Layout
 from caml.training.loop import Pace, laid_out
 from caml.training.mesh import member_mesh
@@ -63,30 +70,48 @@ def test_members_side_by_side_are_as_many_as_fit_in_populations_of_equal_sizes(
     said.clear()
     # Nothing is compiled where there is one for each device, or so many are asked for.
     assert size(DEVICES, beside(1), said=said) == size(1, beside(1), said=said) == DEVICES
-    assert size(9 * DEVICES, beside(9), asked=2 * DEVICES, said=said) == 2 * DEVICES
-    assert size(3 * DEVICES, beside(3), asked=2 * DEVICES, said=said) == 2 * DEVICES
-    assert size(9 * DEVICES, beside(9), asked=1, said=said) == 1
+    asked = {(3, 3): 3, (12, 12): 12, (12, 7): 6, (9, 7): 5, (9, 5): 5, (9, 1): 1, (3, 40): 3}
+    found = {(n, most): size(n, beside(-(-n // DEVICES)), asked=most, said=said) for n, most in asked}
+    assert found == asked
     assert not said
     monkeypatch.setattr(capacity, "device_memory", lambda: 1)
     assert size(4 * DEVICES, beside(4)) == DEVICES
 
 
 def test_a_program_that_was_looked_at_is_that_of_the_training_and_told_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setitem(layouts.MEMBERS_LIE, jax.default_backend(), "stacked")
-    pace = Pace(steps=3)
-    members = [member(seed, 6) for seed in range(2 * DEVICES)]
-    lies = laid_out(pace, len(members), MODEL, BATCH, LENGTH)
-    assert lies.beside == 2
-    said: list[str] = []
-    places = population_size(
-        len(members), MODEL, VOCAB, BATCH, LENGTH, pace.steps, MUON, False, lies, say=said.append
-    )
-    assert places == 2 * DEVICES and len(said) == 1
-    found = run(members, tmp_path / "a", Memory(), steps=3, places=places)
+    # Four on each device do not fit, and two do.
+    monkeypatch.setattr(capacity, "device_memory", lambda: int(1.02 * needed(3, Layout(beside=3)) / USABLE))
+    pace, alike = Pace(steps=3), 4 * DEVICES
+    for _ in range(2):
+        said: list[str] = []
+        lies = laid_out(pace, alike, MODEL, BATCH, LENGTH)
+        places = population_size(
+            alike, MODEL, VOCAB, BATCH, LENGTH, pace.steps, MUON, False, lies, say=said.append
+        )
+        assert (lies.beside, places, len(said)) == (4, 2 * DEVICES, 2)
+    members = [member(seed, 6) for seed in range(places)]
+    with jax.log_compiles():
+        found = run(members, tmp_path / "a", Memory(), steps=3, places=places)
+    assert not [line for line in caplog.messages if "Finished XLA compilation of jit(on_device)" in line]
     assert found.complete and found.programs == 1 and found.seconds > 0
     assert run(members, tmp_path / "b", Memory(), steps=3, places=places).programs == 0
+
+
+def test_models_that_need_no_training_have_the_places_of_others_where_they_are_small(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    assert scored_size(2, MODEL, VOCAB) == 12
+    assert scored_size(2, MODEL, VOCAB, asked=5) == 5
+    own = 4 * sum(MODEL.parameters(VOCAB))
+    # Room for two pairs on each device.
+    monkeypatch.setattr(capacity, "device_memory", lambda: int(2.1 * 2 * own / USABLE))
+    assert scored_size(1, MODEL, VOCAB) == 1
+    assert scored_size(100, MODEL, VOCAB) == 2 * DEVICES
+    monkeypatch.setattr(capacity, "device_memory", lambda: 1)
+    assert scored_size(100, MODEL, VOCAB) == DEVICES
 
 
 def test_small_models_take_what_pays_and_large_ones_go_alone(monkeypatch: pytest.MonkeyPatch):

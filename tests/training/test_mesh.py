@@ -6,12 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import toy_training as toy
-from toy_training import Memory, member, run
+from toy_training import BATCH, LENGTH, MODEL, MUON, VOCAB, Memory, member, run
 
-from caml.training import layouts
+from caml.training import layouts, population
+from caml.training.capacity import described
+from caml.training.layouts import Layout
+from caml.training.mesh import member_mesh
+from caml.training.step import Batch
 
 PROGRAM = """
 import json, sys
@@ -111,3 +116,20 @@ def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path, monkeypatch: 
     found = run(members, tmp_path / "stacked", stacked)
     assert found.stopped.tolist() == [-1, 4, -1]
     np.testing.assert_allclose(stacked.column("loss"), turn.column("loss"), atol=1e-5)
+
+
+@pytest.mark.parametrize("beside", [0, 5])
+def test_members_come_in_turn_or_lie_side_by_side_as_the_layout_says(beside: int):
+    mesh = member_mesh()
+    places = 5 * mesh.shape["member"]
+    whole, real = (jax.ShapeDtypeStruct((places, 4, BATCH, LENGTH), kind) for kind in (np.int32, np.float32))
+    counter = jax.ShapeDtypeStruct((), np.int32)
+    text = str(
+        jax.make_jaxpr(population.build(MODEL, "muon", Layout(beside=beside), mesh))(
+            *described(MODEL, VOCAB, MUON, False, places),
+            Batch(whole, whole, whole, real),
+            counter,
+            counter,
+        )
+    )
+    assert ("length=5" in text) == (beside == 0)
