@@ -39,7 +39,7 @@ def student(values: np.ndarray) -> Student:
     error = sd / np.sqrt(n)
     half = _reach(n) * error
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(error > 0, mean / error, np.where(mean == 0, 0.0, np.inf))
+        t = np.where(error == 0, np.where(mean == 0, 0.0, np.inf), mean / error)
     # stats.t.sf, without its many checks.
     return Student(mean, sd, mean - half, mean + half, 2 * special.stdtr(n - 1, -np.abs(t)))
 

@@ -53,6 +53,14 @@ def test_student_by_hand():
     assert np.allclose([t.low, t.high, t.p], [2 - half, 2 + half, 0.0741799], atol=1e-6)
 
 
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_of_what_is_not_finite_nothing_is_claimed(unknown: float):
+    with np.errstate(invalid="ignore"):
+        t = student(np.array([[unknown, 1.0, 2.0], [1.0, 2.0, 3.0]]))
+    assert np.isnan([t.sd[0], t.low[0], t.high[0], t.p[0]]).all()
+    assert t.p[1] == student(np.array([1.0, 2.0, 3.0])).p < 0.1
+
+
 def test_one_seed_has_no_interval():
     t = student(np.array([1.0]))
     assert t.estimate == 1 and np.isnan([t.sd, t.low, t.high, t.p]).all()

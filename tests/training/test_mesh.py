@@ -118,10 +118,10 @@ def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path, monkeypatch: 
     np.testing.assert_allclose(stacked.column("loss"), turn.column("loss"), atol=1e-5)
 
 
-@pytest.mark.parametrize("beside", [0, 5])
+@pytest.mark.parametrize("beside", [0, 7])
 def test_members_come_in_turn_or_lie_side_by_side_as_the_layout_says(beside: int):
     mesh = member_mesh()
-    places = 5 * mesh.shape["member"]
+    places = 7 * mesh.shape["member"]
     whole, real = (jax.ShapeDtypeStruct((places, 4, BATCH, LENGTH), kind) for kind in (np.int32, np.float32))
     counter = jax.ShapeDtypeStruct((), np.int32)
     text = str(
@@ -132,4 +132,4 @@ def test_members_come_in_turn_or_lie_side_by_side_as_the_layout_says(beside: int
             counter,
         )
     )
-    assert ("length=5" in text) == (beside == 0)
+    assert ("length=7" in text) == (beside == 0)
