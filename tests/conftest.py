@@ -29,3 +29,19 @@ def _environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """Names of the programs that are compiled, or found compiled on the disk, while a test runs."""
+    from jax import monitoring
+
+    names: list[str] = []
+
+    def heard(event: str, seconds: float, **facts: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(str(facts["fun_name"]))
+
+    monitoring.register_event_duration_secs_listener(heard)
+    yield names
+    monitoring.unregister_event_duration_listener(heard)
