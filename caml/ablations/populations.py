@@ -34,11 +34,13 @@ def depth(stagerun: StageRun) -> int:
 
 
 def plan(
-    stageruns: Sequence[StageRun], members: int = 0, size: Callable[[Sequence[StageRun]], int] | None = None
+    stageruns: Sequence[StageRun],
+    members: int = 0,
+    together: Callable[[Sequence[StageRun]], int] | None = None,
 ) -> list[Population]:
     """Populations of all `stageruns` of an ablation, finished or not, parents before children.
 
-    Each has as many as `size` says of all that are alike; without it at most `members` (0: MOST_MEMBERS). Planned
+    Each has as many as `together` says of all that are alike; without it at most `members` (0: MOST_MEMBERS). Planned
     from all of them, so that a launch that goes on finds the populations of the one before. Those of the same program
     are ordered by their steps, because a population lasts as long as its longest member.
     """
@@ -58,7 +60,7 @@ def plan(
     planned = []
     for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):
         group.sort(key=lambda s: -s.steps)
-        most = size(group) if size else members or MOST_MEMBERS
+        most = together(group) if together else members or MOST_MEMBERS
         planned += [
             Population(tuple(group[k : k + most]), len(group), most) for k in range(0, len(group), most)
         ]

@@ -142,7 +142,7 @@ def _for(population: Population, paced: Pace) -> Pace:
     return dataclasses.replace(paced, places=places)
 
 
-def size(
+def together(
     paced: Pace, asked: int, due: Set[StageRun], say: Callable[[str], None], alike: Sequence[StageRun]
 ) -> int:
     """How many of `alike`, which one program trains, this machine trains together; `asked`: at most so many.

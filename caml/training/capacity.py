@@ -1,7 +1,6 @@
 """How many members of a shape are trained together: as many as pay, and as the devices' memory takes."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -120,7 +119,7 @@ def scored_size(alike: int, model: Model, vocab: int, asked: int = 0) -> int:
     training, so that one program scores them all.
     """
     most, memory, devices = asked or MOST_MEMBERS, device_memory(), len(jax.devices())
-    each = 2 * sum(math.prod(size) for size in shapes(model, vocab).values()) * np.dtype(np.float32).itemsize
+    each = 2 * sum(model.parameters(vocab)) * np.dtype(np.float32).itemsize
     if -(-most // devices) * each < SURELY * memory:
         return most
     return min(most, alike, max(1, int(USABLE * memory) // each) * devices)
