@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import sys
 import types
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from caml.training import devices
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model and the data, nothing of it on a hub."""
+    # Files of tasks are written anew within the second by which Python tells whether what it compiled is of them.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(devices, "prepare_devices", lambda: None)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
