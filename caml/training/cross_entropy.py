@@ -60,8 +60,9 @@ def summed_cross_entropy(
     """The sum over targets of nats times weight, a float32 scalar.
 
     Of a batch in pieces the gradients are computed with the loss, while the logits of a piece are there: they need not
-    be computed again (as in Liger Kernel, arXiv 2410.10989). `fused`: so it is of any batch, and the logits are read
-    once less.
+    be computed again (as in Liger Kernel, arXiv 2410.10989). `fused`: so it is of any batch, the logits are read once
+    less, and lie in memory in the precision of `x`, as those of PyTorch's autocast do; loss and gradients are computed
+    from them in float32.
     """
     pieces = pieces_of(len(targets_N), len(head_VxD))
     if pieces == 1 and not fused:
@@ -106,7 +107,8 @@ def _in_pieces_forward(
 
     def add(sums: tuple, piece: tuple) -> tuple:
         x_DxN, targets_N, weights_N = piece
-        logits_WxN = jnp.matmul(grown_WxD, x_DxN, preferred_element_type=jnp.float32)
+        lie_in = kind if fused else jnp.float32
+        logits_WxN = jnp.matmul(grown_WxD, x_DxN, preferred_element_type=lie_in).astype(jnp.float32)
         if words > vocab:
             never = jnp.finfo(jnp.float32).min if fused else -jnp.inf
             logits_WxN = jnp.where(word_W < vocab, logits_WxN, never)

@@ -142,6 +142,38 @@ def test_the_loss_of_logits_that_are_read_once_less(vocab: int, pieces: int, mon
     assert apart(found, jax.jit(jax.value_and_grad(plainly, (0, 1)))(*given)) < 1e-4
 
 
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_logits_in_bfloat16_have_loss_and_gradients_in_float32(pieces: int, monkeypatch: pytest.MonkeyPatch):
+    """They are those of the rounded logits; the plain loss rounds none."""
+    monkeypatch.setattr(cross_entropy, "pieces_of", lambda tokens, words: pieces)
+    drawn = np.random.default_rng(0)
+    x_DxN, head_VxD = (jnp.asarray(drawn.normal(size=size), jnp.bfloat16) for size in ((8, 64), (VOCAB, 8)))
+    targets_N, weights_N = drawn.integers(0, VOCAB, 64), drawn.normal(size=64).astype("f")
+    x, head = np.asarray(x_DxN, "f"), np.asarray(head_VxD, "f")
+
+    def of(logits_VxN: np.ndarray) -> tuple:
+        p_VxN = np.exp(logits_VxN) / np.exp(logits_VxN).sum(0)
+        target_VxN = np.arange(VOCAB)[:, None] == targets_N
+        d_logits_VxN = (p_VxN - target_VxN) * weights_N
+        nats = -np.log(p_VxN[targets_N, np.arange(64)]) @ weights_N
+        return nats, (head.T @ d_logits_VxN, d_logits_VxN @ x.T)
+
+    def found(once_less: bool) -> tuple:
+        def loss(x_DxN, head_VxD):
+            head_VxD = head_VxD.astype(jnp.float32)
+            return cross_entropy.summed_cross_entropy(x_DxN, head_VxD, targets_N, weights_N, once_less)
+
+        # A CPU has no such product: rounding what is read at once as float32 would be left out.
+        as_written = {"xla_allow_excess_precision": False}
+        return jax.jit(jax.value_and_grad(loss, (0, 1)), compiler_options=as_written)(x_DxN, head_VxD)
+
+    exact, rounded = of(head @ x), of(np.asarray(jnp.asarray(head @ x, jnp.bfloat16), "f"))
+    assert apart(exact[0], rounded[0]) > 1e-4
+    assert apart(found(True)[0], rounded[0]) < 1e-5 and apart(found(False)[0], exact[0]) < 1e-5
+    # What comes back lies in bfloat16: x has 8 bits, and so have the gradients of logits.
+    assert apart(found(True)[1], rounded[1]) < 1e-2
+
+
 @pytest.mark.parametrize("remat", ["none", "products", "layers"])
 def test_a_model_has_the_same_loss_and_gradients(remat: str):
     shape, batch = model(), packed()
