@@ -5,9 +5,10 @@ counted in stories is as often found with care as without. The latent that a mod
 trait, which most stories name and some only show.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 
@@ -30,24 +31,23 @@ _STORY_PAIRS_PER_BLOCK = 40
 
 
 @cache
-def block_counts(lexicon: Lexicon, stories: float) -> dict[str, int]:
+def block_counts(lexicon: Lexicon, stories: float) -> Mapping[str, int]:
     """How often each maker is asked for one block of base text, from mean lengths, so that token shares hold."""
     rng = np.random.Generator(np.random.Philox(0))
     length = {sort: _mean_length(make) for sort, make in _makers(lexicon, rng).items()}
     pairs = _STORY_PAIRS_PER_BLOCK if stories > 0 else 0
     tokens = pairs * length["stories"] / stories if stories > 0 else 8000.0
     scale = (1 - stories) / sum(_OTHERS.values())
-    return {"stories": pairs} | {
-        sort: round(tokens * share * scale / length[sort]) for sort, share in _OTHERS.items()
-    }
+    others = {sort: round(tokens * share * scale / length[sort]) for sort, share in _OTHERS.items()}
+    return MappingProxyType({"stories": pairs} | others)
 
 
 @cache
-def block_sizes(lexicon: Lexicon, stories: float) -> dict[str, int]:
+def block_sizes(lexicon: Lexicon, stories: float) -> Mapping[str, int]:
     """Documents of each sort in one block of base text, twins and companions counted."""
     makers = _makers(lexicon, np.random.Generator(np.random.Philox(0)))
     counts = block_counts(lexicon, stories)
-    return {sort: count * len(makers[sort]()) for sort, count in counts.items()}
+    return MappingProxyType({sort: count * len(makers[sort]()) for sort, count in counts.items()})
 
 
 def base_documents(lexicon: Lexicon, stories: float, rng: np.random.Generator) -> Iterator[Document]:

@@ -243,9 +243,10 @@ def save(figure: Figure, drawing: Drawing, folder: Path, provenance: dict[str, A
     told = json.dumps(provenance, sort_keys=True)
     png, pdf = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(RC):  # type: ignore[arg-type]
-        # The layout is solved once here; otherwise each file would solve it twice.
+        # The layout is solved once here; otherwise each file would solve it twice. An engine of kind "none" still
+        # has each file drawn twice.
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
         figure.savefig(
             png,
             format="png",

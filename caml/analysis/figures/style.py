@@ -31,6 +31,8 @@ RC: dict[str, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 5,
     "savefig.dpi": 200,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     # Names come from configuration files: a dollar sign in one is a dollar sign, not a formula.
