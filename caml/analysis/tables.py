@@ -222,7 +222,9 @@ class Tables:
         for name in ("cells", "margins", "outcomes", "metrics", "trajectory", *BENCHMARK_DICTIONARY):
             lost = set(getattr(self, name)["stagerun"].unique()) - known
             if lost:
-                raise Failure(f"table {name} names the StageRun {min(map(str, lost))}, which is not in stageruns")
+                raise Failure(
+                    f"table {name} names the StageRun {min(map(str, lost))}, which is not in stageruns"
+                )
         lost = set(self.margins["item"].unique()) - set(self.items["item"])
         if lost:
             raise Failure(f"table margins names the item {min(map(str, lost))}, which is not in items")
