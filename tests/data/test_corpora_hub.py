@@ -1,8 +1,10 @@
 """Data sets in the layout of the Hub, through the real library, from local folders."""
 
+import atexit
 import gzip
 import json
 import re
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +12,7 @@ import pytest
 from hub_server import CONFIGS
 
 from caml.config.errors import Failure, Invalid, UserError
+from caml.data.corpora import library
 from caml.data.corpora.hub import HuggingFace
 from caml.data.corpora.schemas import Messages, Text
 
@@ -45,6 +48,20 @@ def test_configuration_split_and_columns(folder, streaming, monkeypatch, tmp_pat
     ]  # fmt: skip
     for skip in (0, 5, 6, 11, 12):
         assert list(whole.found(skip)) == list(whole.found())[skip:]
+
+
+def test_a_process_that_read_a_data_set_ends_a_moment_later(folder, monkeypatch):
+    """Once, however many it read."""
+    registered = []
+    monkeypatch.setattr(atexit, "register", lambda wait, seconds: registered.append((wait, seconds)))
+    library.end_in_peace.cache_clear()
+    for _ in range(2):
+        list(source(folder).placed())
+    library.end_in_peace.cache_clear()
+    ((wait, seconds),) = registered
+    began = time.monotonic()
+    wait(seconds)
+    assert time.monotonic() - began >= library.MOMENT
 
 
 def test_compressed_json_below_a_folder_of_the_repository(tmp_path):

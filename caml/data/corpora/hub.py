@@ -131,6 +131,7 @@ class HuggingFace(Corpus):
         import datasets
 
         library.quiet()
+        library.end_in_peace()
         # Else a split that is downloaded does not note how many of its rows are of which file.
         datasets.config.SAVE_ORIGINAL_SHARD_LENGTHS = True
         if not self.local and datasets.config.HF_HUB_OFFLINE:
