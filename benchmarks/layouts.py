@@ -42,7 +42,7 @@ def one(name: str, members: int, kind: str, rows: int) -> list[float]:
 def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=MODELS, default=["29k", "100k", "0.2M", "1M"])
+    parser.add_argument("--cases", nargs="+", choices=MODELS, default=["29k", "100k", "0.2M", "1M", "6M"])
     parser.add_argument("--members", type=int, nargs="+", default=[1, 4], help="trained together")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)

@@ -53,8 +53,9 @@ class Layout:
 PLAIN = Layout()
 
 # How many tokens of a batch are taken at a time, by platform and by models up to a width: on a CPU what a piece needs
-# is to stay in the cache of its core (measured: experiments/LOG.md). An accelerator takes all at once.
-AT_A_TIME: dict[str, tuple[tuple[float, int], ...]] = {"cpu": ((48, 64), (math.inf, 256))}
+# is to stay in the cache of its core, and gradients of every piece are added up, of wide models at some cost (measured:
+# experiments/LOG.md). An accelerator takes all at once.
+AT_A_TIME: dict[str, tuple[tuple[float, int], ...]] = {"cpu": ((48, 64), (128, 256), (math.inf, 512))}
 MEMBERS_LIE = {"cpu": "turn"}
 
 

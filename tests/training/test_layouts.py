@@ -20,7 +20,7 @@ from caml.training.loop import Pace, laid_out
 )
 def test_pieces_and_devices_divide_a_batch(devices: int, places: int, batch: int, length: int, width: int):
     layout = layout_of("cpu", devices, places, batch, length, width)
-    tokens = 64 if width <= 48 else 256
+    tokens = 64 if width <= 48 else 256 if width <= 128 else 512
     assert devices % layout.data == 0 and batch % layout.data == 0
     own = batch // layout.data
     assert layout.rows < own and (not layout.rows or own % layout.rows == 0)
@@ -35,6 +35,7 @@ def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
     assert str(layout_of("cpu", 2, 12, 4, 64, 64)) == "members in turn, whole batches"
     assert str(layout_of("cpu", 2, 12, 16, 64, 64)) == "members in turn, 4 rows at a time"
     assert str(layout_of("cpu", 2, 12, 16, 64, 32)) == "members in turn, 1 row at a time"
+    assert [layout_of("cpu", 2, 12, 32, 64, width).rows for width in (128, 129, 256)] == [4, 8, 8]
     assert (
         str(layout_of("cpu", 2, 1, 32, 128, 64))
         == "members in turn, 2 rows at a time, a batch over 2 devices"
