@@ -89,7 +89,8 @@ class Checkpoints:
             if body["identity"] != self._identity:
                 raise Failure(
                     f"{folder} is of another population, or of the same laid out differently; "
-                    f"{_difference(body['identity'], self._identity)}"
+                    f"{_difference(body['identity'], self._identity)}; without the folder {folder.parent} it begins "
+                    "anew"
                 )
             return body["step"], self._restore(folder, like), passed_over
         return 0, like, passed_over
