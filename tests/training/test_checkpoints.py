@@ -81,7 +81,9 @@ def test_a_marker_moved_to_another_step_is_not_believed(tmp_path: Path):
 
 def test_another_populations_checkpoint_is_refused_by_what_differs(tmp_path: Path):
     written(tmp_path, 4)
-    with pytest.raises(Failure, match=r"members is \['x'\] there and \['y'\] here; without the folder .* begins anew"):
+    with pytest.raises(
+        Failure, match=r"members is \['x'\] there and \['y'\] here; without the folder .* begins anew"
+    ):
         Checkpoints(tmp_path, {"members": ["y"]}).newest(EMPTY)
 
 
