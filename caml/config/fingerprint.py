@@ -6,7 +6,8 @@ import json
 import math
 from typing import Any
 
-# Raised when a change of code changes results: StageRuns of an older version are then trained again.
+# Raised when a change of code changes results: StageRuns of an older version are then trained again. A layout that
+# tells itself (caml/training/layouts.py) is told beside it.
 NUMERICS_VERSION = 4
 
 

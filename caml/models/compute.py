@@ -14,7 +14,8 @@ class Compute:
     float32 always. `kernel` is of attention (caml/models/attention.py; empty: the platform's). `remat` says what the
     backward pass computes again: `none`, all but the outputs of `products`, or all inside `layers`. `sharded`: a matrix
     lies over several devices. `fused`: what lies between products is computed in fewer passes over memory, by kernels
-    that only a GPU has (elsewhere they are interpreted, slowly), and logits of training lie there in `precision`.
+    that only a GPU has (elsewhere they are interpreted, slowly), and logits of next-token losses lie there in
+    `precision`.
     """
 
     precision: str = "float32"

@@ -15,8 +15,8 @@ class Execution:
     leave free). `rows` sequences go through it at a time on each device, and their gradients are added up (0: what
     suits the platform). `remat` says what the backward pass computes again to save memory: `none`, all but the
     `products`, or all inside `layers`. `fused`: on a GPU, what lies between products is computed by kernels that take
-    fewer passes over memory, and logits of training lie there in the stage's precision (the time of it has not been
-    measured yet; other rounding).
+    fewer passes over memory, and logits of next-token losses lie there in the stage's precision (the time of it has not
+    been measured yet; other rounding).
     """
 
     data: int = runtime(0)

@@ -74,7 +74,7 @@ def test_an_unfinished_freeze_is_refused(tables, tmp_path):
             lambda t: t.iloc[:1].assign(stagerun="0"),
             "margins names the StageRun 0, which is not in stageruns",
         ),
-        ("outcomes", lambda t: t.assign(stagerun=[None, *t["stagerun"][1:]]), "names the StageRun nan"),
+        ("outcomes", lambda t: t.assign(stagerun=[None, "0", *t["stagerun"][2:]]), "names the StageRun 0"),
         ("margins", lambda t: t.assign(item=t["item"] + "?"), "which is not in items"),
     ],
 )

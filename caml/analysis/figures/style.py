@@ -31,6 +31,7 @@ RC: dict[str, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 5,
     "savefig.dpi": 200,
+    # Figures name their layout; once it is solved nothing solves it again (drawings.py).
     "figure.autolayout": False,
     "figure.constrained_layout.use": False,
     "pdf.fonttype": 42,
