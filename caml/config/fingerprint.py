@@ -8,7 +8,7 @@ from typing import Any
 
 # Raised when a change of code changes results: StageRuns of an older version are then trained again. A layout that
 # tells itself (caml/training/layouts.py) is told beside it.
-NUMERICS_VERSION = 4
+NUMERICS_VERSION = 5
 
 
 def runtime(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:

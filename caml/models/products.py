@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-# XLA's scatter-add on a CPU is a serial loop; a one-hot product costs V x D x tokens, so it stops paying
-# where the vocabulary is large.
+# An accelerator adds up the gradient of a vocabulary of up to this many words by a one-hot product, which costs
+# V x D x tokens and has a fixed order. A CPU adds row by row, in order, which is as fast or faster at any size
+# (experiments/LOG.md).
 ONE_HOT_VOCABULARY = 2048
 
 
@@ -82,6 +83,6 @@ _gather.defvjp(_gather_forward, _gather_backward)
 def look_up(table_VxD: jax.Array, tokens_N: jax.Array, precision: str = "float32") -> jax.Array:
     """Columns of embeddings, `[D, N]`, of the tokens."""
     vocab = table_VxD.shape[0]
-    if vocab > ONE_HOT_VOCABULARY:
-        return table_VxD[tokens_N].T.astype(precision)
+    if vocab > ONE_HOT_VOCABULARY or jax.default_backend() == "cpu":
+        return jnp.asarray(table_VxD)[tokens_N].T.astype(precision)
     return _gather(vocab, precision, table_VxD, tokens_N)

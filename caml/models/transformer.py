@@ -69,6 +69,13 @@ def interpreted() -> bool:
     return jax.default_backend() != "gpu"
 
 
+def normalised(x_xWxN: jax.Array, weight_xWx1: jax.Array, epsilon: float) -> jax.Array:
+    """`x` over its root mean square along the axis before the last, times a weight; computed in float32."""
+    x32 = x_xWxN.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-2, keepdims=True) + epsilon)
+    return (x32 * scale * weight_xWx1).astype(x_xWxN.dtype)
+
+
 class RMSNorm(nnx.Module):
     """Root-mean-square normalisation, in float32."""
 
@@ -78,9 +85,7 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x_xWxN: jax.Array) -> jax.Array:
         """Normalise over the axis before the last."""
-        x32 = x_xWxN.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-2, keepdims=True) + self.epsilon)
-        return (x32 * scale * self.weight[...][:, None]).astype(x_xWxN.dtype)
+        return normalised(x_xWxN, self.weight[...][:, None], self.epsilon)
 
 
 def rotation(positions_BxT: jax.Array, head_dim: int, theta: float, end: int = 0) -> tuple[jax.Array, ...]:
@@ -90,9 +95,10 @@ def rotation(positions_BxT: jax.Array, head_dim: int, theta: float, end: int = 0
     angles_NxT = frequencies[:, None] * np.arange(end or positions_BxT.shape[1])
     # Tables, since XLA on a CPU would compute the functions again wherever they are used: twelve times in
     # two layers, a third of a step.
-    return tuple(
-        jnp.asarray(f(angles_NxT), jnp.float32)[:, positions_BxT.reshape(-1)] for f in (np.cos, np.sin)
-    )
+    # Number by number: of whole columns XLA would lay out what it finds by positions, and all that reads it on a CPU
+    # would read across rows.
+    places_NxBT = np.arange(half)[:, None] * angles_NxT.shape[1] + positions_BxT.reshape(-1)
+    return tuple(jnp.asarray(f(angles_NxT), jnp.float32).reshape(-1)[places_NxBT] for f in (np.cos, np.sin))
 
 
 def rotate(x_HxNxBT: jax.Array, turn: tuple[jax.Array, ...]) -> jax.Array:
@@ -124,11 +130,18 @@ class Attention(nnx.Module):
             return kernel.prepared(
                 joint(x_DxBT, *linears), *norms, turn, shared, self.q_norm.epsilon, interpreted()
             )
-        q, k, v = (
-            x.reshape(-1, self.head_dim, x.shape[-1])
-            for x in project(x_DxBT, *linears, sharded=compute.sharded)
-        )
-        return rotate(self.q_norm(q), turn), rotate(self.k_norm(k), turn), v
+        if compute.sharded:
+            q, k, v = (
+                x.reshape(-1, self.head_dim, x.shape[-1]) for x in project(x_DxBT, *linears, sharded=True)
+            )
+            return rotate(self.q_norm(q), turn), rotate(self.k_norm(k), turn), v
+        # Queries and keys together: small models wait more for the number of operations than for their size.
+        qkv_xNxBT = joint(x_DxBT, *linears).reshape(-1, self.head_dim, x_DxBT.shape[-1])
+        own, shared = (x.weight[...].shape[0] // self.head_dim for x in (self.q_proj, self.k_proj))
+        norms = (self.q_norm.weight[...], own), (self.k_norm.weight[...], shared)
+        weight_xNx1 = jnp.concatenate([jnp.tile(weight[:, None], (heads, 1, 1)) for weight, heads in norms])
+        qk_xNxBT = rotate(normalised(qkv_xNxBT[:-shared], weight_xNx1, self.q_norm.epsilon), turn)
+        return qk_xNxBT[:own], qk_xNxBT[own:], qkv_xNxBT[-shared:]
 
     def joined(self, out_HxNxBT: jax.Array) -> jax.Array:
         """Output `[D, B * T]` of the heads' own, before it is added to the stream."""

@@ -32,13 +32,32 @@ def _cut(x_DxN: jax.Array, pieces: int) -> jax.Array:
     return x_DxN.reshape(x_DxN.shape[0], pieces, -1).swapaxes(0, 1)
 
 
-def _whole(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
+@jax.custom_vjp
+def _nats(logits_VxN: jax.Array, targets_N: jax.Array) -> jax.Array:
     """Nats `[N]` of each target. The one-hot comparison keeps scatters out of the backward pass."""
-    logits_VxN = multiply(head_VxD, x_DxN)
-    peak_N = jax.lax.stop_gradient(jnp.max(logits_VxN, axis=0))
-    total_N = jnp.log(jnp.sum(jnp.exp(logits_VxN - peak_N), axis=0)) + peak_N
-    is_target_VxN = jnp.arange(head_VxD.shape[0])[:, None] == targets_N
-    return total_N - jnp.sum(jnp.where(is_target_VxN, logits_VxN, 0.0), axis=0)
+    return _nats_forward(logits_VxN, targets_N)[0]
+
+
+def _nats_forward(logits_VxN: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, tuple]:
+    peak_N = jnp.max(logits_VxN, axis=0)
+    e_VxN = jnp.exp(logits_VxN - peak_N)
+    total_N = jnp.sum(e_VxN, axis=0)
+    of_target_N = logits_VxN[targets_N, jnp.arange(len(targets_N))]
+    return jnp.log(total_N) + peak_N - of_target_N, (e_VxN, total_N, targets_N)
+
+
+def _nats_backward(saved: tuple, gradient_N: jax.Array) -> tuple[jax.Array, None]:
+    e_VxN, total_N, targets_N = saved
+    is_target_VxN = jnp.arange(len(e_VxN))[:, None] == targets_N
+    return e_VxN * (gradient_N / total_N) + jnp.where(is_target_VxN, -gradient_N, 0.0), None
+
+
+_nats.defvjp(_nats_forward, _nats_backward)
+
+
+def _whole(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:
+    """Nats `[N]` of each target, from all logits at once."""
+    return _nats(multiply(head_VxD, x_DxN), targets_N)
 
 
 def cross_entropy(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ class Layout:
         if self.compute.remat != "none":
             parts.append(f"{self.compute.remat} computed again")
         if self.compute.fused:
-            parts.append(f"fused between products, logits in {self.compute.precision}")
+            parts.append(f"fused between products, logits of next tokens in {self.compute.precision}")
         return ", ".join(parts)
 
 

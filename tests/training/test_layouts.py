@@ -45,9 +45,11 @@ def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
         == "members side by side, 12 at once, whole batches, attention by triton"
     )
     fused = layout_of("gpu", 1, 12, 32, 128, 32, Execution(fused=True))
-    assert str(fused).endswith("attention by triton, fused between products, logits in float32")
+    assert str(fused).endswith(
+        "attention by triton, fused between products, logits of next tokens in float32"
+    )
     fused = layout_of("gpu", 1, 12, 32, 128, 32, Execution(fused=True), "bfloat16")
-    assert str(fused).endswith("fused between products, logits in bfloat16")
+    assert str(fused).endswith("fused between products, logits of next tokens in bfloat16")
     with pytest.raises(Unfit, match="a model lies on one device"):
         layout_of("gpu", 2, 1, 32, 128, 32, Execution(fused=True, fsdp=2))
 

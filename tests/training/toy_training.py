@@ -137,13 +137,17 @@ class Memory:
 
 
 def run(
-    members: list[Member], folder: Path, sink: Memory, profile: Profile | None = None, **pace: Any
+    members: list[Member],
+    folder: Path,
+    sink: Memory,
+    profile: Profile | None = None,
+    precision: str = "float32",
+    **pace: Any,
 ) -> Trained:
     """Train toy members; the number of places is the same everywhere, so that tests share a program."""
-    settings = {"steps": 4, "places": 4} | pace
-    return train(
-        members, MODEL, VOCAB, BATCH, LENGTH, folder, sink, Pace(**settings), sink.stop, profile=profile
-    )
+    shape = MODEL, VOCAB, BATCH, LENGTH
+    steps = Pace(**({"steps": 4, "places": 4} | pace))
+    return train(members, *shape, folder, sink, steps, sink.stop, precision=precision, profile=profile)
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:

@@ -21,27 +21,33 @@ def _batched(a: jax.Array, b: jax.Array) -> jax.Array:
     return jax.lax.dot_general(a, b, (((3,), (2,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
 
 
+def _batched_last(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a[..., i, j] @ b[..., k, j]`, likewise."""
+    return jax.lax.dot_general(a, b, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+
+
 @jax.custom_vjp
 def _softmax_attention(
-    q_HxBxNxT: jax.Array, k_HxBxSxN: jax.Array, v_HxBxSxN: jax.Array, seen_BxSxT: jax.Array
+    q_HxBxNxT: jax.Array, k_HxBxNxS: jax.Array, v_HxBxNxS: jax.Array, seen_BxSxT: jax.Array
 ) -> jax.Array:
-    return _forward(q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, seen_BxSxT)[0]
+    return _forward(q_HxBxNxT, k_HxBxNxS, v_HxBxNxS, seen_BxSxT)[0]
 
 
 def _forward(
-    q_HxBxNxT: jax.Array, k_HxBxSxN: jax.Array, v_HxBxSxN: jax.Array, seen_BxSxT: jax.Array
+    q_HxBxNxT: jax.Array, k_HxBxNxS: jax.Array, v_HxBxNxS: jax.Array, seen_BxSxT: jax.Array
 ) -> tuple[jax.Array, tuple]:
-    scores_HxBxSxT = jnp.where(seen_BxSxT, _batched(k_HxBxSxN, q_HxBxNxT), -1e30)
+    scores_HxBxSxT = jnp.where(seen_BxSxT, _batched(k_HxBxNxS.swapaxes(2, 3), q_HxBxNxT), -1e30)
     e_HxBxSxT = jnp.exp(scores_HxBxSxT - jnp.max(scores_HxBxSxT, 2, keepdims=True))
     # Dividing the output and not the weights saves a pass over the scores.
     share_HxBx1xT = 1.0 / jnp.sum(e_HxBxSxT, 2, keepdims=True)
     e_HxBxSxT = e_HxBxSxT.astype(q_HxBxNxT.dtype)
-    out_HxBxNxT = (_batched(v_HxBxSxN.swapaxes(2, 3), e_HxBxSxT) * share_HxBx1xT).astype(q_HxBxNxT.dtype)
-    return out_HxBxNxT, (q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT)
+    out_HxBxNxT = (_batched(v_HxBxNxS, e_HxBxSxT) * share_HxBx1xT).astype(q_HxBxNxT.dtype)
+    return out_HxBxNxT, (q_HxBxNxT, k_HxBxNxS, v_HxBxNxS, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT)
 
 
 def _backward(saved: tuple, gradient_HxBxNxT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    q_HxBxNxT, k_HxBxSxN, v_HxBxSxN, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT = saved
+    q_HxBxNxT, k_HxBxNxS, v_HxBxNxS, e_HxBxSxT, share_HxBx1xT, out_HxBxNxT = saved
+    v_HxBxSxN = v_HxBxNxS.swapaxes(2, 3)
     g_HxBxNxT = gradient_HxBxNxT * share_HxBx1xT
     # The softmax's own term, from the output instead of the weights: arXiv 2205.14135, appendix B.
     inner_HxBx1xT = jnp.sum(g_HxBxNxT * out_HxBxNxT, 2, keepdims=True)
@@ -56,11 +62,12 @@ def _backward(saved: tuple, gradient_HxBxNxT: jax.Array) -> tuple[jax.Array, jax
     else:
         d_weights_HxBxSxT = _batched(v_HxBxSxN, g_HxBxNxT) - inner_HxBx1xT
     d_scores_HxBxSxT = (e_HxBxSxT * d_weights_HxBxSxT).astype(e_HxBxSxT.dtype)
-    d_v_HxBxSxN = _batched(e_HxBxSxT, g_HxBxNxT.swapaxes(2, 3))
-    d_q_HxBxNxT = _batched(k_HxBxSxN.swapaxes(2, 3), d_scores_HxBxSxT)
-    d_k_HxBxSxN = _batched(d_scores_HxBxSxT, q_HxBxNxT.swapaxes(2, 3))
+    # Positions last, as what takes these gradients on has them: else it reads them across their rows.
+    d_v_HxBxNxS = _batched_last(g_HxBxNxT, e_HxBxSxT)
+    d_q_HxBxNxT = _batched(k_HxBxNxS, d_scores_HxBxSxT)
+    d_k_HxBxNxS = _batched_last(q_HxBxNxT, d_scores_HxBxSxT)
     kind = q_HxBxNxT.dtype
-    return d_q_HxBxNxT.astype(kind), d_k_HxBxSxN.astype(kind), d_v_HxBxSxN.astype(kind), None
+    return d_q_HxBxNxT.astype(kind), d_k_HxBxNxS.astype(kind), d_v_HxBxNxS.astype(kind), None
 
 
 _softmax_attention.defvjp(_forward, _backward)
@@ -73,7 +80,7 @@ def attend(
     H, _, _, T = q_HxNxBxT.shape
     groups = H // k_KxNxBxT.shape[0]
     q_HxBxNxT = q_HxNxBxT.swapaxes(1, 2) * q_HxNxBxT.shape[1] ** -0.5
-    k_HxBxTxN, v_HxBxTxN = (jnp.repeat(x.transpose(0, 2, 3, 1), groups, 0) for x in (k_KxNxBxT, v_KxNxBxT))
+    k_HxBxNxT, v_HxBxNxT = (jnp.repeat(x.swapaxes(1, 2), groups, 0) for x in (k_KxNxBxT, v_KxNxBxT))
     order = np.arange(T)
     seen_BxSxT = (segments_BxT[:, :, None] == segments_BxT[:, None, :]) & (order[:, None] <= order)
     blocks = []
@@ -83,8 +90,8 @@ def attend(
         blocks.append(
             _softmax_attention(
                 q_HxBxNxT[..., start:end],
-                k_HxBxTxN[:, :, :end],
-                v_HxBxTxN[:, :, :end],
+                k_HxBxNxT[..., :end],
+                v_HxBxNxT[..., :end],
                 seen_BxSxT[:, :end, start:end],
             )
         )
