@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup quickstart smoke result test test-slow lint types contracts check lock clean
+.PHONY: setup quickstart smoke result test test-slow test-gpu lint types contracts check lock clean
 
 setup: .venv/ready
 
@@ -35,6 +35,12 @@ test: setup  ## the fast tests
 
 test-slow: setup  ## the tests that train, kill and resume
 	$(BIN)/pytest -n 0 -m slow
+
+# On the machine's GPU, by a Python whose jax has one: PYTHON=... names it. XLA's search for settings is left out.
+test-gpu:  ## the tests of kernels and of the training loop, on a GPU
+	JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS="$$XLA_FLAGS --xla_gpu_autotune_level=0" \
+	  $(PYTHON) -m pytest -n 12 -m "not slow" -k "not tpu" \
+	  tests/models/test_attention.py tests/models/test_fused.py tests/training
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Matrix products and embedding look-up whose backward passes are fast on a CPU too.
+"""Matrix products and embedding look-up whose backward passes are fast on every platform.
 
 The arithmetic is that of the plain expressions; only the form in which XLA sees it differs.
 """
@@ -10,9 +10,6 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-# An accelerator adds up the gradient of a vocabulary of up to this many words by a one-hot product, which costs
-# V x D x tokens and has a fixed order. A CPU adds row by row, in order, which is as fast or faster at any size
-# (experiments/LOG.md).
 ONE_HOT_VOCABULARY = 2048
 
 
@@ -80,9 +77,18 @@ def _gather_backward(
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
+def one_hot(vocab: int) -> bool:
+    """Whether the gradient of so many words' embeddings is a one-hot product here, and not added up row by row.
+
+    On an accelerator the product has a fixed order; it costs V x D x tokens. A CPU adds in order, and no slower at any
+    size (experiments/LOG.md).
+    """
+    return vocab <= ONE_HOT_VOCABULARY and jax.default_backend() != "cpu"
+
+
 def look_up(table_VxD: jax.Array, tokens_N: jax.Array, precision: str = "float32") -> jax.Array:
     """Columns of embeddings, `[D, N]`, of the tokens."""
-    vocab = table_VxD.shape[0]
-    if vocab > ONE_HOT_VOCABULARY or jax.default_backend() == "cpu":
-        return jnp.asarray(table_VxD)[tokens_N].T.astype(precision)
-    return _gather(vocab, precision, table_VxD, tokens_N)
+    vocab, table_VxD = table_VxD.shape[0], jnp.asarray(table_VxD)  # a numpy array takes no traced index
+    if one_hot(vocab):
+        return _gather(vocab, precision, table_VxD, tokens_N)
+    return table_VxD[tokens_N].T.astype(precision)

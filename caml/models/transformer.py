@@ -92,13 +92,14 @@ def rotation(positions_BxT: jax.Array, head_dim: int, theta: float, end: int = 0
     """Cosines and sines `[head_dim / 2, B * T]` of rotary positions (arXiv 2104.09864), all below `end` (0: T)."""
     half = head_dim // 2
     frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
-    angles_NxT = frequencies[:, None] * np.arange(end or positions_BxT.shape[1])
+    end = end or positions_BxT.shape[1]
+    angles_MxE = frequencies[:, None] * np.arange(end)
     # Tables, since XLA on a CPU would compute the functions again wherever they are used: twelve times in
     # two layers, a third of a step.
     # Number by number: of whole columns XLA would lay out what it finds by positions, and all that reads it on a CPU
     # would read across rows.
-    places_NxBT = np.arange(half)[:, None] * angles_NxT.shape[1] + positions_BxT.reshape(-1)
-    return tuple(jnp.asarray(f(angles_NxT), jnp.float32).reshape(-1)[places_NxBT] for f in (np.cos, np.sin))
+    places_MxBT = end * np.arange(half)[:, None] + positions_BxT.reshape(-1)
+    return tuple(jnp.asarray(f(angles_MxE), jnp.float32).reshape(-1)[places_MxBT] for f in (np.cos, np.sin))
 
 
 def rotate(x_HxNxBT: jax.Array, turn: tuple[jax.Array, ...]) -> jax.Array:
@@ -124,9 +125,9 @@ class Attention(nnx.Module):
     def heads(self, x_DxBT: jax.Array, turn: tuple, compute: Compute = FLOAT32) -> tuple[jax.Array, ...]:
         """Queries `[H, N, B * T]`, keys and values `[K, N, B * T]`, normalised and turned."""
         linears = self.q_proj, self.k_proj, self.v_proj
+        own, shared = (linear.weight[...].shape[0] // self.head_dim for linear in linears[:2])
         if kernel := fused("heads", compute, self.head_dim, x_DxBT.shape[-1]):
             norms = self.q_norm.weight[...], self.k_norm.weight[...]
-            shared = self.k_proj.weight[...].shape[0] // self.head_dim
             return kernel.prepared(
                 joint(x_DxBT, *linears), *norms, turn, shared, self.q_norm.epsilon, interpreted()
             )
@@ -136,12 +137,16 @@ class Attention(nnx.Module):
             )
             return rotate(self.q_norm(q), turn), rotate(self.k_norm(k), turn), v
         # Queries and keys together: small models wait more for the number of operations than for their size.
-        qkv_xNxBT = joint(x_DxBT, *linears).reshape(-1, self.head_dim, x_DxBT.shape[-1])
-        own, shared = (x.weight[...].shape[0] // self.head_dim for x in (self.q_proj, self.k_proj))
-        norms = (self.q_norm.weight[...], own), (self.k_norm.weight[...], shared)
-        weight_xNx1 = jnp.concatenate([jnp.tile(weight[:, None], (heads, 1, 1)) for weight, heads in norms])
-        qk_xNxBT = rotate(normalised(qkv_xNxBT[:-shared], weight_xNx1, self.q_norm.epsilon), turn)
-        return qk_xNxBT[:own], qk_xNxBT[own:], qkv_xNxBT[-shared:]
+        qkv_CxNxBT = joint(x_DxBT, *linears).reshape(-1, self.head_dim, x_DxBT.shape[-1])
+        qk_CxNxBT, v_KxNxBT = jnp.split(qkv_CxNxBT, [own + shared])
+        weight_CxNx1 = jnp.concatenate(
+            [
+                jnp.broadcast_to(norm.weight[...][:, None], (count, self.head_dim, 1))
+                for norm, count in ((self.q_norm, own), (self.k_norm, shared))
+            ]
+        )
+        qk_CxNxBT = rotate(normalised(qk_CxNxBT, weight_CxNx1, self.q_norm.epsilon), turn)
+        return *jnp.split(qk_CxNxBT, [own]), v_KxNxBT
 
     def joined(self, out_HxNxBT: jax.Array) -> jax.Array:
         """Output `[D, B * T]` of the heads' own, before it is added to the stream."""

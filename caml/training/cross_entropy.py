@@ -42,7 +42,7 @@ def _nats_forward(logits_VxN: jax.Array, targets_N: jax.Array) -> tuple[jax.Arra
     peak_N = jnp.max(logits_VxN, axis=0)
     e_VxN = jnp.exp(logits_VxN - peak_N)
     total_N = jnp.sum(e_VxN, axis=0)
-    of_target_N = logits_VxN[targets_N, jnp.arange(len(targets_N))]
+    of_target_N = jnp.take_along_axis(logits_VxN, targets_N[None], axis=0)[0]
     return jnp.log(total_N) + peak_N - of_target_N, (e_VxN, total_N, targets_N)
 
 

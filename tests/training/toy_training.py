@@ -144,7 +144,7 @@ def run(
     precision: str = "float32",
     **pace: Any,
 ) -> Trained:
-    """Train toy members; the number of places is the same everywhere, so that tests share a program."""
+    """Train toy members; the number of places is the same everywhere, so that tests of a precision share a program."""
     shape = MODEL, VOCAB, BATCH, LENGTH
     steps = Pace(**({"steps": 4, "places": 4} | pace))
     return train(members, *shape, folder, sink, steps, sink.stop, precision=precision, profile=profile)

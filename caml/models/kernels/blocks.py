@@ -1,8 +1,8 @@
 """Attention on a CPU, in blocks of queries.
 
-Queries are on the last axis throughout, so that sums over keys and over the numbers of a head run down
-columns: on a CPU that is what vectorises. B sequences, T query positions, S key positions, H heads,
-K key-value heads, N numbers in a head.
+Positions are on the last axis throughout, those of queries where there are both, so that sums over keys and over the
+numbers of a head run down columns: on a CPU that is what vectorises. B sequences, T query positions, S key positions,
+H heads, K key-value heads, N numbers in a head.
 """
 
 import jax
