@@ -80,8 +80,8 @@ _gather.defvjp(_gather_forward, _gather_backward)
 def one_hot(vocab: int) -> bool:
     """Whether the gradient of so many words' embeddings is a one-hot product here, and not added up row by row.
 
-    On an accelerator the product has a fixed order; it costs V x D x tokens. A CPU adds in order, and no slower at any
-    size (experiments/LOG.md).
+    On an accelerator the product has a fixed order; it costs V x D x tokens. A CPU adds in order, and no slower at
+    128, 512 and 2,048 words (experiments/LOG.md).
     """
     return vocab <= ONE_HOT_VOCABULARY and jax.default_backend() != "cpu"
 

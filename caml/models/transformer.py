@@ -2,7 +2,8 @@
 
 Names and layouts of parameters are those of `transformers.Qwen3ForCausalLM` (weights are `[out, in]`),
 so a dictionary of parameters *is* a checkpoint of that class. Sizes in names of arrays: B sequences,
-T positions, D width, H heads, K key-value heads, C heads of several kinds, N numbers in a head, V vocabulary.
+T positions, D width, H heads, K key-value heads, C heads of several kinds, N numbers in a head, M half as
+many, E positions that there are tables for, V vocabulary.
 
 Inside, features come first and tokens last (`[D, B * T]`): sums over features then run down columns, which
 vectorises on a CPU, and no product of a training step needs a large transposition there. A step of a

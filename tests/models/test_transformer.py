@@ -10,7 +10,7 @@ import pytest
 
 from caml.models import products
 from caml.models.sizes import Model
-from caml.models.transformer import Layer, hidden_states, init_parameters, logits
+from caml.models.transformer import Layer, hidden_states, init_parameters, logits, rotation
 
 MODEL = Model("tiny", width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp_width=24, init_scale=0.3)
 VOCAB = 12
@@ -68,6 +68,16 @@ def test_a_document_reads_the_same_packed_and_alone():
     whole = outputs(PARAMS, MODEL, tokens, segments, positions)[0, inside]
     lone = outputs(PARAMS, MODEL, alone, np.ones_like(alone), np.arange(alone.size, dtype=np.int32)[None])
     np.testing.assert_allclose(whole, lone[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("end", [0, 9])
+def test_positions_turn_by_their_angles(end: int):
+    """Wherever a position stands, and however many there are tables for."""
+    positions = np.array([[0, 3, 1, 2], [2, 0, 1, 3]])
+    angles = 100.0 ** (-np.arange(4) / 4)[:, None] * positions.reshape(-1)
+    cos, sin = rotation(jnp.asarray(positions), head_dim=8, theta=100.0, end=end)
+    np.testing.assert_allclose(cos, np.cos(angles), atol=1e-6)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=1e-6)
 
 
 @pytest.mark.parametrize(
