@@ -103,6 +103,15 @@ def claim(where: Places, file: Path, states: str) -> None:
         write_json(where.owner, {"file": str(file.absolute()), "states": states})
 
 
+def let_go(where: Places) -> None:
+    """Take a claim back, and the folders that were made for it, where nothing else is in them."""
+    with contextlib.suppress(OSError):  # somebody writes there
+        if list(where.folder.iterdir()) == [where.owner]:
+            where.owner.unlink()
+            where.folder.rmdir()
+            where.output.rmdir()
+
+
 def _owner(where: Places) -> tuple[Path | None, str]:
     """The gin file that has its results in the ablation's folder, if it is there still, and what it states."""
     try:

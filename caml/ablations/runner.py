@@ -10,7 +10,7 @@ from caml.ablations.condition import Study, kept_report, move_damaged_aside, stu
 from caml.ablations.grid import Cell, used_stageruns, write_cells
 from caml.ablations.inflight import discard_finished
 from caml.ablations.machine import refuse_too_large
-from caml.ablations.places import named_below
+from caml.ablations.places import let_go, named_below
 from caml.ablations.progress import Progress, Stopped
 from caml.analysis.lock import read_lock
 from caml.config.errors import UserError
@@ -48,8 +48,8 @@ def run(
 
     `only` names one cell: it is trained and evaluated, and nothing is reported, as where a setting of an axis
     macro leaves only a part of the grid. `profile`: a few dispatches of training are traced. Raises UserError
-    before anything but the ablation's folder and its owner is written, Failure for what breaks, `Stopped` where `stop`
-    was set.
+    for what is wrong, of the file itself before anything is left written, Failure for what breaks, `Stopped` where
+    `stop` was set.
     """
     began = time.monotonic()
     study = study_of(loaded)
@@ -109,7 +109,11 @@ def _run(
         # Imported where it is used, as all that is heavy here: a finished ablation need not wait for jax.
         from caml.ablations.making import make, planned
 
-        populations = planned(study, stageruns, progress.say)
+        try:
+            populations = planned(study, stageruns, progress.say)
+        except UserError:
+            let_go(where)
+            raise
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     made = sat = 0
     if missing:
