@@ -7,12 +7,9 @@ tests. In names of arrays: B sequences, T positions, H heads, K key-value heads,
 import importlib
 
 import jax
-from jax.sharding import PartitionSpec
 
 # By platform. `plain` runs everywhere, and holds a square of scores for every head in memory.
 KERNELS = {"cpu": "blocks", "gpu": "triton", "tpu": "splash"}
-# Programs that XLA cannot cut: each device is given its own sequences and heads by hand.
-_WHOLE = ("triton", "splash")
 
 
 def kernel_of(platform: str) -> str:
@@ -26,25 +23,14 @@ def attend(
     v_KxNxBxT: jax.Array,
     segments_BxT: jax.Array,
     kernel: str = "",
-    sharded: bool = False,
 ) -> jax.Array:
     """Softmax attention, `[H, N, B, T]`; a position sees itself and what is before it in its segment.
 
     A segment is a run of equal ids. Padding (segment 0) is a segment like any other, so no query is without a key.
     Query head h uses key-value head h // (H / K). Scores are scaled by 1 / sqrt(N) and summed in float32. `kernel`
-    names a module of caml/models/kernels (empty: that of the platform on which this process computes). `sharded`:
-    sequences and heads lie over the axes of a mesh (caml/training/mesh.py).
+    names a module of caml/models/kernels (empty: that of the platform on which this process computes).
     """
     name = kernel or kernel_of(jax.default_backend())
     # Imported where it is used: the kernels of accelerators bring a compiler of their own.
     run = importlib.import_module(f"caml.models.kernels.{name}").attend
-    if sharded and name in _WHOLE:
-        own_heads, own_rows = PartitionSpec("tensor", None, ("data", "fsdp")), PartitionSpec(("data", "fsdp"))
-        run = jax.shard_map(
-            run,
-            in_specs=(own_heads, own_heads, own_heads, own_rows),
-            out_specs=own_heads,
-            axis_names={"data", "fsdp", "tensor"},
-            check_vma=False,
-        )
     return run(q_HxNxBxT, k_KxNxBxT, v_KxNxBxT, segments_BxT)

@@ -12,10 +12,10 @@ class Compute:
 
     `precision` is that of products and of the stream between layers; parameters, normalisation, softmax and loss are in
     float32 always. `kernel` is of attention (caml/models/attention.py; empty: the platform's). `remat` says what the
-    backward pass computes again: `none`, all but the outputs of `products`, or all inside `layers`. `sharded`: a matrix
-    lies over several devices. `fused`: what lies between products is computed in fewer passes over memory, by kernels
-    that only a GPU has (elsewhere they are interpreted, slowly), and logits of next-token losses lie there in
-    `precision`.
+    backward pass computes again: `none`, all but the outputs of `products`, or all inside `layers`. `sharded`: the
+    model lies over several devices, and this is of one of them (caml/models/sharded.py). `fused`: what lies between
+    products is computed in fewer passes over memory, by kernels that only a GPU has (elsewhere they are interpreted,
+    slowly), and logits of next-token losses lie there in `precision`.
     """
 
     precision: str = "float32"

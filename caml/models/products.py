@@ -45,12 +45,19 @@ def _multiply_forward(weight_OxI: jax.Array, x_IxN: jax.Array, precision: str) -
     return jnp.matmul(weight_OxI, x_IxN, preferred_element_type=precision), (weight_OxI, x_IxN)
 
 
-def _multiply_backward(precision: str, saved: tuple, gradient_OxN: jax.Array) -> tuple[jax.Array, jax.Array]:
-    weight_OxI, x_IxN = saved
+def gradients(
+    weight_OxI: jax.Array, x_IxN: jax.Array, gradient_OxN: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of both factors of `weight @ x`: that of the weight in float32, that of `x` in its precision."""
     gradient_OxN = gradient_OxN.astype(x_IxN.dtype)
     # Without the barrier XLA folds the transposition into the product and takes a path half as fast.
     weight_IxO = jax.lax.optimization_barrier(weight_OxI.T)
     return contract_last(gradient_OxN, x_IxN), weight_IxO @ gradient_OxN
+
+
+def _multiply_backward(precision: str, saved: tuple, gradient_OxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    weight_OxI, x_IxN = saved
+    return gradients(weight_OxI, x_IxN, gradient_OxN)
 
 
 multiply.defvjp(_multiply_forward, _multiply_backward)

@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from caml.config.seeds import generator
+from caml.models import sharded
 from caml.models.attention import attend
 from caml.models.compute import FLOAT32, Compute
 from caml.models.products import look_up, multiply
@@ -29,6 +30,7 @@ from caml.models.sizes import Model
 
 Parameters = dict[str, jax.Array]
 OUTPUT_NORM = "model.norm.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def is_matrix(name: str) -> bool:
@@ -37,29 +39,37 @@ def is_matrix(name: str) -> bool:
 
 
 class Linear(nnx.Module):
-    """A matrix without bias, stored `[out, in]`."""
+    """A matrix without bias, stored `[out, in]`; `shape` is that of all of it, of which a device may have a part."""
 
     def __init__(self, inputs: int, outputs: int):
         self.weight = nnx.Param(jnp.zeros((outputs, inputs), jnp.float32))
+        self.shape = outputs, inputs
 
 
-def project(x_IxN: jax.Array, *linears: Linear, sharded: bool = False) -> list[jax.Array]:
-    """Each linear map of `x`, by one product for all of them, but where each matrix lies on several devices."""
+def out_of_stream(x_DxN: jax.Array, compute: Compute, *linears: Linear) -> jax.Array:
+    """All linear maps of the stream by one product, one below the other."""
+    # For small models the number of products counts for more than their sizes.
     weights = [linear.weight[...] for linear in linears]
-    if sharded or len(weights) == 1:
-        return [multiply(weight, x_IxN, str(x_IxN.dtype)) for weight in weights]
-    ends = np.cumsum([weight.shape[0] for weight in weights])[:-1]
-    return jnp.split(joint(x_IxN, *linears), ends)
+    weight_OxD = jnp.concatenate(weights) if len(weights) > 1 else weights[0]
+    if not compute.sharded:
+        return multiply(weight_OxD, x_DxN, str(x_DxN.dtype))
+    if weights[0].shape[0] < linears[0].shape[0]:
+        x_DxN = sharded.entering(x_DxN)
+    return sharded.multiply(weight_OxD, x_DxN, str(x_DxN.dtype), 1, len(x_DxN))
 
 
-def joint(x_IxN: jax.Array, *linears: Linear) -> jax.Array:
-    """All linear maps of `x` by one product, one below the other."""
-    return multiply(jnp.concatenate([linear.weight[...] for linear in linears]), x_IxN, str(x_IxN.dtype))
+def into_stream(x_IxN: jax.Array, compute: Compute, linear: Linear) -> jax.Array:
+    """The linear map of `x` to what is added to the stream."""
+    weight_DxI, (width, inputs) = linear.weight[...], linear.shape
+    if not compute.sharded:
+        return multiply(weight_DxI, x_IxN, str(x_IxN.dtype))
+    out_DxN = sharded.multiply(weight_DxI, x_IxN, str(x_IxN.dtype), 0, width)
+    return out_DxN if weight_DxI.shape[1] == inputs else sharded.leaving(out_DxN)
 
 
 def fused(name: str, compute: Compute, size: int, positions: int) -> Any:
     """The kernel `name` for a GPU, where it is asked for and `size` and `positions` suit it; else None."""
-    if not compute.fused or compute.sharded:
+    if not compute.fused:
         return None
     kernel = importlib.import_module(f"caml.models.kernels.triton_{name}")
     return kernel if kernel.fits(size, positions) else None
@@ -127,31 +137,33 @@ class Attention(nnx.Module):
         """Queries `[H, N, B * T]`, keys and values `[K, N, B * T]`, normalised and turned."""
         linears = self.q_proj, self.k_proj, self.v_proj
         own, shared = (linear.weight[...].shape[0] // self.head_dim for linear in linears[:2])
+        norms = self.q_norm.weight[...], self.k_norm.weight[...]
+        if own * self.head_dim < self.q_proj.shape[0]:  # other devices have other heads
+            norms = sharded.entering(norms[0]), sharded.entering(norms[1])
         if kernel := fused("heads", compute, self.head_dim, x_DxBT.shape[-1]):
-            norms = self.q_norm.weight[...], self.k_norm.weight[...]
             return kernel.prepared(
-                joint(x_DxBT, *linears), *norms, turn, shared, self.q_norm.epsilon, interpreted()
+                out_of_stream(x_DxBT, compute, *linears),
+                *norms,
+                turn,
+                shared,
+                self.q_norm.epsilon,
+                interpreted(),
             )
-        if compute.sharded:
-            q, k, v = (
-                x.reshape(-1, self.head_dim, x.shape[-1]) for x in project(x_DxBT, *linears, sharded=True)
-            )
-            return rotate(self.q_norm(q), turn), rotate(self.k_norm(k), turn), v
         # Queries and keys together: small models wait more for the number of operations than for their size.
-        qkv_CxNxBT = joint(x_DxBT, *linears).reshape(-1, self.head_dim, x_DxBT.shape[-1])
+        qkv_CxNxBT = out_of_stream(x_DxBT, compute, *linears).reshape(-1, self.head_dim, x_DxBT.shape[-1])
         qk_CxNxBT, v_KxNxBT = jnp.split(qkv_CxNxBT, [own + shared])
         weight_CxNx1 = jnp.concatenate(
             [
-                jnp.broadcast_to(norm.weight[...][:, None], (count, self.head_dim, 1))
-                for norm, count in ((self.q_norm, own), (self.k_norm, shared))
+                jnp.broadcast_to(weight[:, None], (count, self.head_dim, 1))
+                for weight, count in zip(norms, (own, shared), strict=True)
             ]
         )
         qk_CxNxBT = rotate(normalised(qk_CxNxBT, weight_CxNx1, self.q_norm.epsilon), turn)
         return *jnp.split(qk_CxNxBT, [own]), v_KxNxBT
 
-    def joined(self, out_HxNxBT: jax.Array) -> jax.Array:
+    def joined(self, out_HxNxBT: jax.Array, compute: Compute = FLOAT32) -> jax.Array:
         """Output `[D, B * T]` of the heads' own, before it is added to the stream."""
-        return project(out_HxNxBT.reshape(-1, out_HxNxBT.shape[-1]), self.o_proj)[0]
+        return into_stream(out_HxNxBT.reshape(-1, out_HxNxBT.shape[-1]), compute, self.o_proj)
 
     def __call__(
         self, x_DxBT: jax.Array, segments_BxT: jax.Array, turn: tuple, compute: Compute
@@ -159,8 +171,8 @@ class Attention(nnx.Module):
         """Output `[D, B * T]`, before it is added to the stream."""
         heads = self.heads(x_DxBT, turn, compute)
         q, k, v = (x.reshape(*x.shape[:2], *segments_BxT.shape) for x in heads)
-        out = attend(q, k, v, segments_BxT, compute.kernel, compute.sharded)
-        return self.joined(out.reshape(*out.shape[:2], -1))
+        out = attend(q, k, v, segments_BxT, compute.kernel)
+        return self.joined(out.reshape(*out.shape[:2], -1), compute)
 
 
 class MLP(nnx.Module):
@@ -175,12 +187,13 @@ class MLP(nnx.Module):
         """Output `[D, B * T]`, before it is added to the stream."""
         linears = self.gate_proj, self.up_proj
         neurons = self.gate_proj.weight[...].shape[0]
+        both = out_of_stream(x_DxBT, compute, *linears)
         if kernel := fused("swiglu", compute, neurons, x_DxBT.shape[-1]):
-            through = kernel.swiglu(joint(x_DxBT, *linears), interpreted())
+            through = kernel.swiglu(both, interpreted())
         else:
-            gate, up = project(x_DxBT, *linears, sharded=compute.sharded)
+            gate, up = jnp.split(both, 2)
             through = jax.nn.silu(gate) * up
-        return project(through, self.down_proj)[0]
+        return into_stream(through, compute, self.down_proj)
 
 
 class Layer(nnx.Module):
@@ -239,7 +252,11 @@ class Trunk(nnx.Module):
     ) -> jax.Array:
         """The normalised stream `[D, B * T]`."""
         turn = rotation(positions_BxT, self.shape.head_dim, self.shape.rope_theta)
-        x_DxBT = look_up(self.embed_tokens.weight[...], tokens_BxT.reshape(-1), compute.precision)
+        table_VxD, tokens = self.embed_tokens.weight[...], tokens_BxT.reshape(-1)
+        if compute.sharded:  # of a table that was put together: it is the head's too, where they are tied
+            x_DxBT = sharded.all_tokens(look_up(table_VxD, sharded.own_tokens(tokens), compute.precision))
+        else:
+            x_DxBT = look_up(table_VxD, tokens, compute.precision)
         for layer in self.layers:
             x_DxBT = _through(*nnx.split(layer), x_DxBT, segments_BxT, turn, compute)
         return self.norm(x_DxBT)
@@ -264,7 +281,7 @@ def _definition(model: Model, vocab: int) -> tuple[nnx.GraphDef, dict[str, tuple
 
 def assemble(params: Parameters, model: Model) -> Qwen3:
     """The module with these parameters."""
-    graph, paths = _definition(model, params["model.embed_tokens.weight"].shape[0])
+    graph, paths = _definition(model, params[EMBEDDING].shape[0])
     leaves = [nnx.Param(params[name]) for name in paths]
     return nnx.merge(graph, nnx.from_flat_state(zip(paths.values(), leaves, strict=True)))
 
@@ -323,7 +340,7 @@ def hidden_states(
 
 def output_matrix(params: Parameters) -> jax.Array:
     """The matrix `[V, D]` from hidden states to logits: the head's, or the embedding where they are tied."""
-    return params.get("lm_head.weight", params["model.embed_tokens.weight"])
+    return params.get(HEAD, params[EMBEDDING])
 
 
 def logits(

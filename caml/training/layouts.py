@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from caml.models.attention import kernel_of
 from caml.models.compute import FLOAT32, Compute
+from caml.models.sharded import ROWS
 from caml.training.execution import AS_SUITS, Execution
 
 
@@ -27,9 +28,11 @@ class Layout:
     compute: Compute = FLOAT32
 
     @property
-    def by_hand(self) -> bool:
-        """Whether a step adds up over the mesh's axis `data` itself; else the compiler does what is to be done."""
-        return self.data > 1 and self.fsdp * self.tensor == 1
+    def over(self) -> tuple[str, ...]:
+        """Axes of the mesh over which a batch lies, so that a step adds up over them."""
+        if self.compute.sharded:
+            return ROWS
+        return ("data",) if self.data > 1 else ()
 
     def __str__(self) -> str:
         parts = [f"members side by side, {self.beside} at once" if self.beside else "members in turn"]
@@ -38,7 +41,9 @@ class Layout:
         if self.data > 1:
             parts.append(f"a batch over {self.data} devices")
         if self.fsdp * self.tensor > 1:
-            parts.append(f"a model over {self.fsdp} x {self.tensor} devices (fsdp x tensor)")
+            parts.append(
+                f"a model put together layer by layer from {self.fsdp} x {self.tensor} devices (fsdp x tensor)"
+            )
         if self.compute.precision != FLOAT32.precision:
             parts.append(f"in {self.compute.precision}")
         if self.compute.kernel not in ("", "blocks"):
@@ -85,11 +90,8 @@ def layout_of(
     batch or the heads cannot be divided as `asked`.
     """
     over = asked.fsdp * asked.tensor
-    if asked.fused and (platform != "gpu" or over > 1):
-        here = f"a model over {over} devices" if over > 1 else f"a {platform.upper()}"
-        raise Unfit(
-            "fused", f"there are such kernels for a GPU where a model lies on one device, not for {here}"
-        )
+    if asked.fused and platform != "gpu":
+        raise Unfit("fused", f"there are such kernels for a GPU, not for a {platform.upper()}")
     if kv_heads % asked.tensor:
         raise Unfit("tensor", f"{asked.tensor} devices do not divide the model's {kv_heads} key-value heads")
     if devices % over:
@@ -125,6 +127,9 @@ def layout_of(
         tokens = next(tokens for widest, tokens in AT_A_TIME[platform] if width <= widest)
         most = max(1, tokens // length)
         rows = max(rows for rows in range(1, most + 1) if own % rows == 0)
+    tokens = (rows or own) * length
+    if tokens % asked.tensor:
+        raise Unfit("tensor", f"{asked.tensor} devices do not divide the {tokens} tokens that share them")
     stacked = over == 1 and MEMBERS_LIE.get(platform, "stacked") == "stacked"
     return Layout(
         beside=-(-places * data // groups) if stacked else 0,

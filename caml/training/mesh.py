@@ -1,20 +1,24 @@
 """Devices and the mesh over them: axes member, data, fsdp, tensor; and how a model's arrays lie on it.
 
 Small models spread members over devices, with nothing passed between them. A large one lies over several: `fsdp` cuts
-every matrix, its gradient and its optimizer state, and the batch too (Zhao et al. 2023, arXiv 2304.11277); `tensor`
-cuts the matrices by heads and by neurons (Shoeybi et al. 2019, arXiv 1909.08053); `data` cuts the batch alone.
+every matrix, its gradient and its optimizer state, and the batch too; `tensor` cuts the matrices by heads and by
+neurons; `data` cuts the batch alone. What is passed: caml/models/sharded.py.
 """
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from caml.models import sharded
+from caml.models.transformer import EMBEDDING, HEAD
 
 AXES = ("member", "data", "fsdp", "tensor")
 MEMBERS = PartitionSpec("member")
 EVERYWHERE = PartitionSpec()
-# The matrices that take heads or neurons back into the stream: `tensor` cuts their columns, and of all others the rows.
+# Of the layers' matrices `tensor` cuts the rows, but for those that take heads or neurons back into the stream.
 _INTO_STREAM = ("o_proj.weight", "down_proj.weight")
 
 
@@ -24,28 +28,35 @@ def member_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     return Mesh(devices.reshape(-1, data, fsdp, tensor), AXES)
 
 
-def is_sharded(mesh: Mesh) -> bool:
+def is_sharded(mesh: Mesh | AbstractMesh) -> bool:
     """Whether a model lies over several devices."""
     return mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
 
 
 def batch_spec(mesh: Mesh) -> PartitionSpec:
     """How batches `[members, steps, B, T]` lie."""
-    return PartitionSpec("member", None, ("data", "fsdp") if is_sharded(mesh) else "data")
+    return PartitionSpec("member", None, sharded.ROWS if is_sharded(mesh) else "data")
 
 
-def array_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def array_spec(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """How the parameter `name`, or what an optimizer keeps of it, lies: `shape` has the member axis in front.
 
-    An axis of the mesh that does not divide its side of the array leaves it whole.
+    Axes of the mesh that do not divide a side of the array leave it whole.
     """
     if not is_sharded(mesh) or len(shape) < 3:
         return MEMBERS
-    sides = ("fsdp", "tensor") if name.endswith(_INTO_STREAM) else ("tensor", "fsdp")
-    cut = [
-        axis if size % mesh.shape[axis] == 0 else None for axis, size in zip(sides, shape[-2:], strict=True)
-    ]
-    return PartitionSpec("member", *[None] * (len(shape) - 3), *cut)
+    sides: tuple[tuple[str, ...], ...] = ("tensor",), ("fsdp",)
+    if name in (EMBEDDING, HEAD):  # every word is looked up and compared
+        sides = (), ("fsdp", "tensor")
+    elif name.endswith(_INTO_STREAM):
+        sides = ("fsdp",), ("tensor",)
+
+    def dividing(size: int, axes: tuple[str, ...]) -> tuple[str, ...] | None:
+        while axes and size % math.prod(mesh.shape[axis] for axis in axes):
+            axes = axes[:-1]
+        return axes or None
+
+    return PartitionSpec("member", *[None] * (len(shape) - 3), *map(dividing, shape[-2:], sides))
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

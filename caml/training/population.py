@@ -110,7 +110,7 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
         return jax.vmap(one)(members) if layout.beside else jax.lax.map(one, members)
 
     if is_sharded(mesh):
-        # The compiler finds what is to be passed between devices.
+        # A step cuts itself over devices; what its optimizer passes between them, the compiler finds.
         def kept_in_place(state: State, *rest: Any) -> Any:
             new, metrics = on_device(state, *rest)
             return jax.lax.with_sharding_constraint(new, shardings(new, mesh)), metrics

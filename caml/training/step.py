@@ -5,14 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 
+from caml.models import sharded
 from caml.models.compute import Compute
 from caml.models.pieces import scan_pieces
 from caml.models.sizes import Model
-from caml.models.transformer import Parameters, output_matrix, stream
+from caml.models.transformer import EMBEDDING, HEAD, Parameters, output_matrix, stream
 from caml.training import updates
 from caml.training.cross_entropy import cross_entropy, summed_cross_entropy
 from caml.training.layouts import PLAIN, Layout
+from caml.training.mesh import array_spec
 from caml.training.optimizer import Hyper
 
 # What is told of a loss on preference pairs besides.
@@ -37,12 +40,21 @@ class Batch(NamedTuple):
 def output_and_targets(
     params: Parameters, model: Model, batch: Batch, compute: Compute
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The model's output `[D, B * T]`, its output matrix `[V, D]`, and each token's successor `[B * T]`.
+    """The model's output `[D, N]`, its output matrix `[V, D]`, and each token's successor `[N]`; N is B * T.
 
-    What follows the end of a row or of a document means nothing.
+    What follows the end of a row or of a document means nothing. Where the model lies over several devices, N are the
+    tokens of which this one computes the loss (`sharded.own_tokens`).
     """
+    if compute.sharded:
+        whole = {
+            name: sharded.words(x, model.width) for name, x in params.items() if name in (EMBEDDING, HEAD)
+        }
+        params = params | whole
     x_DxN = stream(params, model, batch.tokens, batch.segments, batch.positions, compute)
-    return x_DxN, output_matrix(params), jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
+    targets_N = jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
+    if compute.sharded:
+        x_DxN, targets_N = map(sharded.own_tokens, (x_DxN, targets_N))
+    return x_DxN, output_matrix(params), targets_N
 
 
 def token_loss(
@@ -50,7 +62,9 @@ def token_loss(
 ) -> jax.Array:
     """What the batch, or a part of one that has `bearing` loss-bearing targets, adds to the mean nats of a target."""
     weights_N = batch.weights.reshape(-1) / bearing
-    return summed_cross_entropy(*output_and_targets(params, model, batch, compute), weights_N, compute.fused)
+    weights_N = sharded.own_tokens(weights_N) if compute.sharded else weights_N
+    loss = summed_cross_entropy(*output_and_targets(params, model, batch, compute), weights_N, compute.fused)
+    return sharded.leaving(loss) if compute.sharded else loss
 
 
 def _pairs(batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -82,10 +96,12 @@ def preference_loss(
     `preference_accuracy` is the share of pairs of which m is above 0 by more than rounding, `preference_margin` the
     mean of m in nats.
     """
-    nats_N = cross_entropy(*output_and_targets(params, model, batch, compute))
-    of_reference_N = jax.lax.stop_gradient(
-        cross_entropy(*output_and_targets(reference, model, batch, compute))
-    )
+
+    def nats(params: Parameters) -> jax.Array:
+        nats_N = cross_entropy(*output_and_targets(params, model, batch, compute))
+        return sharded.all_tokens(nats_N) if compute.sharded else nats_N
+
+    nats_N, of_reference_N = nats(params), jax.lax.stop_gradient(nats(reference))
     more_BxT = (of_reference_N - nats_N).reshape(batch.tokens.shape) * batch.weights
     pair_BxT, there_BxP = _pairs(batch)
     row_BxT = jnp.broadcast_to(jnp.arange(len(more_BxT))[:, None], more_BxT.shape)
@@ -103,15 +119,17 @@ def loss_and_gradients(
     layout: Layout = PLAIN,
     reference: Parameters | None = None,
     beta: Any = None,
+    lie: dict[str, PartitionSpec] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array], Parameters]:
     """The mean loss of the batch, what else is told of it, and the gradients of the loss.
 
     In nats per loss-bearing target, or with a `reference` per pair; 0 where the batch has none, and of no pairs nothing
-    is told (NaN). The batch is taken `layout.rows` at a time on each device. Where it is spread over devices by hand
-    (`layout.by_hand`), this is given one's own rows of it, and adds up with the others.
+    is told (NaN). The batch is taken `layout.rows` at a time on each device. Where it is spread over devices
+    (`layout.over`), this is of one of them, which has its own rows of it, and adds up with the others. `lie` says how
+    the parameters lie over them; without it each has all.
     """
     count = jnp.sum(batch.weights if reference is None else _pairs(batch)[1])
-    count = jax.lax.psum(count, "data") if layout.by_hand else count
+    count = jax.lax.psum(count, layout.over) if layout.over else count
     bearing = jnp.maximum(count, 1)
 
     def share(params: Parameters, part: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -122,18 +140,11 @@ def loss_and_gradients(
     def of(part: Batch) -> Any:
         return jax.value_and_grad(share, has_aux=True)(params, part)
 
-    # A piece has rows of every device.
-    shares = 1 if layout.by_hand else layout.data * layout.fsdp
-    rows = batch.tokens.shape[0] // shares
+    rows = batch.tokens.shape[0]
     if layout.rows in (0, rows):
         added = of(batch)
     else:
-
-        def cut(x: jax.Array) -> jax.Array:
-            x = x.reshape(shares, rows // layout.rows, layout.rows, *x.shape[1:]).swapaxes(0, 1)
-            return x.reshape(rows // layout.rows, shares * layout.rows, *x.shape[3:])
-
-        parts = jax.tree.map(cut, batch)
+        parts = jax.tree.map(lambda x: x.reshape(rows // layout.rows, layout.rows, *x.shape[1:]), batch)
         # By name, since to ask for the shapes would be to trace the model twice.
         zero = jnp.zeros((), jnp.float32)
         nothing = (
@@ -143,22 +154,53 @@ def loss_and_gradients(
         added, _ = scan_pieces(
             lambda sums, part: (jax.tree.map(jnp.add, sums, of(part)), None), nothing, parts
         )
-    if layout.by_hand:
-        added = _over_devices(added)
+    if layout.over:
+        added = _over_devices(added, layout.over, lie or {})
     (loss, told), gradients = added
     return loss, {name: jnp.where(count > 0, x, jnp.nan) for name, x in told.items()}, gradients
 
 
-def _over_devices(added: Any) -> Any:
-    """The sum of every array of a tree over the mesh's axis `data`.
+def _over_devices(added: Any, over: tuple[str, ...], lie: dict[str, PartitionSpec]) -> Any:
+    """Losses and gradients, summed over the devices of these axes of the mesh.
 
-    On a CPU devices wait for each other once for each array, a tenth of a millisecond every time: there the arrays are
-    added up as one. The bits are the same.
+    Gradients of what lies in parts are added up over its axis already (caml/models/sharded.py). On a CPU devices wait
+    for each other once for each array, a tenth of a millisecond every time: there arrays are added up as one. The bits
+    are the same.
     """
+    losses, gradients = added
+    parted = {name for name, sides in lie.items() if any("fsdp" in (axes or ()) for axes in sides)}
+    in_parts = {name: x for name, x in gradients.items() if name in parted}
+    losses, whole = _sum((losses, {k: x for k, x in gradients.items() if k not in parted}), over)
+    return losses, whole | _sum(in_parts, tuple(axis for axis in over if axis != "fsdp"))
+
+
+def _sum(arrays: Any, over: tuple[str, ...]) -> Any:
+    over = tuple(axis for axis in over if jax.lax.axis_size(axis) > 1)
+    if not over or not arrays:
+        return arrays
     if jax.default_backend() != "cpu":
-        return jax.lax.psum(added, "data")
-    whole, apart = ravel_pytree(added)
-    return apart(jax.lax.psum(whole, "data"))
+        return jax.lax.psum(arrays, over)
+    whole, apart = ravel_pytree(arrays)
+    return apart(jax.lax.psum(whole, over))
+
+
+def _over_model(
+    params: Parameters, model: Model, batch: Batch, layout: Layout, reference: Parameters | None, beta: Any
+) -> tuple[jax.Array, dict[str, jax.Array], Parameters]:
+    """`loss_and_gradients` of a model that lies over the devices of the mesh in use, and a batch over its rows."""
+    mesh = jax.sharding.get_abstract_mesh()
+    lie = {name: PartitionSpec(*array_spec(name, (1, *x.shape), mesh)[1:]) for name, x in params.items()}
+    everywhere = PartitionSpec()
+
+    def of_one(params: Parameters, batch: Batch, reference: Parameters | None, beta: Any) -> Any:
+        return loss_and_gradients(params, model, batch, layout, reference, beta, lie)
+
+    return jax.shard_map(
+        of_one,
+        in_specs=(lie, PartitionSpec(sharded.ROWS), lie if reference else everywhere, everywhere),
+        out_specs=(everywhere, everywhere, lie),
+        check_vma=False,
+    )(params, batch, reference, beta)
 
 
 def train_step(
@@ -177,7 +219,8 @@ def train_step(
     `name` is the optimizer's. With a `reference` the batch holds preference pairs. Where loss or gradient was not
     finite, parameters and state come back as they were.
     """
-    loss, told, gradients = loss_and_gradients(params, model, batch, layout, reference, h.beta)
+    find = _over_model if layout.compute.sharded else loss_and_gradients
+    loss, told, gradients = find(params, model, batch, layout, reference, h.beta)
     new_params, new_state, norm = updates.update(name, params, state, gradients, step, h)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     kept = jax.tree.map(

@@ -60,7 +60,7 @@ def test_a_profile_of_nothing_is_one_line(copy: Path) -> None:
         ("Execution.fsdp = 3", "Execution.fsdp = 3: 3 x 1 devices for a model do not divide 2 devices"),
         (
             "Execution.fused = True",
-            "Execution.fused = True: there are such kernels for a GPU where a model lies on one device, not for a CPU",
+            "Execution.fused = True: there are such kernels for a GPU, not for a CPU",
         ),
         (
             "Execution.tensor = 4",

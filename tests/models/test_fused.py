@@ -220,10 +220,9 @@ def test_members_side_by_side_are_what_each_is_alone():
 
 
 def test_what_does_not_fit_is_computed_as_elsewhere():
-    """Heads that are no power of 2, neurons and positions that fill no program, models that lie over devices."""
+    """Heads that are no power of 2, neurons and positions that fill no program."""
     assert fused("heads", FUSED, 24, 256) is None and fused("heads", FUSED, 8, 200) is None
     assert fused("swiglu", FUSED, 50, 256) is None and fused("swiglu", FUSED, 48, 200) is None
-    assert fused("heads", Compute(fused=True, sharded=True), 8, 256) is None
     assert fused("heads", PLAIN, 8, 256) is None
     shape, batch = model(head_dim=6, mlp_width=50), packed()
     same = [

@@ -1,10 +1,12 @@
 """One model over eight virtual devices: its losses are those of one device, and each holds a part of it."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,21 +97,154 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.slow
-def test_a_model_over_eight_devices(tmp_path: Path):
+GRADIENTS = """
+import dataclasses, functools, json, sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import toy_training as toy
+from caml.models import products, transformer
+from caml.models.compute import Compute
+from caml.models.kernels import triton
+from caml.models.sizes import Model
+from caml.models.transformer import init_parameters
+from caml.training import updates
+from caml.training.layouts import PLAIN, Layout
+from caml.training.mesh import AXES, array_spec
+from caml.training.optimizer import Schedule, hyper
+from caml.training.step import Batch, train_step
+
+products.one_hot = lambda vocab: vocab < 16
+triton.attend = functools.partial(triton.attend, interpret=True)
+toy.BATCH = 16
+whole = Model("whole", 32, 2, 8, 4, 4, 64, init_scale=0.3)
+odd = Model("odd", 20, 2, 4, 4, 6, 22, init_scale=0.3, tied_embeddings=False)
+cases = [
+    (whole, (2, 2, 2), {}, {}, False),
+    (odd, (1, 2, 4), {}, {"remat": "layers"}, True),
+    (whole, (1, 8, 1), {}, {}, False),
+    (odd, (1, 2, 4), {"rows": 2}, {"remat": "products"}, False),
+    (whole, (1, 2, 4), {}, {"kernel": "triton", "fused": True}, False),
+    (odd, (1, 8, 1), {}, {}, True),
+    (dataclasses.replace(odd, tied_embeddings=True), (4, 1, 2), {"rows": 1}, {}, False),
+]
+h = hyper(dataclasses.replace(toy.ADAMW, clip=0.0), Schedule(), 1)
+h = h._replace(beta=np.float32(0.3))
+# What a device has of the model and of the batch suits the kernels.
+assert all(transformer.fused(name, Compute(fused=True), n, 128) for name, n in (("heads", 4), ("swiglu", 16)))
+
+
+def drawn(seed, model, vocab):
+    norms = np.random.default_rng(seed)
+    return {name: x if x.ndim > 1 else x * norms.uniform(0.5, 2, x.shape).astype(np.float32)
+            for name, x in init_parameters(model, vocab, seed).items()}
+
+
+def learned(model, params, batch, reference, layout, over):
+    # The first moment of AdamW after a step is a share of the gradient.
+    state = updates.init_state("adamw", params, h)
+    mesh = Mesh(np.array(jax.devices()[:np.prod(over)]).reshape(1, *over), AXES)
+
+    def placed(tree):
+        lie = {n: PartitionSpec(*array_spec(n, (1, *x.shape), mesh)[1:]) for n, x in tree.items()}
+        return jax.device_put(tree, {n: NamedSharding(mesh, spec) for n, spec in lie.items()})
+
+    def step(params, batch, reference):
+        return train_step(model, "adamw", params, state, batch, np.int32(0), h, reference, layout)
+
+    with jax.set_mesh(mesh):
+        new, state, told, _ = jax.jit(step)(placed(params), batch, reference and placed(reference))
+    return jax.device_get({**state[1].mu, **told})
+
+
+apart = []
+for model, over, layout, compute, preference in cases[slice(*map(int, sys.argv[1:]))]:
+    vocab = 15 if model is odd else 16
+    data = toy.Preferring(3, 1) if preference else toy.Counting(3, 1)
+    batch = jax.tree.map(lambda x: x[0], data.batches(0, 1))
+    batch = batch._replace(tokens=batch.tokens % vocab)
+    reference = drawn(1, model, vocab) if preference else None
+    params = drawn(0, model, vocab)
+    truth = learned(model, params, batch, reference, PLAIN, (1, 1, 1))
+    data, fsdp, tensor = over
+    here = Layout(data=data, fsdp=fsdp, tensor=tensor, compute=Compute(sharded=True, **compute), **layout)
+    found = learned(model, params, batch, reference, here, over)
+    assert found.keys() == truth.keys()
+    apart.append({n: float(np.abs(found[n] - x).max() / (np.abs(x).max() + 1e-30)) for n, x in truth.items()})
+print(json.dumps(apart))
+"""
+
+
+def over_devices(program: str, *arguments: str) -> Any:
+    """What `program` prints last, on eight virtual devices."""
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": str(Path(toy.__file__).parent),
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        [sys.executable, "-c", program, *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("cases", [(0, 2), pytest.param((2, 7), marks=pytest.mark.slow)])
+def test_gradients_and_what_is_told_are_those_of_one_device(cases: tuple[int, int]):
+    found = over_devices(GRADIENTS, *map(str, cases))
+    assert len(found) == cases[1] - cases[0]
+    for apart in found:
+        assert max(apart.values()) < 3e-5, apart
+
+
+COMPILED = """
+import dataclasses, json, re
+import jax
+import toy_training as toy
+from caml.training.capacity import described
+from caml.training.execution import Execution
+from caml.training.loop import Pace, laid_out
+from caml.training.mesh import member_mesh
+from caml.training.programs import Shape, program
+
+model = dataclasses.replace(toy.MODEL, heads=4, kv_heads=2, layers=2)
+found = {}
+for fsdp, tensor in ((8, 1), (2, 2)):
+    layout = laid_out(Pace(asked=Execution(fsdp=fsdp, tensor=tensor, rows=40 // (8 // tensor))), 1, model, 40, 16)
+    shape = Shape(model, 16, 40, 16, "adamw", 1, 2, layout, False)
+    run, _ = program(shape, member_mesh(layout.data, fsdp, tensor), *described(model, 16, toy.ADAMW, False, 1))
+    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+    found[fsdp] = [
+        (kind, [list(map(int, array.split(","))) for array in re.findall(r"\\w+\\[([\\d,]+)\\]", given)])
+        for given, kind in re.findall(rf" = (.*?) ({kinds})(?:-start)?\\(", run.as_text())
+    ]
+print(json.dumps(found))
+"""
+
+
+def test_over_fsdp_devices_pass_parameters_and_no_tokens():
+    found = over_devices(COMPILED)
+    # 2 layers' matrices, forward and backward, and the embedding; 40 rows of 16 tokens, of which a device has 5 or 10.
+    passed = [array for _, arrays in found["8"] for array in arrays]
+    assert {kind for kind, _ in found["8"]} == {"all-gather", "all-reduce", "reduce-scatter"}
+    assert not [array for array in passed if {40, 80, 640} & set(array)]
+    gathered = sum(
+        math.prod(array) for kind, arrays in found["8"] if kind == "all-gather" for array in arrays
+    )
+    matrices = 2 * (16 * (32 + 16 + 16 + 32) + 3 * 16 * 24)
+    assert matrices <= gathered - 16 * 16 <= 2 * matrices
+    # Over `tensor` they add up what goes into the stream and what its gradient is, four times a layer.
+    of_tokens = [kind for kind, arrays in found["2"] for array in arrays if 160 in array or 80 in array]
+    assert of_tokens.count("all-reduce") == 8
+    assert {kind for kind, _ in found["2"]} == {"all-gather", "all-reduce", "reduce-scatter"}
+    assert not [array for _, arrays in found["2"] for array in arrays if {40, 640} & set(array)]
+
+
+@pytest.mark.slow
+def test_a_model_over_eight_devices(tmp_path: Path):
+    found = over_devices(PROGRAM, str(tmp_path))
     assert len(found["apart"]) == 6
     assert max(found["apart"].values()) < 2e-6, found["apart"]
     assert found["same bits"]
