@@ -17,6 +17,7 @@ from caml.models.pieces import scan_pieces
 from caml.models.products import products_in
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, hidden_states, output_matrix
+from caml.training.cross_entropy import piece_bytes
 
 BRANCHES = Compute(kernel="branches")
 # Tokens that go through the model together, by platform: small pieces stay in a processor's cache.
@@ -41,7 +42,8 @@ def log_probs(params: Parameters, model: Model, rows: Rows) -> jax.Array:
         found_BxQ -= jax.nn.logsumexp(logits_BxQxV, axis=-1)
         return jnp.where(target_BxQ < 0, 0.0, found_BxQ).reshape(part.target.shape).sum(-1)
 
-    return _in_pieces(lambda part: one(Rows(*part)), rows).reshape(-1)
+    logits = math.prod(rows.target.shape[1:]) * len(output_matrix(params))
+    return _in_pieces(lambda part: one(Rows(*part)), rows, logits).reshape(-1)
 
 
 @products_in("float32")
@@ -66,7 +68,8 @@ def held_out_scores(
         divergence = jnp.sum(jnp.exp(before) * (before - own), axis=-1)
         return nats * weights, divergence * weights
 
-    nats, divergence = _in_pieces(one, (*batch, targets_BxT))
+    logits = targets_BxT.shape[1] * len(output_matrix(params))
+    nats, divergence = _in_pieces(one, (*batch, targets_BxT), logits)
     total = batch.weights.sum()
     return {"held_out_nats": jnp.sum(nats) / total, "kl_from_parent": jnp.sum(divergence) / total}
 
@@ -128,10 +131,16 @@ def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
     return score
 
 
-def _in_pieces(function: Callable[[Any], Any], arrays: tuple) -> Any:
-    """`function` of arrays `[R, T, ...]`, some rows at a time; the result has the rows in front again."""
+def _in_pieces(function: Callable[[Any], Any], arrays: tuple, logits: int) -> Any:
+    """`function` of arrays `[R, T, ...]`, some rows at a time; the result has the rows in front again.
+
+    For each row there are so many `logits`: those of a piece take no more memory than in training, if it has more than
+    a row.
+    """
     count, length = arrays[0].shape[:2]
-    rows = max(1, _AT_ONCE.get(jax.default_backend(), _ELSEWHERE) // length)
+    rows = max(
+        1, min(_AT_ONCE.get(jax.default_backend(), _ELSEWHERE) // length, piece_bytes() // (4 * logits))
+    )
     pieces = -(-count // rows)
     padding = pieces * rows - count
 

@@ -16,12 +16,17 @@ ELSEWHERE_BYTES = 2**28
 WORDS = 128
 
 
+def piece_bytes() -> int:
+    """Bytes that the float32 logits of a piece take at most on this platform."""
+    return PIECE_BYTES.get(jax.default_backend(), ELSEWHERE_BYTES)
+
+
 def pieces_of(tokens: int, vocab: int) -> int:
     """Into how many pieces of equal length a batch of so many tokens is cut."""
     size = tokens * vocab * 4
     if size <= LOGITS_BYTES:
         return 1
-    pieces = max(2, -(-size // PIECE_BYTES.get(jax.default_backend(), ELSEWHERE_BYTES)))
+    pieces = max(2, -(-size // piece_bytes()))
     while tokens % pieces:
         pieces += 1
     return pieces

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from caml.data.mixture import Batch
 from caml.evals import scoring
 from caml.evals.questions import Questions, Rows, question_rows
 from caml.models import attention
+from caml.training import cross_entropy
 from caml.training.mesh import member_mesh
 from caml.worlds.items import Item, Question
 
@@ -155,3 +157,27 @@ def test_scores_are_of_float32_products_everywhere(platform: str, monkeypatch: p
     text = jax.jit(both).lower(parameters(0)).as_text()
     asked = ["HIGHEST" in line for line in text.splitlines() if "dot_general" in line]
     assert len(asked) > 10 and all(asked) == any(asked) == (platform == "gpu")
+
+
+def test_logits_of_a_piece_take_no_more_memory_than_in_training(monkeypatch: pytest.MonkeyPatch):
+    rows = question_rows(some_items(), tokenizer("words")).rows
+    batch = Batch(*(np.concatenate([x] * 4) for x in packed_batch()))
+    of_a_row = np.prod(rows.place.shape[1:]), batch.tokens.shape[1]
+
+    def both(params):
+        return scoring.log_probs(params, MODEL, rows), scoring.held_out_scores(params, params, MODEL, batch)
+
+    def rows_at_once() -> list[int]:
+        """Of questions and of held-out text."""
+        text = jax.jit(lambda params: both(params)).lower(parameters(0)).as_text()
+        found = re.findall(r"-> tensor<([\dx]+)x128xf32>", text)
+        sizes = [tuple(map(int, sides.split("x"))) for sides in found]
+        return [max(size[0] for size in sizes if size[1:] == (of,)) for of in of_a_row]
+
+    found, before = both(parameters(0)), rows_at_once()
+    monkeypatch.setitem(cross_entropy.PIECE_BYTES, jax.default_backend(), int(4 * 128 * 2.5 * of_a_row[1]))
+    assert rows_at_once()[1] == 2 < before[1]
+    monkeypatch.setitem(cross_entropy.PIECE_BYTES, jax.default_backend(), int(4 * 128 * 3.5 * of_a_row[0]))
+    assert rows_at_once()[0] == 3 < before[0]
+    for a, b in zip(jax.tree.leaves(both(parameters(0))), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
