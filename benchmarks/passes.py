@@ -5,6 +5,11 @@ what is sliced or updated in place, that part. What a cache keeps counts too: th
 and do not say how long they take. Products are all cuBLAS' or all Triton's, as asked, since without a device nothing
 chooses among them. `peer` is the same without `Execution.fused`.
 
+`--over FSDPxTENSOR` (or DATAxFSDPxTENSOR) is of the model of 124M over so many GPUs, with its batch for each of data x
+fsdp: what a device receives of others in a step. There `peer` is the least: over `fsdp` the parts that others have of
+each matrix in bfloat16, forward and backward, and of its gradient in float32 (of words both in float32, over `tensor`
+too), over `data` the sum of gradients, and over `tensor` that of what is added to the stream, four times a layer.
+
 It needs jax's plugin for CUDA in jax's own version (`pip install jax-cuda13-plugin jax-cuda13-pjrt`, better in an
 environment of its own), and `ptxas`, which comes with `nvcc`; neither a GPU nor its driver.
 """
@@ -16,13 +21,14 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from benchmarks.accelerator import CASES, POPULATIONS
 from benchmarks.lines import line
+from benchmarks.training import Case
 
 # What XLA is told of an NVIDIA H200: an H100 (as in openxla/xla #25919) with the memory of its data sheet.
 H200 = """
@@ -142,19 +148,47 @@ def moves(kernel: Kernel, of: dict[str, str], all_: dict[str, list[Kernel]]) -> 
     return max(given, size(kernel.kind)) if kernel.operation.endswith("-start") else given + size(kernel.kind)
 
 
-def moved(all_: dict[str, list[Kernel]], computation: str, times: int = 1) -> Iterator[tuple[Kernel, int]]:
+def together(kernel: Kernel) -> int:
+    """How many devices take part in what is passed between them."""
+    given = re.search(
+        r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[(.*?)\] ?\{(.*?)\})", kernel.rest
+    )
+    if not given:
+        return 1
+    if given[1]:
+        return int(given[1])
+    if given[2]:
+        return len(given[2].split(","))
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", given[3]))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", given[4]))
+
+
+def receives(kernel: Kernel, of: dict[str, str], all_: dict[str, list[Kernel]]) -> int:
+    """Bytes that a device receives of others, if they pass each other as few as can be."""
+    given, n = sum(size(of.get(argument, "")) for argument in kernel.arguments), together(kernel)
+    shares = {"all-gather": n - 1, "reduce-scatter": (n - 1) / n, "all-reduce": 2 * (n - 1) / n}
+    shares |= {"all-to-all": (n - 1) / n, "collective-permute": 1}
+    return round(given * shares.get(kernel.operation.removesuffix("-start"), 0))
+
+
+def moved(
+    all_: dict[str, list[Kernel]],
+    computation: str,
+    times: int = 1,
+    bytes_of: Callable[[Kernel, dict[str, str], dict[str, list[Kernel]]], int] = moves,
+) -> Iterator[tuple[Kernel, int]]:
     """The kernels of a computation and of the loops in it, and the bytes that each moves in all its turns."""
     of = {one.name: one.kind for one in all_[computation]}
     for one in all_[computation]:
         if one.operation == "while":
             turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', one.rest)
-            yield from moved(all_, one.named("body"), times * int(turns[1] if turns else 1))
+            yield from moved(all_, one.named("body"), times * int(turns[1] if turns else 1), bytes_of)
         elif one.operation not in NO_KERNEL and not one.operation.endswith("-done"):
-            yield one, times * moves(one, of, all_)
+            yield one, times * bytes_of(one, of, all_)
 
 
-def compiled(name: str, members: int, fused: bool) -> str:
-    """The optimized program of a population of the case, as text."""
+def compiled(name: str, members: int, fused: bool, over: tuple[int, int, int] = (1, 1, 1)) -> str:
+    """The optimized program of a population of the case, as text; `over`: devices by data, fsdp and tensor."""
     # jax asks which of its GPU platforms is there, and none is (jax-ml/jax issue 23971).
     from jax._src import xla_bridge
 
@@ -177,13 +211,19 @@ def compiled(name: str, members: int, fused: bool) -> str:
     from caml.training.population import build
     from caml.training.step import Batch
 
-    device = topologies.get_topology_desc(platform="cuda", target_config=H200, topology="1x1x1").devices
+    data, fsdp, tensor = over
+    count = math.prod(over)
+    devices = topologies.get_topology_desc(
+        platform="cuda", target_config=H200, topology=f"1x1x{count}"
+    ).devices
     jax.default_backend = lambda: "gpu"
-    mesh = Mesh(np.array(device).reshape(1, 1, 1, 1), AXES)
+    mesh = Mesh(np.array(devices).reshape(1, *over), AXES)
     case = CASES[name]
+    batch = case.batch * data * fsdp
     model = Model(case.name, case.width, case.layers, case.heads, case.heads, case.head, case.mlp)
-    shapes = members, case.batch, case.length, case.width
-    layout = layout_of("gpu", 1, *shapes, Execution(fused=fused), "bfloat16")
+    shapes = members, batch, case.length, case.width
+    execution = Execution(fused=fused, fsdp=fsdp, tensor=tensor)
+    layout = layout_of("gpu", count, *shapes, execution, "bfloat16", case.heads)
 
     def placed(tree: Any) -> Any:
         return jax.tree.map(
@@ -191,16 +231,35 @@ def compiled(name: str, members: int, fused: bool) -> str:
         )
 
     def of_batches(kind: type) -> jax.ShapeDtypeStruct:
-        axes = (members, case.steps, case.batch, case.length)
+        axes = (members, case.steps, batch, case.length)
         return jax.ShapeDtypeStruct(axes, kind, sharding=NamedSharding(mesh, batch_spec(mesh)))
 
     state, _, numbers = described(model, case.vocabulary, Optimizer("adamw", 1e-3, 1e-3), False, members)
     whole, real = of_batches(np.int32), of_batches(np.float32)
     counter = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, EVERYWHERE))
-    lowered = build(model, "adamw", layout, mesh).lower(
-        placed(state), None, placed(numbers), Batch(whole, whole, whole, real), counter, counter
-    )
+    with jax.set_mesh(mesh):
+        lowered = build(model, "adamw", layout, mesh).lower(
+            placed(state), None, placed(numbers), Batch(whole, whole, whole, real), counter, counter
+        )
     return lowered.compile().as_text()
+
+
+def least(case: Case, over: tuple[int, int, int]) -> float:
+    """Bytes that a device has to receive of others in a step of a model over so many (see above); sums are of rings."""
+    data, fsdp, tensor = over
+    matrices = case.layers * (4 * case.width * case.heads * case.head + 3 * case.width * case.mlp)
+    words = case.vocabulary * case.width
+    tokens = case.batch * case.length * case.width
+    parts = matrices / tensor * (fsdp - 1) / fsdp + words * (1 - 1 / (fsdp * tensor))
+    sums = 2 * 4 * (matrices + words) / (fsdp * tensor) * (data - 1) / data
+    return (2 * 2 + 4) * parts + sums + 4 * case.layers * tokens * 2 * 2 * (tensor - 1) / tensor
+
+
+def parted(text: str) -> tuple[int, int, int]:
+    """Devices by data, fsdp and tensor, from such as 8x1 or 2x2x2."""
+    sizes = [int(part) for part in text.split("x")]
+    data, fsdp, tensor = [1] * (3 - len(sizes)) + sizes
+    return data, fsdp, tensor
 
 
 def main() -> None:
@@ -211,6 +270,7 @@ def main() -> None:
     parser.add_argument(
         "--list", action="store_true", help="also every kernel of each program, by what it moves"
     )
+    parser.add_argument("--over", nargs="+", type=parted, metavar="FSDPxTENSOR", help="what devices pass")
     asked = parser.parse_args()
     if not any(
         found.name.startswith("jax-cuda") for found in importlib.metadata.distributions() if found.name
@@ -221,20 +281,40 @@ def main() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     flags = f"--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm={asked.products == 'triton'}".lower()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
-    together = {"124M": 1} | {name: members for name, members, _ in POPULATIONS}
+    if asked.over:
+        for over in asked.over:
+            told(*computations(compiled("124M", 1, False, over)), over, asked.list)
+        return
+    members_of = {"124M": 1} | {name: members for name, members, _ in POPULATIONS}
     for name in asked.sizes:
-        members, found = together[name], {}
+        members, found = members_of[name], {}
         for fused in (True, False):
             all_, entry = computations(compiled(name, members, fused))
-            kernels = sorted(moved(all_, entry), key=lambda one: -one[1])
+            kernels = list(moved(all_, entry))
             found[fused] = sum(most for _, most in kernels) / 1e9
             if asked.list:
-                print(f"{name}, {'fused' if fused else 'plain'}: megabytes in a step", file=sys.stderr)
-                for one, most in kernels:
-                    print(f"{most / 1e6:10,.1f}  {one.name}  {one.kind[:60]}", file=sys.stderr)
+                listed(f"{name}, {'fused' if fused else 'plain'}", kernels)
         products = {"cublas": "cuBLAS", "triton": "Triton"}[asked.products]
-        told = f"{CASES[name].told}, {members} together, bfloat16, products by {products}"
-        line("passes", told, found[True], found[False], "GB a step", found[False] / found[True], 0)
+        case = f"{CASES[name].told}, {members} together, bfloat16, products by {products}"
+        line("passes", case, found[True], found[False], "GB a step", found[False] / found[True], 0)
+
+
+def told(all_: dict[str, list[Kernel]], entry: str, over: tuple[int, int, int], each: bool) -> None:
+    """Print what a device receives of others in a step of the model of 124M; of `each` kernel, where that is asked."""
+    kernels = [(one, most) for one, most in moved(all_, entry, bytes_of=receives) if most]
+    ours, peer = sum(most for _, most in kernels) / 1e9, least(CASES["124M"], over) / 1e9
+    devices = " x ".join(map(str, over))
+    if each:
+        listed(f"124M over {devices}", kernels)
+    case = f"{CASES['124M'].told} over {devices} devices (data x fsdp x tensor), bfloat16: received of others"
+    line("passes", case, ours, peer, "GB a step", peer / ours, 0)
+
+
+def listed(case: str, kernels: list[tuple[Kernel, int]]) -> None:
+    """Show every kernel, the largest first."""
+    print(f"{case}: megabytes in a step", file=sys.stderr)
+    for one, most in sorted(kernels, key=lambda kernel: -kernel[1]):
+        print(f"{most / 1e6:10,.1f}  {one.name}  {one.kind[:60]}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,44 @@ ENTRY %main (a: bf16[96,64], b: f32[64], c: (s32[], f32[4,64])) -> f32[4,64] {
 """
 
 
+PASSED = """
+%body (arg: (s32[], bf16[12,64])) -> (s32[], bf16[12,64]) {
+  %arg = (s32[], bf16[12,64]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %part = bf16[12,64]{1,0} get-tuple-element(%arg), index=1
+  %whole = bf16[96,64]{1,0} all-gather(%part), replica_groups=mesh['data'=1,'fsdp'=8] {'fsdp'}, dimensions={0}
+  ROOT %out = (s32[], bf16[12,64]{1,0}) tuple(%i, %part)
+}
+
+ENTRY %main (a: (s32[], bf16[12,64]), b: f32[80]) -> f32[80] {
+  %a = (s32[], bf16[12,64]{1,0}) parameter(0)
+  %b = f32[80]{0} parameter(1)
+  %loop = (s32[], bf16[12,64]{1,0}) while(%a), condition=%end, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %begun = ((f32[80]{0}), f32[10]{0}) reduce-scatter-start(%b), replica_groups=[1,8]<=[8], dimensions={0}
+  %ended = f32[10]{0} reduce-scatter-done(%begun)
+  %product = f32[80]{0} fusion(%b), kind=kLoop, calls=%of
+  ROOT %sum = f32[80]{0} all-reduce(%b), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+}
+"""
+
+
+def test_what_devices_pass_to_each_other_is_counted_by_who_takes_part():
+    found = passes.moved(*passes.computations(PASSED), bytes_of=passes.receives)
+    assert {one.name: most for one, most in found if most} == {
+        # Three times, from each of seven others.
+        "whole": 3 * 7 * 12 * 64 * 2,
+        # An eighth of the sums, of seven others' shares; and a ring of four, round twice.
+        "begun": 7 * 10 * 4,
+        "sum": 2 * 3 * 80,
+    }
+    # Of matrices, over eight: what one does not have, twice in bfloat16, and the gradient in float32.
+    case = passes.CASES["30M"]
+    every = 9 * (4 * 512 * 512 + 3 * 512 * 1408) + 16_384 * 512
+    assert passes.least(case, (1, 8, 1)) == pytest.approx(every * 7 / 8 * 8)
+    assert passes.least(case, (8, 1, 1)) == pytest.approx(every * 2 * 7 / 8 * 4)
+    assert passes.parted("8x1") == (1, 8, 1) and passes.parted("2x2x4") == (2, 2, 4)
+
+
 def test_what_a_program_moves_is_counted_by_the_parts_that_it_takes():
     found = {one.name: most for one, most in passes.moved(*passes.computations(PROGRAM))}
     a_third, row = 32 * 64 * 2, 64 * 4
