@@ -81,6 +81,7 @@ after, _ = run(before, None, population.place(numbers, mesh), batches, np.int32(
 def part(x): return list(x.addressable_shards[0].data.shape)
 found["down_proj"] = part(after.params["model.layers.0.mlp.down_proj.weight"])
 found["q_proj"] = part(after.params["model.layers.0.self_attn.q_proj.weight"])
+found["embedding"] = part(after.params["model.embed_tokens.weight"])
 found["norm"] = part(after.params["model.norm.weight"])
 found["momentum"] = [part(x) for x in jax.tree.leaves(after.optimizer[0]) if x.ndim == 4]
 found["batch"] = part(batches.tokens)
@@ -251,6 +252,7 @@ def test_a_model_over_eight_devices(tmp_path: Path):
     # [members, out, in] of 24 x 16: neurons over `tensor`, the stream over `fsdp`.
     assert found["down_proj"] == [1, 8, 12]
     assert found["q_proj"] == [1, 16, 8]
+    assert found["embedding"] == [1, 16, 4]
     assert found["norm"] == [1, 16]
     assert found["batch"] == [1, 4, 4, toy.LENGTH]
     assert all(
