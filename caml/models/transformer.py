@@ -149,9 +149,16 @@ class Attention(nnx.Module):
                 self.q_norm.epsilon,
                 interpreted(),
             )
-        # Queries and keys together: small models wait more for the number of operations than for their size.
         qkv_CxNxBT = out_of_stream(x_DxBT, compute, *linears).reshape(-1, self.head_dim, x_DxBT.shape[-1])
         qk_CxNxBT, v_KxNxBT = jnp.split(qkv_CxNxBT, [own + shared])
+        if jax.default_backend() != "cpu":
+            q_HxNxBT, k_KxNxBT = (
+                rotate(normalised(x, weight[:, None], self.q_norm.epsilon), turn)
+                for x, weight in zip(jnp.split(qk_CxNxBT, [own]), norms, strict=True)
+            )
+            return q_HxNxBT, k_KxNxBT, v_KxNxBT
+        # Queries and keys together: small models wait more for the number of operations than for their size. A GPU
+        # would pass over them once more.
         weight_CxNx1 = jnp.concatenate(
             [
                 jnp.broadcast_to(weight[:, None], (count, self.head_dim, 1))

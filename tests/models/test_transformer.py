@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from caml.models import products
 from caml.models.sizes import Model
-from caml.models.transformer import Layer, hidden_states, init_parameters, logits, rotation
+from caml.models.transformer import Attention, Layer, hidden_states, init_parameters, logits, rotation
 
 MODEL = Model("tiny", width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp_width=24, init_scale=0.3)
 VOCAB = 12
@@ -78,6 +79,25 @@ def test_positions_turn_by_their_angles(end: int):
     cos, sin = rotation(jnp.asarray(positions), head_dim=8, theta=100.0, end=end)
     np.testing.assert_allclose(cos, np.cos(angles), atol=1e-6)
     np.testing.assert_allclose(sin, np.sin(angles), atol=1e-6)
+
+
+def test_heads_are_prepared_alike_on_every_platform(monkeypatch: pytest.MonkeyPatch):
+    """Queries and keys with weights of their own, together on a CPU and each by itself on an accelerator."""
+    rng = np.random.default_rng(3)
+    module = nnx.split(Attention(MODEL))
+    state = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 2, x.shape), jnp.float32), module[1])
+    x_DxN, positions = jnp.asarray(rng.normal(size=(16, 10)), jnp.float32), jnp.arange(10).reshape(2, 5)
+
+    def heads() -> tuple[jax.Array, ...]:
+        return nnx.merge(module[0], state).heads(x_DxN, rotation(positions, 4, 100.0, end=10))
+
+    found = {}
+    for platform in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        found[platform] = heads()
+    assert [x.shape for x in found["gpu"]] == [(4, 4, 10), (2, 4, 10), (2, 4, 10)]
+    for a, b in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
