@@ -60,7 +60,7 @@ PLAIN = Layout()
 # How many tokens of a batch are taken at a time, by platform and by models up to a width: on a CPU what a piece needs
 # is to stay in the cache of its core, and gradients of every piece are added up, of wide models at some cost (measured:
 # experiments/LOG.md). An accelerator takes all at once.
-AT_A_TIME: dict[str, tuple[tuple[float, int], ...]] = {"cpu": ((48, 64), (128, 256), (math.inf, 512))}
+AT_A_TIME: dict[str, tuple[tuple[float, int], ...]] = {"cpu": ((48, 64), (64, 256), (128, 128), (math.inf, 512))}
 MEMBERS_LIE = {"cpu": "turn"}
 
 
