@@ -7,8 +7,8 @@ chooses among them. `peer` is the same without `Execution.fused`.
 
 `--over FSDPxTENSOR` (or DATAxFSDPxTENSOR) is of the model of 124M over so many GPUs, with its batch for each of data x
 fsdp: what a device receives of others in a step. There `peer` is the least: over `fsdp` the parts that others have of
-each matrix in bfloat16, forward and backward, and of its gradient in float32 (of words both in float32, over `tensor`
-too), over `data` the sum of gradients, and over `tensor` that of what is added to the stream, four times a layer.
+each matrix in bfloat16, forward and backward, and of its gradient in float32 (of words once, over `tensor` too), over
+`data` the sum of gradients, and over `tensor` that of what is added to the stream, four times a layer.
 
 It needs jax's plugin for CUDA in jax's own version (`pip install jax-cuda13-plugin jax-cuda13-pjrt`, better in an
 environment of its own), and `ptxas`, which comes with `nvcc`; neither a GPU nor its driver.
@@ -149,26 +149,29 @@ def moves(kernel: Kernel, of: dict[str, str], all_: dict[str, list[Kernel]]) -> 
 
 
 def together(kernel: Kernel) -> int:
-    """How many devices take part in what is passed between them."""
-    given = re.search(
-        r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[(.*?)\] ?\{(.*?)\})", kernel.rest
-    )
-    if not given:
-        return 1
-    if given[1]:
-        return int(given[1])
-    if given[2]:
-        return len(given[2].split(","))
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", given[3]))
-    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", given[4]))
+    """How many devices pass something to each other in this. Raises ValueError where that is told in no known way."""
+    if several := re.search(r"replica_groups=\[\d+,(\d+)\]", kernel.rest):
+        return int(several[1])
+    if several := re.search(r"replica_groups=\{\{([\d,]+)\}", kernel.rest):
+        return len(several[1].split(","))
+    if several := re.search(r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}", kernel.rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", several[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", several[2]))
+    raise ValueError(f"which devices take part in {kernel.name}? {kernel.rest[:200]}")
 
 
 def receives(kernel: Kernel, of: dict[str, str], all_: dict[str, list[Kernel]]) -> int:
-    """Bytes that a device receives of others, if they pass each other as few as can be."""
-    given, n = sum(size(of.get(argument, "")) for argument in kernel.arguments), together(kernel)
-    shares = {"all-gather": n - 1, "reduce-scatter": (n - 1) / n, "all-reduce": 2 * (n - 1) / n}
-    shares |= {"all-to-all": (n - 1) / n, "collective-permute": 1}
-    return round(given * shares.get(kernel.operation.removesuffix("-start"), 0))
+    """Bytes that a device receives of others, if they pass each other as few as can be: sums are of rings."""
+    given, kind = (
+        sum(size(of.get(one, "")) for one in kernel.arguments),
+        kernel.operation.removesuffix("-start"),
+    )
+    if kind == "collective-permute":
+        return given
+    if kind not in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"):
+        return 0
+    n = together(kernel)
+    return round(given * {"all-gather": n - 1, "all-reduce": 2 * (n - 1) / n}.get(kind, (n - 1) / n))
 
 
 def moved(
@@ -250,15 +253,16 @@ def least(case: Case, over: tuple[int, int, int]) -> float:
     matrices = case.layers * (4 * case.width * case.heads * case.head + 3 * case.width * case.mlp)
     words = case.vocabulary * case.width
     tokens = case.batch * case.length * case.width
-    parts = matrices / tensor * (fsdp - 1) / fsdp + words * (1 - 1 / (fsdp * tensor))
+    of_layers, of_words = (fsdp - 1) / fsdp / tensor, 1 - 1 / (fsdp * tensor)
+    parts = (2 + 2 + 4) * matrices * of_layers + (2 + 4) * words * of_words
     sums = 2 * 4 * (matrices + words) / (fsdp * tensor) * (data - 1) / data
-    return (2 * 2 + 4) * parts + sums + 4 * case.layers * tokens * 2 * 2 * (tensor - 1) / tensor
+    return parts + sums + 4 * case.layers * tokens * 2 * 2 * (tensor - 1) / tensor
 
 
 def parted(text: str) -> tuple[int, int, int]:
     """Devices by data, fsdp and tensor, from such as 8x1 or 2x2x2."""
     sizes = [int(part) for part in text.split("x")]
-    data, fsdp, tensor = [1] * (3 - len(sizes)) + sizes
+    data, fsdp, tensor = sizes if len(sizes) == 3 else (1, *sizes)
     return data, fsdp, tensor
 
 
@@ -266,12 +270,14 @@ def main() -> None:
     """Count, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--products", choices=("cublas", "triton"), default="cublas")
-    parser.add_argument("--sizes", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--sizes", nargs="+", choices=CASES)
     parser.add_argument(
         "--list", action="store_true", help="also every kernel of each program, by what it moves"
     )
     parser.add_argument("--over", nargs="+", type=parted, metavar="FSDPxTENSOR", help="what devices pass")
     asked = parser.parse_args()
+    if asked.over and asked.sizes:
+        parser.error("--over is of 124M: leave out --sizes")
     if not any(
         found.name.startswith("jax-cuda") for found in importlib.metadata.distributions() if found.name
     ):
@@ -282,11 +288,17 @@ def main() -> None:
     flags = f"--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm={asked.products == 'triton'}".lower()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     if asked.over:
+        from caml.training.layouts import Unfit
+
         for over in asked.over:
-            told(*computations(compiled("124M", 1, False, over)), over, asked.list)
+            try:
+                all_, entry = computations(compiled("124M", 1, False, over))
+            except Unfit as unfit:
+                parser.error(f"--over {'x'.join(map(str, over))}: {unfit}")
+            told(all_, entry, over, asked.list)
         return
     members_of = {"124M": 1} | {name: members for name, members, _ in POPULATIONS}
-    for name in asked.sizes:
+    for name in asked.sizes or CASES:
         members, found = members_of[name], {}
         for fused in (True, False):
             all_, entry = computations(compiled(name, members, fused))

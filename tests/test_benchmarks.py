@@ -118,10 +118,17 @@ def test_what_devices_pass_to_each_other_is_counted_by_who_takes_part():
     }
     # Of matrices, over eight: what one does not have, twice in bfloat16, and the gradient in float32.
     case = passes.CASES["30M"]
-    every = 9 * (4 * 512 * 512 + 3 * 512 * 1408) + 16_384 * 512
-    assert passes.least(case, (1, 8, 1)) == pytest.approx(every * 7 / 8 * 8)
-    assert passes.least(case, (8, 1, 1)) == pytest.approx(every * 2 * 7 / 8 * 4)
+    layers, words = 9 * (4 * 512 * 512 + 3 * 512 * 1408), 16_384 * 512
+    assert passes.least(case, (1, 8, 1)) == pytest.approx((layers * 8 + words * 6) * 7 / 8)
+    assert passes.least(case, (8, 1, 1)) == pytest.approx((layers + words) * 2 * 7 / 8 * 4)
+    # Twice a layer forward and backward what is added to the stream, in bfloat16, round a ring of two.
+    tokens = 16 * 512 * 512
+    assert passes.least(case, (1, 1, 2)) == pytest.approx(words * 6 / 2 + 9 * 4 * tokens * 2)
     assert passes.parted("8x1") == (1, 8, 1) and passes.parted("2x2x4") == (2, 2, 4)
+    with pytest.raises(ValueError):
+        passes.parted("8")
+    with pytest.raises(ValueError, match="which devices take part in sum"):
+        passes.together(passes.Kernel("sum", "f32[8]", "all-reduce", ["b"], "%b), replica_groups={}", True))
 
 
 def test_what_a_program_moves_is_counted_by_the_parts_that_it_takes():

@@ -102,12 +102,12 @@ class Study:
         stageruns = sorted(stagerun.fingerprint for stagerun in used_stageruns(self.whole))
         return "\n".join([*stageruns, repr(self.statement)])
 
-    def claim(self) -> None:
-        """Make the ablation's folder, and note that it has the results of this file.
+    def claim(self) -> list[Path]:
+        """Make the ablation's folder, and note that it has the results of this file; returns what was not there before.
 
         Raises UserError where it cannot be written, Failure where the disk is full.
         """
-        claim(self.where, self.loaded.path, fingerprint(self.identity))
+        return claim(self.where, self.loaded.path, fingerprint(self.identity))
 
 
 def study_of(loaded: Loaded) -> Study:

@@ -92,24 +92,25 @@ def taken(where: Places, file: Path, states: str) -> Path | None:
     return other if other and stated != states and not other.samefile(file) else None
 
 
-def claim(where: Places, file: Path, states: str) -> None:
+def claim(where: Places, file: Path, states: str) -> list[Path]:
     """Make the ablation's folder, and note that it has the results of `file`, or leave it the older of two alike.
 
-    Raises UserError where it cannot be written, Failure where the disk is full.
+    Returns what was not there before, for `let_go`. Raises UserError where it cannot be written, Failure where the disk
+    is full.
     """
+    made = [path for path in (where.owner, where.folder, *where.folder.parents) if not path.exists()]
     make_writable(where)
     other, stated = _owner(where)
     if other is None or (other.samefile(file) and stated != states):
         write_json(where.owner, {"file": str(file.absolute()), "states": states})
+    return made
 
 
-def let_go(where: Places) -> None:
-    """Take a claim back, and the folders that were made for it, where nothing else is in them."""
-    with contextlib.suppress(OSError):  # somebody writes there
-        if list(where.folder.iterdir()) == [where.owner]:
-            where.owner.unlink()
-            where.folder.rmdir()
-            where.output.rmdir()
+def let_go(made: list[Path]) -> None:
+    """Take a claim back: what it has made, folders where nothing else is in them by now."""
+    with contextlib.suppress(OSError):
+        for path in made:
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _owner(where: Places) -> tuple[Path | None, str]:

@@ -58,9 +58,11 @@ def run(
     asked = _unsat(study, wanted)
     if asked:
         _require_ready(study)
-    study.claim()
+    claimed = study.claim()
     with named_below(study.where):
-        headline, page, made, sat = _run(study, wanted, only is not None, progress, stop, profile, asked)
+        headline, page, made, sat = _run(
+            study, claimed, wanted, only is not None, progress, stop, profile, asked
+        )
     return Outcome(headline, page, made, sat, time.monotonic() - began)
 
 
@@ -84,6 +86,7 @@ def _require_ready(study: Study) -> None:
 
 def _run(
     study: Study,
+    claimed: list[Path],
     wanted: list[Cell],
     alone: bool,
     progress: Progress,
@@ -93,7 +96,7 @@ def _run(
 ) -> tuple[list[str], Path | None, int, int]:
     """Headline, page and numbers of StageRuns and sittings made; `alone`: `wanted` is one cell that was named.
 
-    `ready`: it is known that the benchmarks can be asked.
+    `claimed`: what was made for this launch so far. `ready`: it is known that the benchmarks can be asked.
     """
     ablation, where, evaluation = study.ablation, study.where, study.evaluation
     stageruns = used_stageruns(wanted)
@@ -112,7 +115,7 @@ def _run(
         try:
             populations = planned(study, stageruns, progress.say)
         except UserError:
-            let_go(where)
+            let_go(claimed)
             raise
     mirror = Mirror(where.ledger, ablation.tracking or where.tracking, ablation.name, progress.say)
     made = sat = 0

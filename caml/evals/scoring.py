@@ -13,11 +13,10 @@ from jax.sharding import Mesh, PartitionSpec
 from caml.data.mixture import Batch
 from caml.evals.questions import Rows
 from caml.models.compute import Compute
-from caml.models.pieces import scan_pieces
+from caml.models.pieces import piece_bytes, scan_pieces
 from caml.models.products import products_in
 from caml.models.sizes import Model
 from caml.models.transformer import Parameters, hidden_states, output_matrix
-from caml.training.cross_entropy import piece_bytes
 
 BRANCHES = Compute(kernel="branches")
 # Tokens that go through the model together, by platform: small pieces stay in a processor's cache.
@@ -68,7 +67,7 @@ def held_out_scores(
         divergence = jnp.sum(jnp.exp(before) * (before - own), axis=-1)
         return nats * weights, divergence * weights
 
-    logits = targets_BxT.shape[1] * len(output_matrix(params))
+    logits = 2 * targets_BxT.shape[1] * len(output_matrix(params))
     nats, divergence = _in_pieces(one, (*batch, targets_BxT), logits)
     total = batch.weights.sum()
     return {"held_out_nats": jnp.sum(nats) / total, "kl_from_parent": jnp.sum(divergence) / total}

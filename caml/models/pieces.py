@@ -6,6 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# Bytes that the float32 logits of a piece take at most, by platform. A GPU's was measured (experiments/LOG.md);
+# ELSEWHERE is what a TPU can spare, and was not.
+PIECE_BYTES = {"cpu": 64 * 2**20, "gpu": 2**30}
+ELSEWHERE_BYTES = 2**28
+
+
+def piece_bytes() -> int:
+    """Bytes that the float32 logits of a piece take at most on this platform."""
+    return PIECE_BYTES.get(jax.default_backend(), ELSEWHERE_BYTES)
+
 
 def scan_pieces(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, pieces: Any) -> tuple[Any, Any]:
     """`jax.lax.scan(body, carry, pieces)`, with each piece in arrays of its own before `body` reads it.

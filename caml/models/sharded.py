@@ -17,59 +17,58 @@ import jax.numpy as jnp
 
 from caml.models import products
 
-# The rows of a batch lie over these.
-ROWS = ("data", "fsdp")
+# Over these lie the rows of a batch, the matrices of layers along the stream, and embeddings and heads.
+ROWS, FSDP, BOTH = ("data", "fsdp"), ("fsdp",), ("fsdp", "tensor")
 
 
 def _gathered(part: jax.Array, side: int, axes: tuple[str, ...]) -> jax.Array:
-    return jax.lax.all_gather(part, axes, axis=side, tiled=True) if axes else part
+    return jax.lax.all_gather(part, axes, axis=side, tiled=True) if jax.lax.axis_size(axes) > 1 else part
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def multiply(part_OxI: jax.Array, x_IxN: jax.Array, precision: str, side: int, whole: int) -> jax.Array:
-    """`products.multiply` of the matrix that has `whole` numbers along `side`, with a part of it on each of `fsdp`.
+def _scattered(whole: jax.Array, side: int, axes: tuple[str, ...]) -> jax.Array:
+    if jax.lax.axis_size(axes) == 1:
+        return whole
+    return jax.lax.psum_scatter(whole, axes, scatter_dimension=side, tiled=True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def multiply(part_OxI: jax.Array, x_IxN: jax.Array, side: int) -> jax.Array:
+    """`products.multiply`, in the precision of `x`, of a matrix of which each device of `fsdp` has a part of this side.
 
     All of it is there while it is used, and not kept for the backward pass.
     """
-    return _forward(part_OxI, x_IxN, precision, side, whole)[0]
+    return _forward(part_OxI, x_IxN, side)[0]
 
 
-def _axes(part: jax.Array, side: int, whole: int) -> tuple[str, ...]:
-    return () if part.shape[side] == whole else ("fsdp",)
+def _forward(part_OxI: jax.Array, x_IxN: jax.Array, side: int) -> tuple[jax.Array, tuple]:
+    part_OxI = part_OxI.astype(x_IxN.dtype)
+    weight_OxI = _gathered(part_OxI, side, FSDP)
+    return products.multiply(weight_OxI, x_IxN, str(x_IxN.dtype)), (part_OxI, x_IxN)
 
 
-def _forward(
-    part_OxI: jax.Array, x_IxN: jax.Array, precision: str, side: int, whole: int
-) -> tuple[jax.Array, tuple]:
-    weight_OxI = _gathered(part_OxI.astype(x_IxN.dtype), side, _axes(part_OxI, side, whole))
-    return products.multiply(weight_OxI, x_IxN, precision), (part_OxI, x_IxN)
-
-
-def _backward(
-    precision: str, side: int, whole: int, saved: tuple, gradient_OxN: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    part_OxI, x_IxN = saved
-    axes = _axes(part_OxI, side, whole)
+def _backward(side: int, saved: tuple, gradient_OxN: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Without the barrier the compiler would keep what was put together forward.
-    part_OxI, gradient_OxN = jax.lax.optimization_barrier((part_OxI, gradient_OxN))
-    weight_OxI = _gathered(part_OxI.astype(x_IxN.dtype), side, axes)
-    d_weight_OxI, d_x_IxN = products.gradients(weight_OxI, x_IxN, gradient_OxN)
-    if axes:
-        d_weight_OxI = jax.lax.psum_scatter(d_weight_OxI, axes, scatter_dimension=side, tiled=True)
-    return d_weight_OxI, d_x_IxN
+    (part_OxI, x_IxN), gradient_OxN = jax.lax.optimization_barrier((saved, gradient_OxN))
+    d_weight_OxI, d_x_IxN = products.gradients(_gathered(part_OxI, side, FSDP), x_IxN, gradient_OxN)
+    return _scattered(d_weight_OxI, side, FSDP), d_x_IxN
 
 
 multiply.defvjp(_forward, _backward)
 
 
-def words(part_VxD: jax.Array, width: int) -> jax.Array:
-    """All of an embedding or head `[V, D]`, where it is of use to a device's own tokens (`own_tokens`)."""
-    over = width // part_VxD.shape[1]
-    axes: tuple[str, ...] = ("fsdp", "tensor") if over > jax.lax.axis_size("fsdp") else ("fsdp",)
-    axes = axes if over > 1 else ()
-    # What is not put together over `tensor` has other tokens' gradients there.
-    part_VxD = part_VxD if "tensor" in axes else entering(part_VxD)
-    return _gathered(part_VxD, 1, axes)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def words(part_VxD: jax.Array, precision: str) -> jax.Array:
+    """All of an embedding or head `[V, D]`, for a device's own tokens; rounded to `precision`, in float32.
+
+    It stays for the whole step, and so does its gradient.
+    """
+    return _gathered(part_VxD.astype(precision), 1, BOTH).astype(jnp.float32)
+
+
+words.defvjp(
+    lambda part_VxD, precision: (words(part_VxD, precision), None),
+    lambda _, __, gradient_VxD: (_scattered(gradient_VxD, 1, BOTH),),
+)
 
 
 def _over_tensor(forward: Callable, backward: Callable) -> Callable:
@@ -81,7 +80,6 @@ def _over_tensor(forward: Callable, backward: Callable) -> Callable:
 
     run.defvjp(lambda x: (forward(x), None), lambda _, gradient: (backward(gradient),))
 
-    @functools.wraps(forward)
     def unless_alone(x: jax.Array) -> jax.Array:
         return run(x) if jax.lax.axis_size("tensor") > 1 else x
 

@@ -39,11 +39,10 @@ def is_matrix(name: str) -> bool:
 
 
 class Linear(nnx.Module):
-    """A matrix without bias, stored `[out, in]`; `shape` is that of all of it, of which a device may have a part."""
+    """A matrix without bias, stored `[out, in]`."""
 
     def __init__(self, inputs: int, outputs: int):
         self.weight = nnx.Param(jnp.zeros((outputs, inputs), jnp.float32))
-        self.shape = outputs, inputs
 
 
 def out_of_stream(x_DxN: jax.Array, compute: Compute, *linears: Linear) -> jax.Array:
@@ -51,20 +50,16 @@ def out_of_stream(x_DxN: jax.Array, compute: Compute, *linears: Linear) -> jax.A
     # For small models the number of products counts for more than their sizes.
     weights = [linear.weight[...] for linear in linears]
     weight_OxD = jnp.concatenate(weights) if len(weights) > 1 else weights[0]
-    if not compute.sharded:
-        return multiply(weight_OxD, x_DxN, str(x_DxN.dtype))
-    if weights[0].shape[0] < linears[0].shape[0]:
-        x_DxN = sharded.entering(x_DxN)
-    return sharded.multiply(weight_OxD, x_DxN, str(x_DxN.dtype), 1, len(x_DxN))
+    if compute.sharded:
+        return sharded.multiply(weight_OxD, sharded.entering(x_DxN), 1)
+    return multiply(weight_OxD, x_DxN, str(x_DxN.dtype))
 
 
 def into_stream(x_IxN: jax.Array, compute: Compute, linear: Linear) -> jax.Array:
     """The linear map of `x` to what is added to the stream."""
-    weight_DxI, (width, inputs) = linear.weight[...], linear.shape
-    if not compute.sharded:
-        return multiply(weight_DxI, x_IxN, str(x_IxN.dtype))
-    out_DxN = sharded.multiply(weight_DxI, x_IxN, str(x_IxN.dtype), 0, width)
-    return out_DxN if weight_DxI.shape[1] == inputs else sharded.leaving(out_DxN)
+    if compute.sharded:
+        return sharded.leaving(sharded.multiply(linear.weight[...], x_IxN, 0))
+    return multiply(linear.weight[...], x_IxN, str(x_IxN.dtype))
 
 
 def fused(name: str, compute: Compute, size: int, positions: int) -> Any:
@@ -138,7 +133,7 @@ class Attention(nnx.Module):
         linears = self.q_proj, self.k_proj, self.v_proj
         own, shared = (linear.weight[...].shape[0] // self.head_dim for linear in linears[:2])
         norms = self.q_norm.weight[...], self.k_norm.weight[...]
-        if own * self.head_dim < self.q_proj.shape[0]:  # other devices have other heads
+        if compute.sharded:  # other devices have other heads
             norms = sharded.entering(norms[0]), sharded.entering(norms[1])
         if kernel := fused("heads", compute, self.head_dim, x_DxBT.shape[-1]):
             return kernel.prepared(

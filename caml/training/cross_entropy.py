@@ -5,20 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from caml.models.pieces import piece_bytes
 from caml.models.products import contract_last, multiply
 
-# A batch whose float32 logits would take more bytes than these is cut into pieces, and those of a piece take at most so
-# many, by platform. A GPU's was measured (experiments/LOG.md); ELSEWHERE is what a TPU can spare, and was not.
+# A batch whose float32 logits would take more bytes than these is cut into pieces.
 LOGITS_BYTES = 64 * 2**20
-PIECE_BYTES = {"cpu": LOGITS_BYTES, "gpu": 2**30}
-ELSEWHERE_BYTES = 2**28
 # Matrix units take vocabularies of a multiple of this; others grow by words that are never meant.
 WORDS = 128
-
-
-def piece_bytes() -> int:
-    """Bytes that the float32 logits of a piece take at most on this platform."""
-    return PIECE_BYTES.get(jax.default_backend(), ELSEWHERE_BYTES)
 
 
 def pieces_of(tokens: int, vocab: int) -> int:

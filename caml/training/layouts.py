@@ -41,13 +41,12 @@ class Layout:
         if self.data > 1:
             parts.append(f"a batch over {self.data} devices")
         if self.fsdp * self.tensor > 1:
-            parts.append(
-                f"a model put together layer by layer from {self.fsdp} x {self.tensor} devices (fsdp x tensor)"
-            )
+            parts.append(f"a model in parts on {self.fsdp} x {self.tensor} devices (fsdp x tensor)")
         if self.compute.precision != FLOAT32.precision:
             parts.append(f"in {self.compute.precision}")
         if self.compute.kernel not in ("", "blocks"):
-            parts.append(f"attention by {self.compute.kernel}")
+            apart = "" if self.compute.fused else "queries and keys normalised apart, "
+            parts.append(f"{apart}attention by {self.compute.kernel}")
         if self.compute.remat != "none":
             parts.append(f"{self.compute.remat} computed again")
         if self.compute.fused:
@@ -60,7 +59,9 @@ PLAIN = Layout()
 # How many tokens of a batch are taken at a time, by platform and by models up to a width: on a CPU what a piece needs
 # is to stay in the cache of its core, and gradients of every piece are added up, of wide models at some cost (measured:
 # experiments/LOG.md). An accelerator takes all at once.
-AT_A_TIME: dict[str, tuple[tuple[float, int], ...]] = {"cpu": ((48, 64), (64, 256), (128, 128), (math.inf, 512))}
+AT_A_TIME: dict[str, tuple[tuple[float, int], ...]] = {
+    "cpu": ((48, 64), (64, 256), (128, 128), (math.inf, 512))
+}
 MEMBERS_LIE = {"cpu": "turn"}
 
 
@@ -82,18 +83,24 @@ def layout_of(
     asked: Execution = AS_SUITS,
     precision: str = "float32",
     kv_heads: int = 1,
+    neurons: int = 0,
 ) -> Layout:
     """The layout of a population of `places` members, `width` wide, with batches of `batch` rows of `length` tokens.
 
     Members are spread over the devices. Where there are fewer of them than devices, so is the batch of each. A model
     that lies over several devices takes all of them, and its members come in turn. Raises Unfit where the devices, the
-    batch or the heads cannot be divided as `asked`.
+    batch or the model's sides cannot be divided as `asked`.
     """
     over = asked.fsdp * asked.tensor
     if asked.fused and platform != "gpu":
         raise Unfit("fused", f"there are such kernels for a GPU, not for a {platform.upper()}")
-    if kv_heads % asked.tensor:
-        raise Unfit("tensor", f"{asked.tensor} devices do not divide the model's {kv_heads} key-value heads")
+    for field, over_side, size, named in (
+        ("tensor", asked.tensor, kv_heads, f"{kv_heads} key-value heads"),
+        ("tensor", asked.tensor, neurons, f"{neurons} neurons"),
+        ("fsdp" if asked.fsdp > 1 else "tensor", over, width, f"width of {width}"),
+    ):
+        if size % over_side:
+            raise Unfit(field, f"{over_side} devices do not divide the model's {named}")
     if devices % over:
         raise Unfit(
             "fsdp", f"{asked.fsdp} x {asked.tensor} devices for a model do not divide {devices} devices"
@@ -117,19 +124,26 @@ def layout_of(
             "data" if data > 1 else "fsdp", f"{data * asked.fsdp} devices do not divide a batch of {batch}"
         )
     own, rows = batch // (data * asked.fsdp), 0
+    # Devices of `tensor` have the same rows, and each its share of their tokens.
+    shared = [rows for rows in range(1, own + 1) if own % rows == 0 and rows * length % asked.tensor == 0]
+    if not shared:
+        raise Unfit(
+            "tensor", f"{own} rows of {length} tokens have no equal shares for {asked.tensor} devices"
+        )
     if asked.rows:
         if own % asked.rows:
             raise Unfit(
                 "rows", f"{asked.rows} rows at a time do not divide the {own} that a device has of a batch"
             )
         rows = asked.rows
+        if rows not in shared:
+            raise Unfit(
+                "rows", f"{rows} rows of {length} tokens have no equal shares for {asked.tensor} devices"
+            )
     elif platform in AT_A_TIME:
         tokens = next(tokens for widest, tokens in AT_A_TIME[platform] if width <= widest)
         most = max(1, tokens // length)
-        rows = max(rows for rows in range(1, most + 1) if own % rows == 0)
-    tokens = (rows or own) * length
-    if tokens % asked.tensor:
-        raise Unfit("tensor", f"{asked.tensor} devices do not divide the {tokens} tokens that share them")
+        rows = max((rows for rows in shared if rows <= most), default=shared[0])
     stacked = over == 1 and MEMBERS_LIE.get(platform, "stacked") == "stacked"
     return Layout(
         beside=-(-places * data // groups) if stacked else 0,

@@ -247,17 +247,18 @@ def laid_out(
     """How `train` lays out so many members on this machine. Raises Unfit (see `layout_of`)."""
     places, here = max(pace.places, members), jax.default_backend()
     shapes = places, batch, length, model.width
-    layout = layout_of(here, len(jax.devices()), *shapes, pace.asked, precision, model.kv_heads)
+    layout = layout_of(
+        here, len(jax.devices()), *shapes, pace.asked, precision, model.kv_heads, model.mlp_width
+    )
     positions = (layout.rows or batch // (layout.data * layout.fsdp)) * length
-    shares = layout.tensor if model.mlp_width % layout.tensor == 0 else 1
-    sizes = {"heads": model.head_dim, "swiglu": model.mlp_width // shares}
+    sizes = {"heads": model.head_dim, "swiglu": model.mlp_width // layout.tensor}
     if layout.compute.fused and not all(
         fused(name, layout.compute, n, positions) for name, n in sizes.items()
     ):
         raise Unfit(
             "fused",
             f"its kernels take heads of a power of 2, neurons by 16 and positions by 128, not heads of "
-            f"{model.head_dim}, {sizes['swiglu']} neurons and {positions:,} positions at a time",
+            f"{model.head_dim}, {sizes['swiglu']} neurons and {positions:,} positions at a time on a device",
         )
     return layout
 

@@ -41,20 +41,18 @@ def batch_spec(mesh: Mesh) -> PartitionSpec:
 def array_spec(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """How the parameter `name`, or what an optimizer keeps of it, lies: `shape` has the member axis in front.
 
-    Axes of the mesh that do not divide a side of the array leave it whole.
+    Axes of the mesh that do not divide a side of the array leave it whole: of parameters they do (`layout_of`).
     """
     if not is_sharded(mesh) or len(shape) < 3:
         return MEMBERS
-    sides: tuple[tuple[str, ...], ...] = ("tensor",), ("fsdp",)
+    sides: tuple[tuple[str, ...], ...] = ("tensor",), sharded.FSDP
     if name in (EMBEDDING, HEAD):  # every word is looked up and compared
-        sides = (), ("fsdp", "tensor")
+        sides = (), sharded.BOTH
     elif name.endswith(_INTO_STREAM):
-        sides = ("fsdp",), ("tensor",)
+        sides = sharded.FSDP, ("tensor",)
 
     def dividing(size: int, axes: tuple[str, ...]) -> tuple[str, ...] | None:
-        while axes and size % math.prod(mesh.shape[axis] for axis in axes):
-            axes = axes[:-1]
-        return axes or None
+        return axes if axes and size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
 
     return PartitionSpec("member", *[None] * (len(shape) - 3), *map(dividing, shape[-2:], sides))
 

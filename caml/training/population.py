@@ -96,7 +96,7 @@ def build(model: Model, name: str, layout: Layout, mesh: Mesh) -> Any:
     `state` (donated), `reference`, `hyper` and `batches` have a member axis in front that the mesh's `member` axis
     divides; batches are `[members, steps, B, T]`, and the axes `data` and `fsdp` divide B; metrics are `[members,
     steps]`. `reference` has the parameters with which a preference loss compares, or is None for a loss on tokens.
-    Arrays lie as `place` and `place_batches` put them.
+    Arrays lie as `place` and `place_batches` put them. It is to be traced under `jax.set_mesh(mesh)`.
     """
 
     @products_in(layout.compute.precision)

@@ -46,10 +46,8 @@ def output_and_targets(
     tokens of which this one computes the loss (`sharded.own_tokens`).
     """
     if compute.sharded:
-        whole = {
-            name: sharded.words(x, model.width) for name, x in params.items() if name in (EMBEDDING, HEAD)
-        }
-        params = params | whole
+        of_words = {name: params[name] for name in (EMBEDDING, HEAD) if name in params}
+        params = params | {name: sharded.words(x, compute.precision) for name, x in of_words.items()}
     x_DxN = stream(params, model, batch.tokens, batch.segments, batch.positions, compute)
     targets_N = jnp.roll(batch.tokens, -1, axis=-1).reshape(-1)
     if compute.sharded:
@@ -187,7 +185,7 @@ def _sum(arrays: Any, over: tuple[str, ...]) -> Any:
 def _over_model(
     params: Parameters, model: Model, batch: Batch, layout: Layout, reference: Parameters | None, beta: Any
 ) -> tuple[jax.Array, dict[str, jax.Array], Parameters]:
-    """`loss_and_gradients` of a model that lies over the devices of the mesh in use, and a batch over its rows."""
+    """`loss_and_gradients` of a model and a batch that lie over the mesh with which this is traced (`jax.set_mesh`)."""
     mesh = jax.sharding.get_abstract_mesh()
     lie = {name: PartitionSpec(*array_spec(name, (1, *x.shape), mesh)[1:]) for name, x in params.items()}
     everywhere = PartitionSpec()

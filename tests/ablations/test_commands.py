@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from whole_runs import TINY, assert_same, command, dying, parameters, run, stamps, steps_in_mlflow, tables
 
 import caml as package
+from caml.ablations.places import Places, claim, let_go
 from caml.cli import app
 
 
@@ -83,6 +84,20 @@ def test_a_layout_that_cannot_be_is_one_line(
     line = 1 + Path("laid_out.gin").read_text().splitlines().index(asked)
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, f"caml: laid_out.gin:{line}: {told}")
     assert [str(path) for path in Path().rglob("*")] == ["laid_out.gin"]
+
+
+def test_a_refused_launch_takes_back_what_it_made_alone(tmp_path: Path) -> None:
+    where, file = Places(tmp_path / "a/b", "tiny"), tmp_path / "own.gin"
+    file.touch()
+    made = claim(where, file, "states")
+    assert made == [where.owner, where.folder, where.output, tmp_path / "a"]
+    assert claim(where, file, "states") == []
+    (where.output / "ledger").mkdir()
+    let_go(made)
+    assert not where.folder.exists() and (where.output / "ledger").exists()
+    (where.output / "ledger").rmdir()
+    let_go(claim(where, file, "states"))
+    assert where.output.exists() and not where.folder.exists()
 
 
 def test_show_names_what_is_damaged(copy: Path) -> None:

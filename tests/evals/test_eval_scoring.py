@@ -23,8 +23,7 @@ from toy_probing import (
 from caml.data.mixture import Batch
 from caml.evals import scoring
 from caml.evals.questions import Questions, Rows, question_rows
-from caml.models import attention
-from caml.training import cross_entropy
+from caml.models import attention, pieces
 from caml.training.mesh import member_mesh
 from caml.worlds.items import Item, Question
 
@@ -168,16 +167,16 @@ def test_logits_of_a_piece_take_no_more_memory_than_in_training(monkeypatch: pyt
         return scoring.log_probs(params, MODEL, rows), scoring.held_out_scores(params, params, MODEL, batch)
 
     def rows_at_once() -> list[int]:
-        """Of questions and of held-out text."""
+        """Of questions, and of held-out text, for which there are logits of two models."""
         text = jax.jit(lambda params: both(params)).lower(parameters(0)).as_text()
         found = re.findall(r"-> tensor<([\dx]+)x128xf32>", text)
         sizes = [tuple(map(int, sides.split("x"))) for sides in found]
         return [max(size[0] for size in sizes if size[1:] == (of,)) for of in of_a_row]
 
     found, before = both(parameters(0)), rows_at_once()
-    monkeypatch.setitem(cross_entropy.PIECE_BYTES, jax.default_backend(), int(4 * 128 * 2.5 * of_a_row[1]))
+    monkeypatch.setitem(pieces.PIECE_BYTES, jax.default_backend(), int(4 * 128 * 2.5 * 2 * of_a_row[1]))
     assert rows_at_once()[1] == 2 < before[1]
-    monkeypatch.setitem(cross_entropy.PIECE_BYTES, jax.default_backend(), int(4 * 128 * 3.5 * of_a_row[0]))
+    monkeypatch.setitem(pieces.PIECE_BYTES, jax.default_backend(), int(4 * 128 * 3.5 * of_a_row[0]))
     assert rows_at_once()[0] == 3 < before[0]
     for a, b in zip(jax.tree.leaves(both(parameters(0))), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)

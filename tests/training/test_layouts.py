@@ -20,7 +20,7 @@ from caml.training.loop import Pace, laid_out
 )
 def test_pieces_and_devices_divide_a_batch(devices: int, places: int, batch: int, length: int, width: int):
     layout = layout_of("cpu", devices, places, batch, length, width)
-    tokens = 64 if width <= 48 else 256 if width <= 128 else 512
+    tokens = 64 if width <= 48 else 256 if width <= 64 else 128 if width <= 128 else 512
     assert devices % layout.data == 0 and batch % layout.data == 0
     own = batch // layout.data
     assert layout.rows < own and (not layout.rows or own % layout.rows == 0)
@@ -35,14 +35,20 @@ def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
     assert str(layout_of("cpu", 2, 12, 4, 64, 64)) == "members in turn, whole batches"
     assert str(layout_of("cpu", 2, 12, 16, 64, 64)) == "members in turn, 4 rows at a time"
     assert str(layout_of("cpu", 2, 12, 16, 64, 32)) == "members in turn, 1 row at a time"
-    assert [layout_of("cpu", 2, 12, 32, 64, width).rows for width in (49, 64, 65, 128, 129)] == [4, 4, 2, 2, 8]
+    assert [layout_of("cpu", 2, 12, 32, 64, width).rows for width in (49, 64, 65, 128, 129)] == [
+        4,
+        4,
+        2,
+        2,
+        8,
+    ]
     assert (
         str(layout_of("cpu", 2, 1, 32, 128, 64))
         == "members in turn, 2 rows at a time, a batch over 2 devices"
     )
     assert (
         str(layout_of("gpu", 1, 12, 32, 128, 32))
-        == "members side by side, 12 at once, whole batches, attention by triton"
+        == "members side by side, 12 at once, whole batches, queries and keys normalised apart, attention by triton"
     )
     fused = layout_of("gpu", 1, 12, 32, 128, 32, Execution(fused=True))
     assert str(fused).endswith(
@@ -56,8 +62,8 @@ def test_what_is_asked_is_done_or_refused_by_name():
     asked = Execution(fsdp=2, tensor=2, rows=1, remat="layers")
     layout = layout_of("cpu", 8, 1, 16, 64, 64, asked, "bfloat16", kv_heads=4)
     assert str(layout) == (
-        "members in turn, 1 row at a time, a batch over 2 devices, a model put together layer by layer from 2 x 2 "
-        "devices (fsdp x tensor), in bfloat16, layers computed again"
+        "members in turn, 1 row at a time, a batch over 2 devices, a model in parts on 2 x 2 devices "
+        "(fsdp x tensor), in bfloat16, layers computed again"
     )
     assert layout_of("gpu", 4, 1, 16, 64, 64, Execution(data=1)).data == 1
     for field, devices, batch, execution in (
@@ -68,12 +74,21 @@ def test_what_is_asked_is_done_or_refused_by_name():
         ("data", 8, 16, Execution(data=2, fsdp=2)),
         ("tensor", 8, 16, Execution(tensor=8)),
         ("tensor", 4, 1, Execution(tensor=4)),
+        ("tensor", 2, 1, Execution(tensor=2)),
+        ("rows", 2, 2, Execution(tensor=2, rows=1)),
+        ("fsdp", 6, 6, Execution(fsdp=6)),
         ("rows", 2, 16, Execution(rows=3)),
         ("fused", 1, 16, Execution(fused=True)),
     ):
         with pytest.raises(Unfit) as found:
-            layout_of("cpu", devices, 1, batch, 64 if batch > 1 else 63, 64, execution, kv_heads=4)
+            layout_of("cpu", devices, 1, batch, 63, 64, execution, kv_heads=4)
         assert found.value.field == field
+    with pytest.raises(Unfit, match="4 devices do not divide the model's 42 neurons"):
+        layout_of("cpu", 4, 1, 16, 64, 64, Execution(tensor=4), kv_heads=4, neurons=42)
+    with pytest.raises(Unfit, match="6 devices do not divide the model's width of 64"):
+        layout_of("cpu", 6, 1, 16, 63, 64, Execution(fsdp=3, tensor=2), kv_heads=4)
+    # As many rows as suit the platform, of those of which there are equal shares of tokens.
+    assert layout_of("cpu", 2, 1, 6, 63, 64, Execution(tensor=2), kv_heads=4).rows == 2
 
 
 def test_fused_kernels_are_refused_where_a_model_or_its_batches_do_not_fit(monkeypatch: pytest.MonkeyPatch):

@@ -90,10 +90,10 @@ found["share"] = per_device / whole_bytes
 
 found["bfloat16"] = apart("bfloat16", Execution(fsdp=2, tensor=2), "adamw", precision="bfloat16")
 
-# Kernels that the compiler cannot cut are given a device's own heads and rows: interpreted here.
+# A GPU's kernel of attention has a device's own heads and rows: interpreted here.
 import caml.models.attention as attention
 attention.KERNELS["cpu"], triton.attend = "triton", functools.partial(triton.attend, interpret=True)
-found["by hand"] = apart("triton", Execution(fsdp=2, tensor=2), "adamw")
+found["kernel"] = apart("triton", Execution(fsdp=2, tensor=2), "adamw")
 print(json.dumps(found))
 """
 
@@ -109,7 +109,7 @@ from caml.models.kernels import triton
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters
 from caml.training import updates
-from caml.training.layouts import PLAIN, Layout
+from caml.training.layouts import Layout
 from caml.training.mesh import AXES, array_spec
 from caml.training.optimizer import Schedule, hyper
 from caml.training.step import Batch, train_step
@@ -118,7 +118,7 @@ products.one_hot = lambda vocab: vocab < 16
 triton.attend = functools.partial(triton.attend, interpret=True)
 toy.BATCH = 16
 whole = Model("whole", 32, 2, 8, 4, 4, 64, init_scale=0.3)
-odd = Model("odd", 20, 2, 4, 4, 6, 22, init_scale=0.3, tied_embeddings=False)
+odd = Model("odd", 24, 2, 4, 4, 6, 20, init_scale=0.3, tied_embeddings=False)
 cases = [
     (whole, (2, 2, 2), {}, {}, False),
     (odd, (1, 2, 4), {}, {"remat": "layers"}, True),
@@ -126,6 +126,7 @@ cases = [
     (odd, (1, 2, 4), {"rows": 2}, {"remat": "products"}, False),
     (whole, (1, 2, 4), {}, {"kernel": "triton", "fused": True}, False),
     (odd, (1, 8, 1), {}, {}, True),
+    (whole, (1, 1, 4), {}, {"precision": "bfloat16"}, False),
     (dataclasses.replace(odd, tied_embeddings=True), (4, 1, 2), {"rows": 1}, {}, False),
 ]
 h = hyper(dataclasses.replace(toy.ADAMW, clip=0.0), Schedule(), 1)
@@ -163,14 +164,19 @@ for model, over, layout, compute, preference in cases[slice(*map(int, sys.argv[1
     data = toy.Preferring(3, 1) if preference else toy.Counting(3, 1)
     batch = jax.tree.map(lambda x: x[0], data.batches(0, 1))
     batch = batch._replace(tokens=batch.tokens % vocab)
+    if not preference:  # of some devices' own rows and tokens no loss is taken
+        weights = np.random.default_rng(0).integers(0, 3, batch.weights.shape) * (np.arange(16)[:, None] > 2)
+        batch = batch._replace(weights=(weights * (np.arange(16) < 12)).astype(np.float32))
     reference = drawn(1, model, vocab) if preference else None
     params = drawn(0, model, vocab)
-    truth = learned(model, params, batch, reference, PLAIN, (1, 1, 1))
+    alone = Layout(compute=Compute(precision=compute.get("precision", "float32")))
+    truth = learned(model, params, batch, reference, alone, (1, 1, 1))
     data, fsdp, tensor = over
     here = Layout(data=data, fsdp=fsdp, tensor=tensor, compute=Compute(sharded=True, **compute), **layout)
     found = learned(model, params, batch, reference, here, over)
     assert found.keys() == truth.keys()
-    apart.append({n: float(np.abs(found[n] - x).max() / (np.abs(x).max() + 1e-30)) for n, x in truth.items()})
+    apart.append({n: float(np.abs(found[n] - x).max() / max(np.abs(x).max(), 1e-30 if x.ndim else 0.1))
+                  for n, x in truth.items()})
 print(json.dumps(apart))
 """
 
@@ -192,18 +198,21 @@ def over_devices(program: str, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("cases", [(0, 2), pytest.param((2, 7), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [(0, 2), pytest.param((2, 8), marks=pytest.mark.slow)])
 def test_gradients_and_what_is_told_are_those_of_one_device(cases: tuple[int, int]):
     found = over_devices(GRADIENTS, *map(str, cases))
     assert len(found) == cases[1] - cases[0]
-    for apart in found:
-        assert max(apart.values()) < 3e-5, apart
+    for number, apart in enumerate(
+        found, start=cases[0]
+    ):  # the seventh is in bfloat16, whose own error is larger
+        assert max(apart.values()) < (0.06 if number == 6 else 3e-5), apart
 
 
 COMPILED = """
 import dataclasses, json, re
-import jax
+import jax, numpy as np
 import toy_training as toy
+from caml.training import population
 from caml.training.capacity import described
 from caml.training.execution import Execution
 from caml.training.loop import Pace, laid_out
@@ -217,6 +226,14 @@ for fsdp, tensor in ((8, 1), (2, 2)):
     shape = Shape(model, 16, 40, 16, "adamw", 1, 2, layout, False)
     run, _ = program(shape, member_mesh(layout.data, fsdp, tensor), *described(model, 16, toy.ADAMW, False, 1))
     kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+    sides, (state, _, numbers) = (1, 2, 40, 16), described(model, 16, toy.ADAMW, False, 1)
+    whole, real = (jax.ShapeDtypeStruct(sides, kind) for kind in (np.int32, np.float32))
+    counter = jax.ShapeDtypeStruct((), np.int32)
+    mesh = member_mesh(layout.data, fsdp, tensor)
+    with jax.set_mesh(mesh):
+        traced = jax.make_jaxpr(population.build(model, "adamw", layout, mesh))(
+            state, None, numbers, toy.Batch(whole, whole, whole, real), counter, counter)
+    found[f"asked {fsdp}"] = len(re.findall(r"= all_gather\\[", str(traced)))
     found[fsdp] = [
         (kind, [list(map(int, array.split(","))) for array in re.findall(r"\\w+\\[([\\d,]+)\\]", given)])
         for given, kind in re.findall(rf" = (.*?) ({kinds})(?:-start)?\\(", run.as_text())
@@ -234,6 +251,9 @@ def test_over_fsdp_devices_pass_parameters_and_no_tokens():
     gathered = sum(
         math.prod(array) for kind, arrays in found["8"] if kind == "all-gather" for array in arrays
     )
+    # Of each of four products the matrix is asked for twice (XLA on a CPU merges them, for a GPU it does not), and the
+    # embedding once; what the layers do is written once for both.
+    assert found["asked 8"] == 2 * 4 + 1
     matrices = 2 * (16 * (32 + 16 + 16 + 32) + 3 * 16 * 24)
     assert matrices <= gathered - 16 * 16 <= 2 * matrices
     # Over `tensor` they add up what goes into the stream and what its gradient is, four times a layer.
@@ -261,7 +281,7 @@ def test_a_model_over_eight_devices(tmp_path: Path):
     ), found["momentum"]
     # Matrices and what Muon keeps of them are in four parts; norms are whole everywhere.
     assert found["share"] < 0.3
-    assert found["by hand"] < 2e-6
+    assert found["kernel"] < 2e-6
     assert 0 < found["bfloat16"] < 0.05
 
 

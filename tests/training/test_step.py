@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_training import ADAMW, BATCH, LENGTH, MODEL, MUON, VOCAB, Counting, Preferring
 
-from caml.models import products
+from caml.models import pieces, products
 from caml.models.compute import REMATERIALISATION, Compute
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters, logits, shapes
@@ -127,10 +127,10 @@ def test_logits_in_pieces_give_the_same_loss_and_gradient(
 
     whole = value_and_gradient()
     monkeypatch.setattr(cross_entropy, "LOGITS_BYTES", 7 * vocab * 4)
-    monkeypatch.setitem(cross_entropy.PIECE_BYTES, jax.default_backend(), 7 * vocab * 4)
+    monkeypatch.setitem(pieces.PIECE_BYTES, jax.default_backend(), 7 * vocab * 4)
     assert cross_entropy.pieces_of(BATCH * LENGTH, vocab) == 8
-    pieces = value_and_gradient()
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
+    in_pieces = value_and_gradient()
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(in_pieces), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
@@ -141,7 +141,7 @@ def test_no_platform_has_all_logits_of_a_large_batch(monkeypatch: pytest.MonkeyP
         assert cross_entropy.pieces_of(1024, large) == 1
         assert cross_entropy.pieces_of(1024, large + 1) == 2
         at_once = 16_384 * 50_257 * 4 / cross_entropy.pieces_of(16_384, 50_257)
-        assert at_once <= cross_entropy.PIECE_BYTES.get(platform, cross_entropy.ELSEWHERE_BYTES)
+        assert at_once <= pieces.PIECE_BYTES.get(platform, pieces.ELSEWHERE_BYTES)
 
 
 @pytest.mark.parametrize("limit", [0, cross_entropy.LOGITS_BYTES])
@@ -284,7 +284,7 @@ def test_logits_are_never_all_in_memory():
         return step.lower(params, steps.Batch(*rows)).compile().memory_analysis().temp_size_in_bytes
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cross_entropy.PIECE_BYTES, jax.default_backend(), cross_entropy.LOGITS_BYTES)
+        patch.setitem(pieces.PIECE_BYTES, jax.default_backend(), cross_entropy.LOGITS_BYTES)
         assert temporary() < logits_bytes / 3
         patch.setattr(cross_entropy, "LOGITS_BYTES", 2 * logits_bytes)
         assert temporary() > logits_bytes

@@ -135,7 +135,7 @@ def test_a_model_over_chips(execution: dict[str, Any], optimizer: str, preferenc
 
 
 def test_scores_of_many_words_fit():
-    """A quarter of the logits of 16,384 tokens, where three times all of them were in memory once."""
+    """Beside less than the logits of 16,384 tokens, all of which were in memory once, three times."""
     found = compiled(SCORED, SMALL, 50_257, 1024)
     assert found["kernels"] >= 2
     assert found["bytes"] < 16_384 * 50_257 * 4
