@@ -94,17 +94,16 @@ def layout_of(
     over = asked.fsdp * asked.tensor
     if asked.fused and platform != "gpu":
         raise Unfit("fused", f"there are such kernels for a GPU, not for a {platform.upper()}")
-    for field, over_side, size, named in (
-        ("tensor", asked.tensor, kv_heads, f"{kv_heads} key-value heads"),
-        ("tensor", asked.tensor, neurons, f"{neurons} neurons"),
-        ("fsdp" if asked.fsdp > 1 else "tensor", over, width, f"width of {width}"),
-    ):
-        if size % over_side:
-            raise Unfit(field, f"{over_side} devices do not divide the model's {named}")
+    for size, named in ((kv_heads, "key-value heads"), (neurons, "neurons")):
+        if size % asked.tensor:
+            raise Unfit("tensor", f"{asked.tensor} devices do not divide the model's {size} {named}")
     if devices % over:
         raise Unfit(
             "fsdp", f"{asked.fsdp} x {asked.tensor} devices for a model do not divide {devices} devices"
         )
+    if width % over:
+        field = "fsdp" if asked.fsdp > 1 else "tensor"
+        raise Unfit(field, f"{over} devices do not divide the model's width of {width}")
     groups = devices // over
     if over > 1 and asked.data in (0, groups):
         data = groups
