@@ -116,7 +116,11 @@ def build(model: Model, mesh: Mesh) -> Callable[..., dict[str, np.ndarray]]:
         params: Any, parents: Any, rows: Rows, held_out: Batch | None, places: int = 0
     ) -> dict[str, np.ndarray]:
         count, devices = len(rows.tokens), mesh.shape["member"]
-        on_each = -(-max(places, count) // devices)
+        places = max(places, count)
+        if places < devices:  # those that would have nothing to do need not hold a model
+            few = Mesh(mesh.devices[:places], mesh.axis_names)
+            return build(model, few)(params, parents, rows, held_out)
+        on_each = -(-places // devices)
         place = np.arange(count) % devices * on_each + np.arange(count) // devices
 
         def put(x: np.ndarray) -> np.ndarray:

@@ -116,6 +116,22 @@ def test_one_program_serves_all_numbers_of_members_and_an_empty_place_is_not_com
         assert ("jit(<lambda>)" in compiled) == (count == 1)
 
 
+def test_devices_without_a_member_hold_none(monkeypatch: pytest.MonkeyPatch):
+    devices, plain = [], scoring.log_probs
+
+    def told(*given: Any) -> jax.Array:
+        devices.append(jax.lax.axis_size("member"))
+        return plain(*given)
+
+    monkeypatch.setattr(scoring, "log_probs", told)
+    monkeypatch.setattr(scoring, "build", functools.cache(scoring.build.__wrapped__))
+    questions = question_rows(some_items()[:6], tokenizer("words"))
+    members = [parameters(seed) for seed in range(3)]
+    alone, together = (score([questions] * n, members[:n])["log_probs"] for n in (1, 3))
+    np.testing.assert_array_equal(alone[0], together[0])
+    assert devices == [1, 2]
+
+
 def test_held_out_nats_and_divergence_are_means_over_targets_of_documents_read_alone():
     batch, own, parent = packed_batch(), parameters(1), parameters(2)
     questions = question_rows(some_items()[:1], tokenizer("words"))
