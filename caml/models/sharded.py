@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from caml.models import products
 
-# Over these lie the rows of a batch, the matrices of layers along the stream, and embeddings and heads.
+# Over these axes lie the rows of a batch; along the stream, matrices of layers; along it too, embeddings and heads.
 ROWS, FSDP, BOTH = ("data", "fsdp"), ("fsdp",), ("fsdp", "tensor")
 
 
