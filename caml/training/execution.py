@@ -12,11 +12,11 @@ class Execution:
     """What is asked of a layout, where what suits the platform is not wanted: none of it is of a run's identity.
 
     A model lies over `fsdp` x `tensor` devices, which divide its width (`tensor` its key-value heads and neurons too),
-    and its batches over `data` x `fsdp` (`data` 0: as many as members leave free). `rows` sequences go through it at a time on each device, and their gradients are added up (0: what
-    suits the platform). `remat` says what the backward pass computes again to save memory: `none`, all but the
-    `products`, or all inside `layers`. `fused`: on a GPU, what lies between products is computed by kernels that take
-    fewer passes over memory, and logits of next-token losses lie there in the stage's precision (the time of it has not
-    been measured yet; other rounding).
+    and its batches over `data` x `fsdp` (`data` 0: as many as members leave free). `rows` sequences go through it at a
+    time on each device, and their gradients are added up (0: what suits the platform). `remat` says what the backward
+    pass computes again to save memory: `none`, all but the `products`, or all inside `layers`. `fused`: on a GPU, what
+    lies between products is computed by kernels that take fewer passes over memory, and logits of next-token losses lie
+    there in the stage's precision (the time of it has not been measured yet; other rounding).
     """
 
     data: int = runtime(0)

@@ -88,8 +88,8 @@ def layout_of(
     """The layout of a population of `places` members, `width` wide, with batches of `batch` rows of `length` tokens.
 
     Members are spread over the devices. Where there are fewer of them than devices, so is the batch of each. A model
-    that lies over several devices takes all of them, and its members come in turn; `kv_heads` and `neurons` are those of
-    a layer. Raises Unfit where the devices, the
+    that lies over several devices takes all of them, and its members come in turn; a layer has so many `kv_heads` and
+    `neurons`. Raises Unfit where the devices, the
     batch or the model's sides cannot be divided as `asked`.
     """
     over = asked.fsdp * asked.tensor
