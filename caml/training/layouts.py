@@ -89,8 +89,7 @@ def layout_of(
 
     Members are spread over the devices. Where there are fewer of them than devices, so is the batch of each. A model
     that lies over several devices takes all of them, and its members come in turn; a layer has so many `kv_heads` and
-    `neurons`. Raises Unfit where the devices, the
-    batch or the model's sides cannot be divided as `asked`.
+    `neurons`. Raises Unfit where the devices, the batch or the model's sides cannot be divided as `asked`.
     """
     over = asked.fsdp * asked.tensor
     if asked.fused and platform != "gpu":
