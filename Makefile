@@ -38,7 +38,8 @@ test-slow: setup  ## the tests that train, kill and resume
 
 # On the machine's GPU, by a Python whose jax has one: PYTHON=... names it. XLA's search for settings is left out.
 test-gpu:  ## the tests of kernels and of the training loop, on a GPU
-	PYTHONPATH="$(CURDIR):$$PYTHONPATH" JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS="$$XLA_FLAGS --xla_gpu_autotune_level=0" \
+	PYTHONPATH="$(CURDIR):$$PYTHONPATH" JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false \
+	  XLA_FLAGS="$$XLA_FLAGS --xla_gpu_autotune_level=0" \
 	  $(PYTHON) -m pytest -n 12 -m "not slow" -k "not tpu" \
 	  tests/models/test_attention.py tests/models/test_fused.py tests/training
 

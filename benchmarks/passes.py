@@ -162,10 +162,8 @@ def together(kernel: Kernel) -> int:
 
 def receives(kernel: Kernel, of: dict[str, str], all_: dict[str, list[Kernel]]) -> int:
     """Bytes that a device receives of others, if they pass each other as few as can be: sums are of rings."""
-    given, kind = (
-        sum(size(of.get(one, "")) for one in kernel.arguments),
-        kernel.operation.removesuffix("-start"),
-    )
+    given = sum(size(of.get(argument, "")) for argument in kernel.arguments)
+    kind = kernel.operation.removesuffix("-start")
     if kind == "collective-permute":
         return given
     if kind not in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"):

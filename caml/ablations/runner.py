@@ -48,8 +48,8 @@ def run(
 
     `only` names one cell: it is trained and evaluated, and nothing is reported, as where a setting of an axis
     macro leaves only a part of the grid. `profile`: a few dispatches of training are traced. Raises UserError
-    for what is wrong, of the file itself before anything is left written, Failure for what breaks, `Stopped` where
-    `stop` was set.
+    for what is wrong (where it is in the file, before anything is written that stays), Failure for what breaks,
+    `Stopped` where `stop` was set.
     """
     began = time.monotonic()
     study = study_of(loaded)

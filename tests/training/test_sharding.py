@@ -202,9 +202,8 @@ def over_devices(program: str, *arguments: str) -> Any:
 def test_gradients_and_what_is_told_are_those_of_one_device(cases: tuple[int, int]):
     found = over_devices(GRADIENTS, *map(str, cases))
     assert len(found) == cases[1] - cases[0]
-    for number, apart in enumerate(
-        found, start=cases[0]
-    ):  # the seventh is in bfloat16, whose own error is larger
+    # The seventh is in bfloat16, whose own error is larger.
+    for number, apart in enumerate(found, start=cases[0]):
         assert max(apart.values()) < (0.06 if number == 6 else 3e-5), apart
 
 
