@@ -14,31 +14,30 @@ import jax
 
 from caml.models.sizes import Model
 
-# Floating-point operations a second of one device, as jax names it: in bfloat16, and in
-# float32, which is multiplied as jax does it by default: as TF32 on these GPUs, as bfloat16 on TPUs. Dense products;
-# data sheets of GPUs count twice as much, of sparse ones.
-PEAKS = {
+# Floating-point operations a second of one device, as jax names it: in bfloat16, and in float32, whose factors are not
+# rounded (caml/models/products.py): on a GPU not by its tensor cores, and of TPUs nobody told. Dense products; data
+# sheets of GPUs count twice as much, of sparse ones.
+PEAKS: dict[str, tuple[float, float | None]] = {
     # NVIDIA H100 and H200 Tensor Core GPU data sheets, SXM.
-    "NVIDIA H100 80GB HBM3": (989e12, 494.5e12),
-    "NVIDIA H200": (989e12, 494.5e12),
+    "NVIDIA H100 80GB HBM3": (989e12, 67e12),
+    "NVIDIA H200": (989e12, 67e12),
     # NVIDIA A100 Tensor Core GPU data sheet.
-    "NVIDIA A100-SXM4-40GB": (312e12, 156e12),
-    "NVIDIA A100-SXM4-80GB": (312e12, 156e12),
+    "NVIDIA A100-SXM4-40GB": (312e12, 19.5e12),
+    "NVIDIA A100-SXM4-80GB": (312e12, 19.5e12),
     # cloud.google.com/tpu/docs: v4, v5e, v5p, v6e.
-    "TPU v4": (275e12, 275e12),
-    "TPU v5 lite": (197e12, 197e12),
-    "TPU v5e": (197e12, 197e12),
-    "TPU v5": (459e12, 459e12),
-    "TPU v5p": (459e12, 459e12),
-    "TPU v6 lite": (918e12, 918e12),
-    "TPU v6e": (918e12, 918e12),
+    "TPU v4": (275e12, None),
+    "TPU v5 lite": (197e12, None),
+    "TPU v5e": (197e12, None),
+    "TPU v5": (459e12, None),
+    "TPU v5p": (459e12, None),
+    "TPU v6 lite": (918e12, None),
+    "TPU v6e": (918e12, None),
 }
 
 
 def peak_flops(device_kind: str, precision: str = "float32") -> float | None:
     """Floating-point operations a second of one device in products of `precision`; None where nobody told."""
-    known = PEAKS.get(device_kind)
-    return known and known[precision == "float32"]
+    return PEAKS.get(device_kind, (None, None))[precision == "float32"]
 
 
 def training_flops(model: Model, vocab: int, length: int, preference: bool = False) -> float:
@@ -133,19 +132,22 @@ class Meter:
         # Nobody waits for it: a device that hangs must not keep the process.
         threading.Thread(target=self._watch, name="dispatches", daemon=True).start()
         self._sent: deque[tuple[float, Future[float]]] = deque()
+        self._newest: Future[float] | None = None
         self._gap = self._idle = self._from = 0.0
         self._began: tuple[float, int] | None = None
 
     def sending(self) -> None:
         """A dispatch is about to be sent."""
         self._gap = 0.0
-        if self._sent and self._sent[-1][1].done():
-            self._gap = time.monotonic() - max(self._sent[-1][1].result(), self._from)
+        # Read already, where a checkpoint has come between: that time counts too.
+        if self._newest is not None and self._newest.done():
+            self._gap = time.monotonic() - max(self._newest.result(), self._from)
 
     def sent(self, output: Any) -> None:
         """It was sent, and is finished when the array `output` is there."""
         finished: Future[float] = Future()
         self._watched.put((output, finished))
+        self._newest = finished
         self._sent.append((self._gap, finished))
 
     def read(self, step: int, tokens: int) -> Reading:
