@@ -20,8 +20,9 @@ from caml.data.tokenizer import BEARS, Encoded
 from caml.data.tokenizer_recipes import TrainedTokenizer, train_tokenizer
 from caml.data.writing import StoreWriter, prepare_store, writing
 from caml.models.sizes import Model
-from caml.training.loop import Member, Pace, train
+from caml.training.loop import Member, train
 from caml.training.optimizer import Optimizer, Schedule
+from caml.training.pacing import Pace
 from caml.worlds.sources import BaseText, Documents, Words
 
 # The smallest shipped model and its stage, as in gin/models/toy.gin and gin/stages/small_world.gin.

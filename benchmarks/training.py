@@ -91,8 +91,9 @@ def train_here(
     prepare_devices()
     from caml.models.sizes import Model
     from caml.training.execution import Execution
-    from caml.training.loop import Member, Pace, train
+    from caml.training.loop import Member, train
     from caml.training.optimizer import Optimizer, Schedule
+    from caml.training.pacing import Pace
 
     model = Model(case.name, case.width, case.layers, case.heads, case.heads, case.head, case.mlp)
     optimizer = Optimizer("adamw", 1e-3, 1e-3)

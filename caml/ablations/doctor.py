@@ -74,10 +74,10 @@ def _checkpoint() -> str:
     with tempfile.TemporaryDirectory() as folder:
         tree = {"x": np.arange(4.0, dtype=np.float32)}
         checkpoints = Checkpoints(Path(folder), {"is": "doctor"})
-        checkpoints.save(1, tree)
+        checkpoints.save(1, tree, {"row": np.arange(2)})
         checkpoints.wait()
-        step, found, _ = checkpoints.newest(tree)
-        if step != 1 or not np.array_equal(found["x"], tree["x"]):
+        step, found, beside, _ = checkpoints.newest(tree)
+        if step != 1 or not np.array_equal(found["x"], tree["x"]) or beside["row"].tolist() != [0, 1]:
             raise OSError("a checkpoint came back altered")
     return "written and restored"
 

@@ -22,7 +22,7 @@ from caml.tracking.markers import Damaged
 from caml.tracking.mirror import Mirror
 from caml.tracking.provenance import provenance
 from caml.training.layouts import Unfit
-from caml.training.loop import Pace
+from caml.training.pacing import Pace
 from caml.training.profiling import PASSED, Profile
 
 # Seconds between looks at StageRuns that another launch is training.

@@ -27,14 +27,15 @@ from caml.training.checkpoints import save_parameters
 from caml.training.execution import Execution
 from caml.training.instruments import Reading
 from caml.training.layouts import Layout
-from caml.training.loop import Member, Pace, Parameters, laid_out, train
+from caml.training.loop import Arrays, Member, Parameters, laid_out, train
+from caml.training.pacing import Pace
 from caml.training.population import METRICS
 from caml.training.profiling import Profile
 
 # Steps over which metrics are averaged into one row of the ledger, and between probes in mid-training. Both
-# are matters of record keeping: neither changes a bit of what is trained.
+# are matters of record keeping: neither changes a bit of what is trained. Probes are made where a row ends.
 LOG_STEPS = 8
-OBSERVE_STEPS = 80
+OBSERVE_STEPS = 10 * LOG_STEPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,32 +267,38 @@ class _LedgerSink:
         self._closed = self._recorded = 0
         self.reading: Reading | None = None
         self._left: dict[int, tuple[Parameters, int]] = {}
-        self._records: list[tuple[int, dict[str, np.ndarray]]] = []
+        self._records: list[tuple[int, Arrays]] = []
         self._probes: list[tuple[int, dict[int, dict[str, float]]]] = []
         self._open = {m: s for m, s in enumerate(members) if self._ledger.state(s.name) is not State.COMPLETE}
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, kept: Arrays) -> None:
         """Start the ledgers of all that are not complete, and drop what they have past `step`."""
-        self._closed = self._recorded = step
+        self._closed, self._recorded = step - step % LOG_STEPS, step
+        self._records = [(self._closed, kept)] if kept else []
         for stagerun in self._open.values():
             config = self._launch.configs[stagerun.fingerprint]
             manifest = _manifest(self._launch, stagerun, self._data[stagerun.name], self._layout)
             self._ledger.start(stagerun.name, config, manifest, self._launch.provenance)
-            self._ledger.truncate(stagerun.name, min(step, stagerun.steps))
+            self._ledger.truncate(stagerun.name, min(self._closed, stagerun.steps))
             self._launch.submit(stagerun.name)
 
-    def record(self, first_step: int, arrays: dict[str, np.ndarray]) -> None:
+    def record(self, first_step: int, arrays: Arrays) -> None:
         """Keep the metrics of one dispatch until their segment is closed."""
         self._records.append((first_step, arrays))
         self._recorded = first_step + arrays["loss"].shape[1]
         self._complete_due()
 
-    def close(self, step: int) -> None:
-        """Write the segments up to `step` of every member that is not complete."""
+    def close(self, step: int) -> Arrays:
+        """Write the segments of every member that is not complete, and give the steps of a row that is not full yet.
+
+        So rows are the same whenever a launch was stopped.
+        """
+        whole = step - step % LOG_STEPS
         for member, stagerun in self._open.items():
-            self._write(member, stagerun, min(step, stagerun.steps))
-        self._closed = step
-        self._records, self._probes = [], []
+            self._write(member, stagerun, min(whole, stagerun.steps))
+        kept = _steps_of(self._records, whole, step) if step > whole else {}
+        self._closed, self._records, self._probes = whole, [(whole, kept)] if kept else [], []
+        return kept
 
     def observe(self, step: int, params: Parameters) -> None:
         """Score the monitored probes of every member that is still in training."""
@@ -377,23 +384,29 @@ def _shown(reading: Reading) -> list[str]:
     return shown
 
 
-def _rows(
-    records: Sequence[tuple[int, dict[str, np.ndarray]]], member: int, begin: int, end: int
-) -> dict[str, list]:
+def _steps_of(
+    records: Sequence[tuple[int, Arrays]], begin: int, end: int, members: slice = slice(None)
+) -> Arrays:
+    """Metrics `[members, steps]` from step `begin` to `end` of what was recorded; NaN where nothing was."""
+    found = {}
+    for name, recorded in records[0][1].items():
+        found[name] = np.full((len(recorded[members]), end - begin), np.nan)
+        for first, arrays in records:
+            values = arrays[name][members]
+            low, high = max(first, begin), min(first + values.shape[1], end)
+            if low < high:
+                found[name][:, low - begin : high - begin] = values[:, low - first : high - first]
+    return found
+
+
+def _rows(records: Sequence[tuple[int, Arrays]], member: int, begin: int, end: int) -> dict[str, list]:
     """Metrics of one member from step `begin` to `end`, averaged over windows that end at whole LOG_STEPS.
 
-    `skipped` is not averaged but counted.
-    The first step stands alone: its loss is that of the parameters before it, on rows that they have not seen.
+    `skipped` is not averaged but counted. The first step stands alone: its loss is that of the parameters before it, on
+    rows that they have not seen.
     """
-    per_step: dict[str, np.ndarray] = {}
-    for name in records[0][1]:
-        found = np.full(end - begin, np.nan)
-        for first, arrays in records:
-            values = arrays[name][member]
-            low, high = max(first, begin), min(first + len(values), end)
-            if low < high:
-                found[low - begin : high - begin] = values[low - first : high - first]
-        per_step[name] = found
+    alone = _steps_of(records, begin, end, slice(member, member + 1))
+    per_step = {name: values[0] for name, values in alone.items()}
     steps = np.arange(begin + 1, end + 1)
     ends = np.flatnonzero((steps % LOG_STEPS == 0) | (steps == 1) | (steps == end)) + 1
     windows = list(zip([0, *ends[:-1]], ends, strict=True))

@@ -24,6 +24,8 @@ from caml.data.files import digest_bytes, digest_file, write_bytes, write_json
 MARKER = "marker.json"
 # Bytes that must be free beside twice the state: what Orbax writes around it.
 ROOM = 1 << 20
+# Before the names of arrays that are kept beside the tree.
+BESIDE = "beside."
 # Read by `transformers` to know the layout of the arrays.
 METADATA = {"format": "pt"}
 
@@ -75,10 +77,10 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def newest(self, like: Any) -> tuple[int, Any, list[str]]:
-        """Step, tree (numpy arrays, structured as `like`), and what was wrong with those passed over.
+    def newest(self, like: Any) -> tuple[int, Any, dict[str, np.ndarray], list[str]]:
+        """Step, tree (numpy arrays, structured as `like`), what was kept beside it, and what is wrong with others.
 
-        Step 0 and `like` itself where there is none. The third names each damaged checkpoint in a line.
+        Step 0 and `like` itself where there is none. The last names each damaged checkpoint in a line.
         """
         passed_over = []
         for folder in reversed(self._finished()):
@@ -92,16 +94,18 @@ class Checkpoints:
                     f"{_difference(body['identity'], self._identity)}; without the folder {folder.parent} it begins "
                     "anew"
                 )
-            return body["step"], self._restore(folder, like), passed_over
-        return 0, like, passed_over
+            return body["step"], *self._restore(folder, like, body["beside"]), passed_over
+        return 0, like, {}, passed_over
 
-    def save(self, step: int, tree: Any) -> None:
+    def save(self, step: int, tree: Any, beside: Mapping[str, np.ndarray]) -> None:
         """Begin to write the checkpoint of `step`; a checkpoint still being written is waited for first.
 
-        The arrays are copied on their devices at once, so the caller may donate its own.
+        The tree's arrays are copied on their devices at once, so the caller may donate its own. `beside`: arrays of the
+        host that are kept with it.
         """
         self.wait()
-        copies = dict(zip(_names(tree), map(jnp.copy, jax.tree.leaves(tree)), strict=True))
+        copies: dict[str, Any] = dict(zip(_names(tree), map(jnp.copy, jax.tree.leaves(tree)), strict=True))
+        copies |= {BESIDE + name: array for name, array in beside.items()}
         self._thread = threading.Thread(target=self._write, args=(step, copies), name="checkpoint")
         self._thread.start()
 
@@ -115,7 +119,7 @@ class Checkpoints:
             why = "no space left on the disk" if "No space left" in str(error) else str(error).splitlines()[0]
             raise Failure(f"the checkpoint in {self._folder} could not be written: {why}") from error
 
-    def _write(self, step: int, copies: dict[str, jax.Array]) -> None:
+    def _write(self, step: int, copies: dict[str, Any]) -> None:
         try:
             orbax = _orbax()
             folder = (self._folder / f"{step:08d}").resolve()
@@ -131,6 +135,7 @@ class Checkpoints:
             body = {
                 "step": step,
                 "identity": self._identity,
+                "beside": [name.removeprefix(BESIDE) for name in copies if name.startswith(BESIDE)],
                 "files": {name: digest_file(folder / name) for name in _files(folder)},
             }
             write_json(folder / MARKER, {"body": body, "sha256": digest_bytes(canonical(body).encode())})
@@ -164,6 +169,8 @@ class Checkpoints:
             whole = False
         if not whole or f"{body['step']:08d}" != folder.name:
             return {}, f"{MARKER} was altered"
+        if "beside" not in body:
+            return {}, "an earlier version wrote it"
         found = _files(folder)
         for name, digest in body["files"].items():
             if name not in found:
@@ -172,12 +179,16 @@ class Checkpoints:
                 return {}, f"{name} was altered"
         return body, ""
 
-    def _restore(self, folder: Path, like: Any) -> Any:
+    def _restore(self, folder: Path, like: Any, beside: list[str]) -> tuple[Any, dict[str, np.ndarray]]:
         orbax = _orbax()
         names = _names(like)
-        as_numpy = {name: orbax.RestoreArgs(restore_type=np.ndarray) for name in names}
+        as_numpy = {
+            name: orbax.RestoreArgs(restore_type=np.ndarray)
+            for name in [*names, *(BESIDE + name for name in beside)]
+        }
         found = orbax.PyTreeCheckpointer().restore(folder.resolve() / "state", restore_args=as_numpy)
-        return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
+        tree = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
+        return tree, {name: found[BESIDE + name] for name in beside}
 
 
 def _difference(found: Any, wanted: Any) -> str:

@@ -20,17 +20,22 @@ from caml.models.sizes import Model
 from caml.models.transformer import fused, init_parameters
 from caml.training import collecting, instruments, population
 from caml.training.checkpoints import Checkpoints
-from caml.training.execution import AS_SUITS, Execution
 from caml.training.instruments import Meter, Reading
 from caml.training.layouts import Layout, Unfit, layout_of
 from caml.training.mesh import member_mesh
 from caml.training.optimizer import Hyper, Optimizer, Schedule, hyper
+from caml.training.pacing import Pace, dispatches, steps_at_once
 from caml.training.population import State
 from caml.training.profiling import Profile
 from caml.training.programs import Shape, program
 from caml.training.step import Batch
 
 Parameters = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
+
+
+# What a checkpoint keeps beside the state: the row of each member in it.
+PLACE = "place"
 
 
 class Data(Protocol):
@@ -63,43 +68,28 @@ class Member:
     beta: float | None = None
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How a population is trained: nothing here changes a member's bits but `asked`, and `places` on some machines.
-
-    `steps` are made in one dispatch. `places` is for how many members a program is compiled (0: as many as there
-    are); populations with equal places share it. Where members come in turn an empty place costs nothing, and their
-    bits depend on it only where they leave devices free; side by side it costs what a member costs. A checkpoint
-    is written when `checkpoint_seconds` have passed or `checkpoint_steps` were made (0: not by steps), the
-    newest `keep` are kept. `observe_steps` is the cadence of `Sink.observe` (0: never), `asked` what is asked of the
-    layout.
-    """
-
-    steps: int = 16
-    places: int = 0
-    checkpoint_seconds: float = 60.0
-    checkpoint_steps: int = 0
-    keep: int = 2
-    observe_steps: int = 0
-    asked: Execution = AS_SUITS
-
-
 class Sink(Protocol):
     """Where the loop reports to. Members come in the order in which they were given."""
 
-    def resume(self, step: int) -> None:
-        """Training goes on from `step` (0: from the start): whatever is recorded past it is void."""
+    def resume(self, step: int, kept: Arrays) -> None:
+        """Training goes on from `step` (0: from the start): whatever is recorded past it is void.
+
+        `kept`: what `close` gave there.
+        """
         ...
 
-    def record(self, first_step: int, arrays: dict[str, np.ndarray]) -> None:
+    def record(self, first_step: int, arrays: Arrays) -> None:
         """Metrics by name, float32 `[members, steps]`: `population.METRICS`, of pairs PREFERENCE_METRICS too.
 
         NaN where a member made no step; a step that stopped it has a finite rate and the rest as it was.
         """
         ...
 
-    def close(self, step: int) -> None:
-        """All metrics before `step` are recorded, and are to be on disk on return: a checkpoint follows."""
+    def close(self, step: int) -> Arrays:
+        """All metrics before `step` are recorded, and are to be on disk on return, but for what it gives.
+
+        A checkpoint follows, which keeps that for `resume`.
+        """
         ...
 
     def observe(self, step: int, params: Parameters) -> None:
@@ -151,16 +141,6 @@ def deal(steps: Sequence[int], count: int, devices: int) -> np.ndarray:
     for rank, member in enumerate(sorted(range(len(steps)), key=lambda m: (-steps[m], m))):
         found[member] = rank % devices * (count // devices) + rank // devices
     return found
-
-
-def dispatches(first: int, last: int, pace: Pace) -> Iterator[tuple[int, int]]:
-    """First step and number of steps of each dispatch from step `first` to `last`."""
-    while first < last:
-        count = min(pace.steps, last - first)
-        if pace.observe_steps:
-            count = min(count, pace.observe_steps - first % pace.observe_steps)
-        yield first, count
-        first += count
 
 
 class _Reader:
@@ -312,12 +292,16 @@ def train(
         },
         pace.keep,
     )
-    step, state, passed_over = checkpoints.newest(state)
+    step, found, kept, passed_over = checkpoints.newest(state)
     for line in passed_over:
         announce(line)
     if step:
         announce(f"goes on from step {step}")
-    sink.resume(step)
+        # The members may have had other places: a machine with less memory has fewer.
+        saved = kept.pop(PLACE)
+        for new, old in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
+            new[place] = old[saved]
+    sink.resume(step, kept)
     run, seconds = program(shape, mesh, state, reference, numbers)
     if seconds:
         announce(f"compiled one program in {seconds:.1f} s")
@@ -362,18 +346,17 @@ def train(
         read_metrics()
         # Before its metrics are closed past the step that stopped it.
         hand_out(all_of_them=False)
-        sink.close(step)
-        checkpoints.save(step, state)
+        checkpoints.save(step, state, {PLACE: place, **sink.close(step)})
 
     hand_out(all_of_them=False)
     saved_step, saved_at = step, time.monotonic()
     flops = instruments.training_flops(model, vocab, length, preference)
     peak = instruments.peak_flops(jax.devices()[0].device_kind, precision)
-    meter = Meter(
-        step, len(members), flops, peak and peak * jax.device_count(), instruments.of_program(run, seconds)
-    )
+    meter = Meter(step, len(members), flops, peak and peak * mesh.size, instruments.of_program(run, seconds))
     reader = _Reader(members, place, shape, mesh)
-    dispatched = reader.read(dispatches(step, last, pace))
+    of_step = flops * batch * length * count / mesh.size
+    at_once = steps_at_once(pace.steps, of_step, jax.default_backend(), peak)
+    dispatched = reader.read(dispatches(step, last, at_once, pace.observe_steps))
     with contextlib.ExitStack() as stack:
         for closing in (profile, meter, dispatched):
             if closing:

@@ -21,11 +21,12 @@ from caml.ablations.inflight import CHECKPOINTS, recorded_members
 from caml.ablations.places import places
 from caml.ablations.populations import Population, depth, plan
 from caml.ablations.prepare import Stores
-from caml.ablations.progress import Advance
+from caml.ablations.progress import Advance, Stopped
 from caml.ablations.runs import StageRun
 from caml.data.mixture import Batch, StageData
 from caml.evals.evaluation import Evaluator
-from caml.training import layouts
+from caml.tracking.ledger import Ledger
+from caml.training import layouts, loop
 
 
 class Silence:
@@ -240,6 +241,41 @@ def test_a_member_alone_has_the_bits_of_the_population(
 ) -> None:
     alone = parameters(trained[0])
     assert len(alone) == 2 and alone.items() <= parameters(finished / "runs").items()
+
+
+def test_rows_are_the_same_where_a_launch_was_stopped_in_the_midst_of_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "steps_at_once", lambda *_: 3)  # as where steps are dear
+    stop = threading.Event()
+
+    class Stopping(Silence):
+        @contextmanager
+        def task(self, name: str, total: int) -> Iterator[Advance]:
+            yield lambda done, note: stop.set() if name == "pretrain tiny" and done >= 48 else None
+
+    cell = "arm=neutral,ratio=0.25,seed=0,tokens=12288,sft_tokens=0"
+    loaded = load_ablation(TINY)
+    with pytest.raises(Stopped):
+        runner.run(loaded, Stopping(), stop, only=cell)
+    (checkpoint,) = Path("runs/populations").glob("*/checkpoints/*")
+    reached = int(checkpoint.name)
+    assert reached % trainer.LOG_STEPS, "the test wants it stopped where a row is not full"
+    ledger = places(loaded.tree).ledger
+    (stagerun,) = (s for c in cells(loaded) if c.id == cell for s in c.stageruns)
+    rows = [row for part in ledger.read_segments(stagerun.name, "metrics") for row in part.table.to_pylist()]
+    assert rows[-1]["step"] == reached - reached % trainer.LOG_STEPS
+    progress = Silence()
+    runner.run(loaded, progress, threading.Event(), only=cell)
+    assert f"goes on from step {reached}" in progress.said
+    for kind in ("metrics", "trajectory"):
+        found, wanted = (
+            [row for part in led.read_segments(stagerun.name, kind) for row in part.table.to_pylist()]
+            for led in (ledger, Ledger(finished / "runs/ledger"))
+        )
+        assert found == wanted
+    assert parameters(Path("runs")).items() <= parameters(finished / "runs").items()
 
 
 def test_counts_are_those_of_the_batches_that_training_saw(

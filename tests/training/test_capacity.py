@@ -19,8 +19,9 @@ from caml.training.capacity import (
     scored_size,
 )
 from caml.training.layouts import Layout
-from caml.training.loop import Pace, laid_out
+from caml.training.loop import laid_out
 from caml.training.mesh import member_mesh
+from caml.training.pacing import Pace
 from caml.training.programs import Shape, program
 
 DEVICES = len(jax.devices())

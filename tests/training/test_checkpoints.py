@@ -10,6 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from caml.config.errors import Failure
+from caml.config.fingerprint import canonical
+from caml.data.files import digest_bytes
 from caml.training.checkpoints import MARKER, Checkpoints, save_parameters
 
 TREE = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": (np.int32(7) * np.ones(2, np.int32),)}
@@ -20,14 +22,19 @@ def written(folder: Path, *steps: int, keep: int = 2) -> Checkpoints:
     """Checkpoints of `steps`, each of TREE plus its step."""
     checkpoints = Checkpoints(folder, {"members": ["x"]}, keep)
     for step in steps:
-        checkpoints.save(step, jax.tree.map(lambda x, step=step: jax.numpy.asarray(x + step), TREE))
+        tree = jax.tree.map(lambda x, step=step: jax.numpy.asarray(x + step), TREE)
+        checkpoints.save(step, tree, {"row": np.array([0.1, np.nan, step])})
     checkpoints.wait()
     return checkpoints
 
 
 def newest(folder: Path) -> tuple[int, list[str]]:
     """Step and complaints, after a check that the tree is the step's own."""
-    step, tree, passed_over = Checkpoints(folder, {"members": ["x"]}).newest(EMPTY)
+    step, tree, beside, passed_over = Checkpoints(folder, {"members": ["x"]}).newest(EMPTY)
+    row = np.array([0.1, np.nan, step])
+    assert beside.keys() == ({"row"} if step else set()) and (
+        not step or beside["row"].tobytes() == row.tobytes()
+    )
     for found, wanted in zip(jax.tree.leaves(tree), jax.tree.leaves(TREE if step else EMPTY), strict=True):
         assert found.dtype == wanted.dtype
         assert (found == wanted + np.asarray(step, wanted.dtype)).all()
@@ -71,6 +78,15 @@ def test_no_damaged_file_is_ever_used(tmp_path: Path, damage: str):
         assert all("00000008 is not used" in line and name.name in line for line in passed_over)
         path.write_bytes(before)
     assert newest(tmp_path) == (8, [])
+
+
+def test_one_of_an_earlier_version_is_not_used(tmp_path: Path):
+    written(tmp_path, 4)
+    marker = tmp_path / "00000004" / MARKER
+    body = json.loads(marker.read_bytes())["body"]
+    del body["beside"]
+    marker.write_text(json.dumps({"body": body, "sha256": digest_bytes(canonical(body).encode())}))
+    assert newest(tmp_path) == (0, [f"{marker.parent} is not used: an earlier version wrote it"])
 
 
 def test_a_marker_moved_to_another_step_is_not_believed(tmp_path: Path):

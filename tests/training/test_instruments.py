@@ -132,9 +132,9 @@ def test_the_loop_reads_its_instruments(tmp_path: Path):
 
 def test_a_checkpoint_that_takes_long_is_time_without_work(tmp_path: Path):
     class Slow(Memory):
-        def close(self, step: int) -> None:
-            super().close(step)
+        def close(self, step: int) -> dict[str, np.ndarray]:
             time.sleep(0.5)
+            return super().close(step)
 
     sink = Slow()
     run([member(0, 40)], tmp_path, sink, checkpoint_steps=12)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from caml.models.sizes import Model
 from caml.training.execution import Execution
 from caml.training.layouts import Unfit, layout_of
-from caml.training.loop import Pace, laid_out
+from caml.training.loop import laid_out
+from caml.training.pacing import Pace
 
 
 @given(

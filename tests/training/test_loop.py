@@ -15,9 +15,10 @@ from toy_training import Memory, member, run, same
 from caml.config.errors import Failure
 from caml.config.seeds import derive
 from caml.models.transformer import init_parameters
-from caml.training import layouts, population, updates
-from caml.training.loop import Pace, deal, dispatches
+from caml.training import layouts, pacing, population, updates
+from caml.training.loop import deal
 from caml.training.optimizer import hyper
+from caml.training.pacing import dispatches, steps_at_once
 from caml.training.step import train_step
 
 MEMBERS = [
@@ -111,9 +112,24 @@ def test_a_stopped_training_goes_on_with_the_same_bits(whole, tmp_path: Path):
     resumed = run(MEMBERS, tmp_path, second)
     assert resumed.complete and resumed.programs == 0
     assert second.events[0] == ("resume", broken_off.step)
+    assert second.resumed["of the sink"].tobytes() == np.arange(broken_off.step, dtype=np.float64).tobytes()
     assert same(resumed.params, result.params)
     joined = np.concatenate([first.column("loss"), second.column("loss")], axis=1)
     assert joined.tobytes() == sink.column("loss").tobytes()
+
+
+@pytest.mark.parametrize("places", [3, 8])
+def test_it_goes_on_with_fewer_or_more_places(whole, tmp_path: Path, places: int):
+    """As where `Ablation.population` was set after a launch had taken more memory than there was."""
+    broken_off = run(MEMBERS, tmp_path, Memory(stop_at=12), places=5)
+    if layouts.MEMBERS_LIE.get(jax.default_backend()) != "turn":
+        with pytest.raises(Failure, match="side by side, 5 at once"):
+            run(MEMBERS, tmp_path, Memory(), places=places)
+        return
+    again = Memory()
+    resumed = run(MEMBERS, tmp_path, again, places=places)
+    assert again.events[0] == ("resume", broken_off.step)
+    assert same(resumed.params, whole[0].params)
 
 
 def test_metrics_are_closed_before_a_checkpoint_and_finished_members_are_given_again(tmp_path: Path):
@@ -231,7 +247,7 @@ def test_mixed_optimizers_are_refused(tmp_path: Path):
 
 
 def test_dispatches_end_where_observations_are_due():
-    assert list(dispatches(6, 33, Pace(steps=8, observe_steps=10))) == [
+    assert list(dispatches(6, 33, 8, observe_steps=10)) == [
         (6, 4),
         (10, 8),
         (18, 2),
@@ -239,6 +255,28 @@ def test_dispatches_end_where_observations_are_due():
         (28, 2),
         (30, 3),
     ]
+
+
+def test_a_dispatch_has_fewer_steps_the_dearer_they_are():
+    def found(flops: float, platform: str = "cpu", peak: float | None = None) -> int:
+        return steps_at_once(16, flops, platform, peak)
+
+    assert [found(flops) for flops in (1.0, 6e9, 7e9, 3e10, 1e11, 1e15)] == [16, 16, 14, 3, 1, 1]
+    assert [found(1e14, "gpu", 989e12), found(1e14, "gpu")] == [5, 1]
+
+
+def test_dear_steps_are_dispatched_one_by_one_to_the_same_bits(
+    whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pacing, "SECONDS", 1e-9)
+    sink = Memory(stop_at=5)
+    broken_off = run(MEMBERS, tmp_path, sink)
+    assert [event for event in sink.events if event[0] != "resume"] == [
+        *(("record", step + 1) for step in range(broken_off.step)),
+        ("close", broken_off.step),
+    ]
+    assert broken_off.step <= 7
+    assert same(run(MEMBERS, tmp_path, Memory()).params, whole[0].params)
 
 
 def test_members_are_dealt_to_devices_by_length():

@@ -23,7 +23,8 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from toy_training import Memory, member, run, same
-from caml.training.loop import Pace, laid_out
+from caml.training.loop import laid_out
+from caml.training.pacing import Pace
 from toy_training import MODEL
 members = [member(seed, 40) for seed in range(5)]
 sink = Memory()

@@ -22,7 +22,8 @@ from caml.models.kernels import triton
 from caml.models.transformer import init_parameters
 from caml.training import population, updates
 from caml.training.execution import Execution
-from caml.training.loop import Pace, laid_out, train
+from caml.training.loop import laid_out, train
+from caml.training.pacing import Pace
 from caml.training.mesh import member_mesh
 from caml.training.optimizer import Schedule, hyper
 from caml.training.programs import Shape, program
@@ -214,7 +215,8 @@ import toy_training as toy
 from caml.training import population
 from caml.training.capacity import described
 from caml.training.execution import Execution
-from caml.training.loop import Pace, laid_out
+from caml.training.loop import laid_out
+from caml.training.pacing import Pace
 from caml.training.mesh import member_mesh
 from caml.training.programs import Shape, program
 
