@@ -141,7 +141,7 @@ def measure(case: Case, file: Path) -> dict[str, list[tuple[float, float]]]:
         """The same steps, by the program alone."""
         stage, model = stagerun.stage, stagerun.model
         layout = loop.laid_out(launch.pace, 1, model, case.batch, case.length)
-        mesh = member_mesh(layout.data)
+        mesh = member_mesh(layout.data, groups=layout.groups)
         params = init_parameters(model, case.vocabulary, 0)
         numbers = hyper(stage.optimizer, stage.schedule, stagerun.steps)
         state = population.stack([population.init_member(stage.optimizer.name, params, numbers)])

@@ -1,6 +1,7 @@
 """How many members of a shape are trained together: as many as pay, and as the devices' memory takes."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -82,33 +83,40 @@ def population_size(
                 raise
             return None
 
-    mesh, memory = member_mesh(layout.data, layout.fsdp, layout.tensor), device_memory()
+    mesh = member_mesh(layout.data, layout.fsdp, layout.tensor, layout.groups)
+    memory = device_memory()
     groups = mesh.shape["member"]
     if layout.beside and asked:
         return evenly(alike, asked)
+    state, reference, _ = described(model, vocab, optimizer, preference, 1)
+    parts = layout.fsdp * layout.tensor
+    # What a member keeps on a device besides: a copy of its state, which a checkpoint writes while training goes on,
+    # and two dispatches' batches that wait.
+    waiting = 2 * 4 * np.dtype(np.int32).itemsize * steps * batch * length // (layout.data * layout.fsdp)
+    besides = _size(state) // parts + waiting
     if layout.beside:
         on_each = -(-alike // groups)
         count = evenly(on_each, MOST_BESIDE)
         while count > 1:
             # The program with which they are trained, if it fits.
             needs = _bytes(program_of(count, dataclasses.replace(layout, beside=count)))
+            needs = needs and needs + count * besides
             if needs is not None and needs <= USABLE * memory:
                 break
             fewer = int(USABLE * memory * count / needs) if needs else count // 2
             count = evenly(on_each, max(1, min(count - 1, fewer)))
         return count * groups
     most = asked or MOST.get(jax.default_backend(), MOST_BESIDE)
-    state, reference, _ = described(model, vocab, optimizer, preference, 1)
-    each = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state, reference)))
+    each = _size((state, reference))
     if asked or 2 * each * -(-most // groups) < SURELY * memory:
         return most
-    # Of two members a device, and a copy of each more.
+    # Of two members a device, and among what the program needs besides is a copy of each.
     compiled = program_of(2, layout)
     if compiled is None:
         return groups
-    own = int(each) // (layout.fsdp * layout.tensor)
+    own = each // parts
     temporary = max(0, compiled.memory_analysis().temp_size_in_bytes - 2 * own)
-    fitting = members_in_turn(_arrays(compiled) // 2 + own, temporary, memory, -(-most // groups))
+    fitting = members_in_turn(_arrays(compiled) // 2 + own + besides, temporary, memory, -(-most // groups))
     return min(most, fitting * groups)
 
 
@@ -123,6 +131,11 @@ def scored_size(alike: int, model: Model, vocab: int, asked: int = 0) -> int:
     if -(-most // devices) * each < SURELY * memory:
         return most
     return min(most, alike, max(1, int(USABLE * memory) // each) * devices)
+
+
+def _size(tree: Any) -> int:
+    """Bytes of arrays."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _arrays(compiled: Any) -> int:

@@ -124,10 +124,13 @@ class Meter:
     busy machine it looks late, and `host_bound` is then a little too small.
     """
 
-    def __init__(self, first_step: int, members: int, flops: float, peak: float | None, program: Program):
-        """`flops` of a token, and `peak` of all devices together, None where it is not known."""
+    def __init__(
+        self, first_step: int, members: int, flops: float, peak: float | None, devices: int, program: Program
+    ):
+        """`flops` of a token, and `peak` of each of the `devices`, None where it is not known."""
         self._first_step, self._members, self._program = first_step, members, program
-        self._flops, self._peak = flops, peak
+        self._flops, self._devices = flops, devices
+        self._peak = peak and peak * devices
         self._watched: queue.SimpleQueue[tuple[Any, Future[float]] | None] = queue.SimpleQueue()
         # Nobody waits for it: a device that hangs must not keep the process.
         threading.Thread(target=self._watch, name="dispatches", daemon=True).start()
@@ -176,7 +179,7 @@ class Meter:
             else None,
             host_bound=self._idle / seconds if seconds > 0 else None,
             device=device.device_kind,
-            devices=jax.device_count(),
+            devices=self._devices,
             programs=self._program.count,
             compile_seconds=self._program.seconds,
             argument_bytes=self._program.argument_bytes,

@@ -18,6 +18,7 @@ class Layout:
 
     `beside`: how many members a device computes at once (0: they come in turn). A model lies over `fsdp` x `tensor`
     devices and a batch over `data` x `fsdp`, each of which takes `rows` sequences of it at a time (0: all of its own).
+    There are members on so many `groups` of such devices (0: on all), which no member's bits depend on.
     """
 
     beside: int = 0
@@ -26,6 +27,7 @@ class Layout:
     fsdp: int = 1
     tensor: int = 1
     compute: Compute = FLOAT32
+    groups: int = 0
 
     @property
     def over(self) -> tuple[str, ...]:
@@ -87,9 +89,10 @@ def layout_of(
 ) -> Layout:
     """The layout of a population of `places` members, `width` wide, with batches of `batch` rows of `length` tokens.
 
-    Members are spread over the devices. Where there are fewer of them than devices, so is the batch of each. A model
-    that lies over several devices takes all of them, and its members come in turn; a layer has so many `kv_heads` and
-    `neurons`. Raises Unfit where the devices, the batch or the model's sides cannot be divided as `asked`.
+    Members are spread over the devices. Where there are fewer of them than devices, so is the batch of each, over as
+    many as divide it; what devices are left have nothing to do. A model that lies over several devices takes all of
+    them, and its members come in turn; a layer has so many `kv_heads` and `neurons`. Raises Unfit where the devices,
+    the batch or the model's sides cannot be divided as `asked`.
     """
     over = asked.fsdp * asked.tensor
     if asked.fused and platform != "gpu":
@@ -104,20 +107,19 @@ def layout_of(
     if width % over:
         field = "fsdp" if asked.fsdp > 1 else "tensor"
         raise Unfit(field, f"{over} devices do not divide the model's width of {width}")
-    groups = devices // over
-    if over > 1 and asked.data in (0, groups):
-        data = groups
-    elif over > 1:
-        raise Unfit(
-            "data", f"of {devices} devices, {over} for a model, {groups} share a batch, not {asked.data}"
-        )
+    if over > 1:
+        data = devices // over
+        if asked.data not in (0, data):
+            raise Unfit(
+                "data", f"of {devices} devices, {over} for a model, {data} share a batch, not {asked.data}"
+            )
     elif asked.data:
         data = asked.data
-        if groups % data:
+        if devices % data:
             raise Unfit("data", f"{data} devices for a batch do not divide {devices} devices")
     else:
-        data = groups // places if places < groups and groups % places == 0 else 1
-        data = data if batch % (data * asked.fsdp) == 0 else 1
+        data = next(n for n in range(max(1, devices // places), 0, -1) if batch % n == 0)
+    groups = min(places, devices // (data * over))
     if batch % (data * asked.fsdp):
         raise Unfit(
             "data" if data > 1 else "fsdp", f"{data * asked.fsdp} devices do not divide a batch of {batch}"
@@ -145,7 +147,7 @@ def layout_of(
         rows = max((rows for rows in shared if rows <= most), default=shared[0])
     stacked = over == 1 and MEMBERS_LIE.get(platform, "stacked") == "stacked"
     return Layout(
-        beside=-(-places * data // groups) if stacked else 0,
+        beside=-(-places // groups) if stacked else 0,
         rows=rows if rows < own else 0,
         data=data,
         fsdp=asked.fsdp,
@@ -158,4 +160,5 @@ def layout_of(
             sharded=over > 1,
             fused=asked.fused,
         ),
+        groups=groups,
     )

@@ -272,7 +272,7 @@ def train(
     if preference and any(m.parent is None for m in members):
         raise ValueError("a preference loss compares with a parent")
     layout = laid_out(pace, len(members), model, batch, length, precision)
-    mesh = member_mesh(layout.data, layout.fsdp, layout.tensor)
+    mesh = member_mesh(layout.data, layout.fsdp, layout.tensor, layout.groups)
     groups = mesh.shape["member"]
     count = -(-max(pace.places, len(members)) // groups) * groups
     place = deal([m.steps for m in members], count, groups)
@@ -287,7 +287,7 @@ def train(
             "members": [m.name for m in members],
             "model": identity(model),
             "layout": str(layout),
-            "devices": [groups, jax.devices()[0].device_kind],
+            "device": jax.devices()[0].device_kind,
             "numerics": NUMERICS_VERSION,
         },
         pace.keep,
@@ -352,7 +352,7 @@ def train(
     saved_step, saved_at = step, time.monotonic()
     flops = instruments.training_flops(model, vocab, length, preference)
     peak = instruments.peak_flops(jax.devices()[0].device_kind, precision)
-    meter = Meter(step, len(members), flops, peak and peak * mesh.size, instruments.of_program(run, seconds))
+    meter = Meter(step, len(members), flops, peak, mesh.size, instruments.of_program(run, seconds))
     reader = _Reader(members, place, shape, mesh)
     of_step = flops * batch * length * count / mesh.size
     at_once = steps_at_once(pace.steps, of_step, jax.default_backend(), peak)

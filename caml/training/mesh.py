@@ -22,9 +22,14 @@ EVERYWHERE = PartitionSpec()
 _INTO_STREAM = ("o_proj.weight", "down_proj.weight")
 
 
-def member_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """All devices along the `member` axis, in groups of `data * fsdp * tensor` that share a member."""
+def member_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, groups: int = 0) -> Mesh:
+    """Devices along the `member` axis, in groups of `data * fsdp * tensor` that share a member.
+
+    So many `groups` of the first devices (0: all there are).
+    """
     devices = np.array(jax.devices())
+    if groups:
+        devices = devices[: groups * data * fsdp * tensor]
     return Mesh(devices.reshape(-1, data, fsdp, tensor), AXES)
 
 

@@ -1,9 +1,11 @@
 """How many members train together follows from the memory of the compiled program."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,18 +25,27 @@ from caml.training.loop import laid_out
 from caml.training.mesh import member_mesh
 from caml.training.pacing import Pace
 from caml.training.programs import Shape, program
+from caml.training.step import Batch
 
 DEVICES = len(jax.devices())
 
 
+def besides(members: int) -> int:
+    """Bytes on a device of a checkpoint of so many members, and of two dispatches' batches that wait."""
+    state = described(MODEL, VOCAB, MUON, False, members)[0]
+    batches = [np.zeros((members, 4, BATCH, LENGTH), np.int32)] * len(Batch._fields)
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in [*jax.tree.leaves(state), *batches, *batches])
+
+
 def needed(members: int, layout: Layout) -> int:
-    """Bytes on a device of the program for so many members on each."""
+    """Bytes on a device of the program for so many members on each, and of what is kept besides."""
     mesh = member_mesh()
     state, reference, numbers = described(MODEL, VOCAB, MUON, False, members * DEVICES)
     shape = Shape(MODEL, VOCAB, BATCH, LENGTH, "muon", members * DEVICES, 4, layout, False)
     memory = program(shape, mesh, state, reference, numbers)[0].memory_analysis()
     return (
-        memory.argument_size_in_bytes
+        besides(members)
+        + memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
@@ -66,6 +77,10 @@ def test_members_side_by_side_are_as_many_as_fit_in_populations_of_equal_sizes(
     said: list[str] = []
     assert size(3 * DEVICES, beside(3), said=said) == 3 * DEVICES
     assert said == [f"compiling for {3 * DEVICES} members of size toy, to see whether they fit into memory"]
+    # Without room for a checkpoint's copy beside the program it would end when the first is due.
+    monkeypatch.setattr(capacity, "device_memory", lambda: int((needed(3, beside(3)) - 1) / USABLE))
+    assert size(3 * DEVICES, beside(3)) == 2 * DEVICES
+    monkeypatch.setattr(capacity, "device_memory", lambda: room)
     # One more does not fit, and of two populations neither has places that are empty.
     assert size(4 * DEVICES, beside(4)) == 2 * DEVICES
     said.clear()

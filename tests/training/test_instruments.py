@@ -68,7 +68,7 @@ class Work:
 def test_the_clock_counts_the_time_without_work(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
     monkeypatch.setattr(instruments.time, "monotonic", lambda: now[0])
-    meter = Meter(10, 3, flops=2.0, peak=1000.0, program=Program(1, 7.0, None, None, None))
+    meter = Meter(10, 3, flops=2.0, peak=250.0, devices=4, program=Program(1, 7.0, None, None, None))
 
     def send(at: float) -> Work:
         now[0], work = at, Work()

@@ -22,14 +22,27 @@ from caml.training.pacing import Pace
 def test_pieces_and_devices_divide_a_batch(devices: int, places: int, batch: int, length: int, width: int):
     layout = layout_of("cpu", devices, places, batch, length, width)
     tokens = 64 if width <= 48 else 256 if width <= 64 else 128 if width <= 128 else 512
-    assert devices % layout.data == 0 and batch % layout.data == 0
+    assert batch % layout.data == 0 and layout.groups * layout.data <= devices
     own = batch // layout.data
     assert layout.rows < own and (not layout.rows or own % layout.rows == 0)
     assert layout.rows <= 1 or layout.rows * length <= tokens
     # What fits into the cache at once is not cut.
     assert bool(layout.rows) == (own > 1 and own * length > tokens)
-    # Devices are shared where members are too few for them.
-    assert layout.data == 1 or places * layout.data == devices
+    # Each member has a group, or each device, and no larger groups would divide the batch.
+    assert layout.groups == min(places, devices // layout.data)
+    assert layout.data == 1 or places * layout.data <= devices
+    assert not any(batch % n == 0 for n in range(layout.data + 1, devices // places + 1))
+
+
+def test_few_members_leave_few_devices_free():
+    def found(devices: int, places: int, batch: int = 32) -> tuple[int, int]:
+        layout = layout_of("cpu", devices, places, batch, 128, 64)
+        return layout.groups, layout.data
+
+    alone = {devices: found(devices, 1) for devices in (1, 2, 6, 8, 12)}
+    assert alone == {1: (1, 1), 2: (1, 2), 6: (1, 4), 8: (1, 8), 12: (1, 8)}
+    assert [found(12, 5), found(8, 3), found(12, 12), found(12, 40)] == [(5, 2), (3, 2), (12, 1), (12, 1)]
+    assert found(12, 1, batch=24) == (1, 12) and found(2, 1, batch=7) == (1, 1)
 
 
 def test_what_is_measured_for_a_cpu_is_not_for_an_accelerator():
