@@ -8,21 +8,31 @@ import jax.numpy as jnp
 from caml.models.pieces import piece_bytes
 from caml.models.products import contract_last, multiply
 
-# A batch whose float32 logits would take more bytes than these is cut into pieces.
+# A batch of one model whose float32 logits would take more bytes than these is cut into pieces.
 LOGITS_BYTES = 64 * 2**20
 # Matrix units take vocabularies of a multiple of this; others grow by words that are never meant.
 WORDS = 128
 
 
 def pieces_of(tokens: int, vocab: int) -> int:
-    """Into how many pieces of equal length a batch of so many tokens is cut."""
+    """Into how many pieces of equal length a batch of so many tokens is cut.
+
+    They need not divide it (see `_even`): the search for a number that does ends at twice as many as are needed, or a
+    batch of a prime number of tokens would be taken one by one.
+    """
     size = tokens * vocab * 4
     if size <= LOGITS_BYTES:
         return 1
-    pieces = max(2, -(-size // piece_bytes()))
-    while tokens % pieces:
-        pieces += 1
-    return pieces
+    least = max(2, -(-size // piece_bytes()))
+    return next((n for n in range(least, min(2 * least, tokens) + 1) if tokens % n == 0), min(least, tokens))
+
+
+def _even(pieces: int, *arrays: jax.Array) -> list[jax.Array]:
+    """Arrays `[..., N]` with so many zeros behind that N is a multiple of the pieces."""
+    lacking = -arrays[0].shape[-1] % pieces
+    if not lacking:
+        return list(arrays)
+    return [jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, lacking),)) for x in arrays]
 
 
 def _cut(x_DxN: jax.Array, pieces: int) -> jax.Array:
@@ -64,7 +74,9 @@ def cross_entropy(x_DxN: jax.Array, head_VxD: jax.Array, targets_N: jax.Array) -
     if pieces == 1:
         return _whole(x_DxN, head_VxD, targets_N)
     one_piece = jax.checkpoint(lambda piece: _whole(piece[0], head_VxD, piece[1]))
-    return jax.lax.map(one_piece, (_cut(x_DxN, pieces), targets_N.reshape(pieces, -1))).reshape(-1)
+    x_DxE, targets_E = _even(pieces, x_DxN, targets_N)
+    nats_PxN = jax.lax.map(one_piece, (_cut(x_DxE, pieces), targets_E.reshape(pieces, -1)))
+    return nats_PxN.reshape(-1)[: len(targets_N)]
 
 
 def summed_cross_entropy(
@@ -84,7 +96,8 @@ def summed_cross_entropy(
     pieces = pieces_of(len(targets_N), len(head_VxD))
     if pieces == 1 and not fused:
         return jnp.sum(_whole(x_DxN, head_VxD, targets_N) * weights_N)
-    return _in_pieces(pieces, fused, x_DxN, head_VxD, targets_N, weights_N)
+    x_DxE, targets_E, weights_E = _even(pieces, x_DxN, targets_N, weights_N)
+    return _in_pieces(pieces, fused, x_DxE, head_VxD, targets_E, weights_E)
 
 
 def _peak_and_total(logits_WxN: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from toy_training import ADAMW, BATCH, LENGTH, MODEL, MUON, VOCAB, Counting, Preferring
 
 from caml.models import pieces, products
@@ -142,6 +144,40 @@ def test_no_platform_has_all_logits_of_a_large_batch(monkeypatch: pytest.MonkeyP
         assert cross_entropy.pieces_of(1024, large + 1) == 2
         at_once = 16_384 * 50_257 * 4 / cross_entropy.pieces_of(16_384, 50_257)
         assert at_once <= pieces.PIECE_BYTES.get(platform, pieces.ELSEWHERE_BYTES)
+
+
+@given(st.integers(1, 100_000), st.integers(1, 200_000))
+def test_pieces_are_no_more_than_twice_as_many_as_are_needed(tokens: int, vocab: int):
+    found = cross_entropy.pieces_of(tokens, vocab)
+    size = tokens * vocab * 4
+    assert 1 <= found <= tokens and (found == 1) == (size <= cross_entropy.LOGITS_BYTES or tokens == 1)
+    least = -(-size // pieces.piece_bytes())
+    assert found <= max(2, 2 * least)
+    # One position's logits are the least that can be.
+    assert found == 1 or -(-tokens // found) * vocab * 4 <= pieces.piece_bytes() + 4 * vocab
+
+
+def test_a_prime_number_of_tokens_is_taken_in_few_pieces(monkeypatch: pytest.MonkeyPatch):
+    assert cross_entropy.pieces_of(1021, 50_257) == 4
+    rng = np.random.default_rng(0)
+    x, head = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 13), (20, 8)))
+    targets, weights = jnp.asarray(rng.integers(0, 20, 13)), jnp.asarray(rng.random(13), jnp.float32)
+
+    def found():
+        def summed(x, head):
+            return cross_entropy.summed_cross_entropy(x, head, targets, weights)
+
+        def token_by_token(x, head):
+            return cross_entropy.cross_entropy(x, head, targets) @ weights
+
+        return [jax.value_and_grad(of, (0, 1))(x, head) for of in (summed, token_by_token)]
+
+    whole = found()
+    monkeypatch.setattr(cross_entropy, "LOGITS_BYTES", 0)
+    monkeypatch.setitem(pieces.PIECE_BYTES, jax.default_backend(), 4 * 20 * 4)
+    assert cross_entropy.pieces_of(13, 20) == 4
+    for a, b in zip(jax.tree.leaves(found()), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("limit", [0, cross_entropy.LOGITS_BYTES])
