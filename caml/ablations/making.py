@@ -14,7 +14,7 @@ from caml.ablations.prepare import Stores, stores_of
 from caml.ablations.progress import Progress, Stopped
 from caml.ablations.runs import StageRun
 from caml.ablations.scorer import Evaluators, score_missing
-from caml.ablations.trainer import Launch, layout, pace, together, train_population
+from caml.ablations.trainer import Launch, beside, layout, pace, together, train_population
 from caml.config.text import counted
 from caml.tracking.lease import Leases, acquire_all
 from caml.tracking.ledger import State
@@ -37,7 +37,11 @@ def planned(study: Study, wanted: Sequence[StageRun], say: Callable[[str], None]
     stageruns, members = used_stageruns(study.whole), study.ablation.population
     paced, due = _pace(study), _to_train(study, wanted)
     try:
-        populations = plan(stageruns, together=functools.partial(together, paced, members, due, say))
+        populations = plan(
+            stageruns,
+            together=functools.partial(together, paced, members, due, say),
+            beside=functools.partial(beside, paced),
+        )
         for population in populations:
             layout(paced, population)
     except Unfit as unfit:

@@ -37,12 +37,14 @@ def plan(
     stageruns: Sequence[StageRun],
     members: int = 0,
     together: Callable[[Sequence[StageRun]], int] | None = None,
+    beside: Callable[[Sequence[StageRun]], bool] | None = None,
 ) -> list[Population]:
     """Populations of all `stageruns` of an ablation, finished or not, parents before children.
 
     Each has as many as `together` says of all that are alike; without it at most `members` (0: MOST_MEMBERS). Planned
     from all of them, so that a launch that goes on finds the populations of the one before. Those of the same program
-    are ordered by their steps, because a population lasts as long as its longest member.
+    are ordered by their steps, because a population lasts as long as its longest member; where `beside` says that they
+    lie side by side, all are computed until that has ended, so none has fewer than half of its steps.
     """
     groups: dict[tuple, list[StageRun]] = {}
     for stagerun in dict.fromkeys(stageruns):
@@ -60,8 +62,20 @@ def plan(
     planned = []
     for _, group in sorted(groups.items(), key=lambda entry: entry[0][0]):
         group.sort(key=lambda s: -s.steps)
-        most = together(group) if together else members or MOST_MEMBERS
-        planned += [
-            Population(tuple(group[k : k + most]), len(group), most) for k in range(0, len(group), most)
-        ]
+        apart = beside is not None and group[0].steps > 0 and beside(group)
+        for alike in _of_like_steps(group) if apart else [group]:
+            most = together(alike) if together else members or MOST_MEMBERS
+            planned += [
+                Population(tuple(alike[k : k + most]), len(alike), most) for k in range(0, len(alike), most)
+            ]
     return planned
+
+
+def _of_like_steps(group: Sequence[StageRun]) -> list[list[StageRun]]:
+    """The group, longest first, in parts of which no member has fewer than half of the steps of the first."""
+    parts = [[group[0]]]
+    for stagerun in group[1:]:
+        if 2 * stagerun.steps < parts[-1][0].steps:
+            parts.append([])
+        parts[-1].append(stagerun)
+    return parts

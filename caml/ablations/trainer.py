@@ -143,6 +143,11 @@ def _for(population: Population, paced: Pace) -> Pace:
     return dataclasses.replace(paced, places=places)
 
 
+def beside(paced: Pace, alike: Sequence[StageRun]) -> bool:
+    """Whether members like these lie side by side on this machine. Raises Unfit (see `layout_of`)."""
+    return layout(paced, Population((alike[0],), len(alike), len(alike))).beside > 0
+
+
 def together(
     paced: Pace, asked: int, due: Set[StageRun], say: Callable[[str], None], alike: Sequence[StageRun]
 ) -> int:

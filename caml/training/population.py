@@ -54,8 +54,9 @@ def _member_steps(
 ) -> tuple[State, dict[str, jax.Array]]:
     """Up to `count` steps of one member; metrics `[steps]`, NaN where no step was made.
 
-    A loop with a trip count that is data: a member that is finished or stopped costs nothing, and the
-    body is compiled the same however many steps a dispatch holds.
+    A loop with a trip count that is data: the body is compiled the same however many steps a dispatch holds. Where
+    members come in turn, one that is finished or stopped costs nothing; side by side it is computed, and its state kept
+    as it was, until the last has ended.
     """
     names = METRICS if reference is None else METRICS + PREFERENCE_METRICS
     steps = batches.tokens.shape[0]

@@ -142,6 +142,24 @@ def test_members_side_by_side_are_computed_in_no_more_places_than_there_are(
     assert planned(done="pretrain")[0]["pretrain-tiny"][1] == 12
 
 
+def test_side_by_side_no_member_waits_for_one_of_more_than_twice_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = TINY.read_text().replace("[0, 12288]", "[1024, 2048, 4096, 12288]")
+    (tmp_path / "lengths.gin").write_text(f"{text}\nAblation.population = 40\n")
+    study = study_of(load_ablation(tmp_path / "lengths.gin"))
+
+    def planned() -> list[list[int]]:
+        populations = making.planned(study, used_stageruns(study.whole), lambda line: None)
+        assert all(p.of == len(p.members) for p in populations)
+        return [[m.steps for m in p.members] for p in populations if p.members[0].stage.name == "pretrain"]
+
+    assert planned() == [[*[96] * 6, *[32] * 2, *[16] * 2, *[8] * 2]]
+    monkeypatch.setitem(layouts.MEMBERS_LIE, "cpu", "stacked")
+    assert planned() == [[96] * 6, [32, 32, 16, 16], [8, 8]]
+
+
 def test_what_is_to_be_trained_is_what_is_not_there_and_what_follows_from_it(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from toy_training import Memory, member, run, same
 from caml.config.errors import Failure
 from caml.config.seeds import derive
 from caml.models.transformer import init_parameters
-from caml.training import layouts, pacing, population, updates
+from caml.training import pacing, population, updates
 from caml.training.loop import deal
 from caml.training.optimizer import hyper
 from caml.training.pacing import dispatches, steps_at_once
@@ -29,7 +29,7 @@ MEMBERS = [
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory):
+def whole(lies: str, tmp_path_factory: pytest.TempPathFactory):
     """Three members trained to their ends without a break."""
     sink = Memory()
     return run(MEMBERS, tmp_path_factory.mktemp("whole"), sink, observe_steps=10), sink
@@ -57,11 +57,9 @@ def test_a_member_alone_has_the_losses_of_the_population(whole):
             assert float(metrics["loss"]) == pytest.approx(sink.column("loss")[index, step], abs=1e-5)
 
 
-@pytest.mark.skipif(
-    layouts.MEMBERS_LIE.get(jax.default_backend()) != "turn",
-    reason="the bits of members that lie side by side depend on how many there are",
-)
-def test_bits_do_not_depend_on_company_order_or_steps_a_dispatch(whole, tmp_path: Path):
+def test_bits_do_not_depend_on_company_order_or_steps_a_dispatch(whole, lies: str, tmp_path: Path):
+    if lies != "turn":
+        pytest.skip("the bits of members that lie side by side depend on how many there are")
     result, _ = whole
     for number, (members, pace) in enumerate(
         [
@@ -119,11 +117,12 @@ def test_a_stopped_training_goes_on_with_the_same_bits(whole, tmp_path: Path):
 
 
 @pytest.mark.parametrize("places", [3, 8])
-def test_it_goes_on_with_fewer_or_more_places(whole, tmp_path: Path, places: int):
+def test_it_goes_on_with_fewer_or_more_places(whole, lies: str, tmp_path: Path, places: int):
     """As where `Ablation.population` was set after a launch had taken more memory than there was."""
     broken_off = run(MEMBERS, tmp_path, Memory(stop_at=12), places=5)
-    if layouts.MEMBERS_LIE.get(jax.default_backend()) != "turn":
-        with pytest.raises(Failure, match="side by side, 5 at once"):
+    if lies != "turn":
+        beside = -(-5 // len(jax.devices()))
+        with pytest.raises(Failure, match=f"side by side, {beside} at once"):
             run(MEMBERS, tmp_path, Memory(), places=places)
         return
     again = Memory()
@@ -132,7 +131,9 @@ def test_it_goes_on_with_fewer_or_more_places(whole, tmp_path: Path, places: int
     assert same(resumed.params, whole[0].params)
 
 
-def test_metrics_are_closed_before_a_checkpoint_and_finished_members_are_given_again(tmp_path: Path):
+def test_metrics_are_closed_before_a_checkpoint_and_finished_members_are_given_again(
+    lies: str, tmp_path: Path
+):
     first = Memory(stop_at=30)
     run(MEMBERS, tmp_path, first, checkpoint_steps=8, keep=9)
     steps = [int(folder.name) for folder in sorted(tmp_path.iterdir())]
@@ -162,7 +163,7 @@ def test_a_diverged_member_keeps_its_last_good_state_and_the_others_go_on(whole,
     assert sink.final[1][1] == 17
 
 
-def test_training_ends_when_every_member_has_diverged(tmp_path: Path):
+def test_training_ends_when_every_member_has_diverged(lies: str, tmp_path: Path):
     sink = Memory()
     found = run([member(0, 40, broken=2), member(1, 40, broken=5)], tmp_path, sink)
     assert found.complete and found.step < 20
@@ -289,9 +290,10 @@ def test_members_are_dealt_to_devices_by_length():
     assert work == [[40, 20, 10], [30, 20]]
 
 
-def killed(folder: Path, at_step: int, delay: float) -> None:
+def killed(folder: Path, lies: str, at_step: int, delay: float) -> None:
     """Train the toy of `toy_training.__main__` in a process of its own and kill it after `at_step`."""
-    child = subprocess.Popen([sys.executable, toy.__file__, str(folder)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, toy.__file__, str(folder), lies]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     for line in child.stdout:
         if int(line) >= at_step:
@@ -304,11 +306,11 @@ def killed(folder: Path, at_step: int, delay: float) -> None:
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_killed_and_resumed_training_has_the_bits_of_one_that_was_not(kills: int, tmp_path: Path):
+def test_killed_and_resumed_training_has_the_bits_of_one_that_was_not(kills: int, lies: str, tmp_path: Path):
     members = [member(seed, 40) for seed in range(3)]
     rng = random.Random(kills)
     for _ in range(kills):
-        killed(tmp_path / "killed", rng.randrange(4, 36), rng.random() * 0.1)
+        killed(tmp_path / "killed", lies, rng.randrange(4, 36), rng.random() * 0.1)
     sink = Memory()
     resumed = run(members, tmp_path / "killed", sink)
     assert sink.events[0][1] > 0

@@ -70,13 +70,13 @@ LATE = 120
 
 
 @pytest.fixture(scope="module")
-def smooth(tmp_path_factory: pytest.TempPathFactory):
+def smooth(lies: str, tmp_path_factory: pytest.TempPathFactory):
     """A member without a spike."""
     sink = Memory()
     return run([member(0, STEPS)], tmp_path_factory.mktemp("smooth"), sink), sink
 
 
-def test_a_spike_is_skipped_and_leaves_nothing_behind(tmp_path: Path):
+def test_a_spike_is_skipped_and_leaves_nothing_behind(lies: str, tmp_path: Path):
     sink = Memory()
     spiked = member(0, STEPS, spikes=(LATE, LATE + 1, 140))
     found = run([spiked], tmp_path, sink, observe_steps=2)
@@ -140,7 +140,7 @@ def test_with_a_step_taken_in_between_nobody_is_stopped(tmp_path: Path):
     assert found.stopped.tolist() == [-1] and np.flatnonzero(sink.column("skipped")[0]).tolist() == at
 
 
-def test_stopped_among_spikes_it_goes_on_with_the_same_bits(tmp_path: Path):
+def test_stopped_among_spikes_it_goes_on_with_the_same_bits(lies: str, tmp_path: Path):
     members = [member(1, STEPS, spikes=tuple(range(LATE, STEPS))), member(0, STEPS, spikes=(101, 130, 131))]
     whole_sink, first, second = Memory(), Memory(stop_at=LATE + 8), Memory()
     whole = run(members, tmp_path / "whole", whole_sink)

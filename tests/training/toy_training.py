@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from caml.models.sizes import Model
+from caml.training import layouts
 from caml.training.instruments import Reading
 from caml.training.loop import Member, Trained, train
 from caml.training.optimizer import Optimizer, Schedule
@@ -167,4 +169,5 @@ class Slowly(Memory):
 
 
 if __name__ == "__main__":
+    layouts.MEMBERS_LIE[jax.default_backend()] = sys.argv[2]
     run([member(seed, 40) for seed in range(3)], Path(sys.argv[1]), Slowly(), checkpoint_steps=4)
