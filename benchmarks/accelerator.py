@@ -121,11 +121,11 @@ def flops_of(case: Case) -> tuple[float, float | None]:
     import jax
 
     from caml.models.sizes import Model
-    from caml.training.instruments import peak_flops, training_flops
+    from caml.training.instruments import peak_flops
 
     model = Model(case.name, case.width, case.layers, case.heads, case.heads, case.head, case.mlp)
     peak = peak_flops(jax.devices()[0].device_kind, "bfloat16")
-    return training_flops(model, case.vocabulary, case.length), peak
+    return model.training_flops(case.vocabulary, case.length), peak
 
 
 if __name__ == "__main__":

@@ -216,19 +216,21 @@ def test_show_tells_cells_sizes_and_cost(folder: Path) -> None:
     lines = result.stdout.splitlines()
     assert sum("missing" in line for line in lines) == 12
     assert any(line.startswith(f"{CELL}  missing") for line in lines)
-    assert "12 cells, 12 StageRuns in 3 populations" in result.stdout
+    assert "12 cells, 12 StageRuns in 3 populations of at most 12" in result.stdout
     one = caml("show", "tiny.gin", "--set", "SEED=1", "--set", "ARM=compassion")
     assert "2 cells, 2 StageRuns in 2 populations" in one.stdout
     assert "control: none" not in result.stdout
     alone = TINY.replace("Ablation.control = {'ARM': 'neutral'}\n", "")
     (folder / "alone.gin").write_text(alone)
     assert "control: none; Ablation.control names one" in caml("show", "alone.gin").stdout
-    # Six StageRuns of 12288 tokens and four of 8192, six operations a parameter and token.
+    # Six StageRuns of 12288 tokens and four of 8192, six operations a token for each parameter of a matrix (all but five
+    # norms) and for each number that attention makes over half of 64 positions, twice.
     size = re.search(r"size tiny: ([\d,]+) .* and ([\d,]+) in", result.stdout)
     cost = re.search(r"training cost: (\S+) floating", result.stdout)
     assert size and cost
     parameters = sum(int(count.replace(",", "")) for count in size.groups())
-    assert float(cost[1]) == pytest.approx(6 * parameters * (6 * 12288 + 4 * 8192), rel=0.01)
+    of_token = 6 * (parameters - (3 * 16 + 2 * 8) + 2 * 8 * 64)
+    assert float(cost[1]) == pytest.approx(of_token * (6 * 12288 + 4 * 8192), rel=0.01)
 
 
 def test_explain_names_file_and_line(folder: Path) -> None:

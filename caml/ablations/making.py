@@ -24,6 +24,7 @@ from caml.tracking.provenance import provenance
 from caml.training.layouts import Unfit
 from caml.training.pacing import Pace
 from caml.training.profiling import PASSED, Profile
+from caml.training.programs import compiled
 
 # Seconds between looks at StageRuns that another launch is training.
 WAIT = 2.0
@@ -99,6 +100,9 @@ def make(
             f"up to {counted(max(m.steps for m in population.members), 'step')}"
         )
         made += _make_population(launch, population, evaluators)
+    count, seconds = compiled()
+    if count:
+        progress.say(f"compiled {counted(count, 'program')} for training in all, in {seconds:.1f} s")
     if launch.profile and not launch.profile.begun:
         progress.say(
             f"no profile was written: nothing was left to train, or in fewer than {PASSED + 1} dispatches"

@@ -14,6 +14,7 @@ from caml.config.text import counted
 from caml.evals.benchmarks.benchmark import Benchmark
 from caml.evals.identity import evaluation_fingerprint
 from caml.tracking.ledger import Ledger, State
+from caml.training.devices import MOST_MEMBERS
 
 
 def _trouble(name: str, manifest: Mapping[str, Any]) -> list[str]:
@@ -74,16 +75,14 @@ def shown(loaded: Loaded) -> list[str]:
     sizes = {(s.model.name, *s.model.parameters(s.tokenizer.vocabulary)): None for s in stageruns}
     for name, body, tables in sizes:
         lines.append(f"size {name}: {body:,} non-embedding parameters and {tables:,} in the embedding")
-    flops = 0
+    flops = 0.0
     for (level, name), count in sorted(Counter((depth(s), s.stage.name) for s in stageruns).items()):
         group = [s for s in stageruns if (depth(s), s.stage.name) == (level, name)]
         tokens = sum(s.slots * s.stage.length for s in group)
-        # Forward and backward; of a preference stage the reference's forward too.
         flops += sum(
-            (8 if s.stage.preference else 6)
+            s.model.training_flops(s.tokenizer.vocabulary, s.stage.length, s.stage.preference)
             * s.slots
             * s.stage.length
-            * sum(s.model.parameters(s.tokenizer.vocabulary))
             for s in group
         )
         done = sum(s in scored for s in group)
@@ -96,7 +95,9 @@ def shown(loaded: Loaded) -> list[str]:
         lines += _sittings(ablation.benchmarks, where.ledger, stageruns)
     populations = plan(stageruns, ablation.population)
     trained = f"{counted(len(stageruns), 'StageRun')} in {counted(len(populations), 'population')}"
+    trained += f" of at most {ablation.population or MOST_MEMBERS}"
     lines.append(f"{ablation.name}: {counted(len(grid), 'cell')}, {trained}")
-    paired = ", 8 in preference stages" if any(s.stage.preference for s in stageruns) else ""
-    lines.append(f"training cost: {flops:.3g} floating-point operations (6 x parameters x tokens{paired})")
+    lines.append(
+        f"training cost: {flops:.3g} floating-point operations, forward and backward with causal attention"
+    )
     return lines

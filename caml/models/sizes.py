@@ -77,3 +77,19 @@ class Model:
         layer = attention + 3 * self.width * self.mlp_width + norms
         tables = 1 if self.tied_embeddings else 2
         return self.layers * layer + self.width, tables * vocab * self.width
+
+    def training_flops(self, vocab: int, length: int, preference: bool = False) -> float:
+        """Floating-point operations of training for one token of rows of `length` tokens, forward and backward.
+
+        6 for each parameter of a matrix: those of the layers, and the output matrix, tied or not; looking an embedding
+        up takes none. For attention 12 x layers x heads x head_dim x length, of which half is counted, the causal
+        convention: what a mask hides need not be computed. PaLM, arXiv 2204.02311, appendix B, counts the whole square.
+        Documents packed in a row count as one. A preference loss takes a forward pass of its reference besides: 8
+        for 6.
+
+        Not counted: norms, rotations, softmax, the optimizer, and what a program computes again or another way.
+        """
+        attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
+        matrices = self.layers * (attention + 3 * self.width * self.mlp_width) + vocab * self.width
+        scores = self.layers * self.heads * self.head_dim * length
+        return (8.0 if preference else 6.0) * (matrices + scores)

@@ -12,8 +12,6 @@ from typing import Any
 
 import jax
 
-from caml.models.sizes import Model
-
 # Floating-point operations a second of one device, as jax names it: in bfloat16, and in float32, whose factors are not
 # rounded (caml/models/products.py): on a GPU not by its tensor cores, and of TPUs nobody told. Dense products; data
 # sheets of GPUs count twice as much, of sparse ones.
@@ -38,22 +36,6 @@ PEAKS: dict[str, tuple[float, float | None]] = {
 def peak_flops(device_kind: str, precision: str = "float32") -> float | None:
     """Floating-point operations a second of one device in products of `precision`; None where nobody told."""
     return PEAKS.get(device_kind, (None, None))[precision == "float32"]
-
-
-def training_flops(model: Model, vocab: int, length: int, preference: bool = False) -> float:
-    """Floating-point operations that training takes for one token of rows of `length` tokens, forward and backward.
-
-    6 for each parameter of a matrix: those of the layers, and the output matrix, tied or not; looking an embedding up
-    takes none. For attention 12 x layers x heads x head_dim x length, of which half is counted, the causal convention:
-    what a mask hides need not be computed. PaLM, arXiv 2204.02311, appendix B, counts the whole square. Documents
-    packed in a row count as one. A preference loss takes a forward pass of its reference besides: 8 for 6.
-
-    Not counted: norms, rotations, softmax, the optimizer, and what a program computes again or another way.
-    """
-    attention = 2 * model.width * model.head_dim * (model.heads + model.kv_heads)
-    matrices = model.layers * (attention + 3 * model.width * model.mlp_width) + vocab * model.width
-    scores = model.layers * model.heads * model.head_dim * length
-    return (8.0 if preference else 6.0) * (matrices + scores)
 
 
 @dataclass(frozen=True)
@@ -90,8 +72,8 @@ class Reading:
     wall-clock from the end of the first dispatch, which is slower than others, to the end of the last: with all that
     came between, probes and checkpoints too. None where there was one dispatch only, or nothing is known.
 
-    `model_flops_utilisation`: `flops` (see `training_flops`) x tokens a second / the devices' peak. `host_bound`: the
-    share of the seconds in which no step was on the devices, neither running nor waiting to: the next one was sent
+    `model_flops_utilisation`: `flops` (see `Model.training_flops`) x tokens a second / the devices' peak. `host_bound`:
+    the share of the seconds in which no step was on the devices, neither running nor waiting to: the next one was sent
     only after the last was finished, because its batches or the host's own work (records, probes, a checkpoint) had
     kept it. `peak_bytes` is the most memory that one device had in use, where it tells, or else this process
     (`peak_of`), since the process began.

@@ -350,7 +350,7 @@ def train(
 
     hand_out(all_of_them=False)
     saved_step, saved_at = step, time.monotonic()
-    flops = instruments.training_flops(model, vocab, length, preference)
+    flops = model.training_flops(vocab, length, preference)
     peak = instruments.peak_flops(jax.devices()[0].device_kind, precision)
     meter = Meter(step, len(members), flops, peak, mesh.size, instruments.of_program(run, seconds))
     reader = _Reader(members, place, shape, mesh)

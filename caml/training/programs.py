@@ -36,6 +36,13 @@ class Shape:
 
 # Programs, and the seconds of compiling that have not been told to whoever trains.
 _PROGRAMS: dict[tuple[Shape, Mesh], tuple[Any, float]] = {}
+# Seconds of compiling of each.
+_SECONDS: list[float] = []
+
+
+def compiled() -> tuple[int, float]:
+    """How many programs this process has compiled for training, those among them that did not fit, and in how long."""
+    return len(_SECONDS), sum(_SECONDS)
 
 
 def program(
@@ -75,7 +82,8 @@ def program(
             counter,
             counter,
         )
-    compiled = lowered.compile()
+    found = lowered.compile()
     seconds = time.monotonic() - start
-    _PROGRAMS[shape, mesh] = compiled, seconds if ahead else 0.0
-    return compiled, seconds
+    _SECONDS.append(seconds)
+    _PROGRAMS[shape, mesh] = found, seconds if ahead else 0.0
+    return found, seconds

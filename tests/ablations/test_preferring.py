@@ -37,6 +37,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_model_learns_to_prefer_what_was_chosen(folder: Path, cache: Path) -> None:
     done = run(command("run", str(GIN)), folder, cache)
     assert done.returncode == 0, done.stderr
+    # Of four trained populations those before the last have one shape, and a loss on pairs another.
+    told = [line for line in done.stderr.splitlines() if "compiled" in line]
+    assert [line.rsplit(" ", 2)[0] for line in told[:-1]] == ["compiled one program in"] * 2
+    assert told[-1].startswith("compiled 2 programs for training in all, in ")
     tables = {
         path.stem: pd.read_parquet(path) for path in (folder / "runs/preferring/tables").glob("*.parquet")
     }
@@ -78,8 +82,9 @@ def test_a_model_learns_to_prefer_what_was_chosen(folder: Path, cache: Path) -> 
 def test_what_a_preference_stage_costs_is_shown(folder: Path) -> None:
     """Two stages of 4,096 tokens, and two on pairs of 8,192, where the reference has a forward of its own."""
     shown = CliRunner().invoke(app, ["show", str(GIN)]).stdout
-    cost = (6 * 2 * 4096 + 8 * 2 * 8192) * (2624 + 2048)
-    assert f"{cost:.3g} floating-point operations (6 x parameters x tokens, 8 in preference stages)" in shown
+    layer, words, scores = 4 * 16 * 16 + 3 * 16 * 32, 128 * 16, 2 * 8 * 64
+    cost = (6 * 2 * 4096 + 8 * 2 * 8192) * (layer + words + scores)
+    assert f"training cost: {cost:.3g} floating-point operations, forward and backward" in shown
 
 
 def test_beta_belongs_to_the_preference_stage_and_to_nothing_else(folder: Path) -> None:

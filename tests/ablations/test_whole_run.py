@@ -47,6 +47,9 @@ def test_a_log_is_plain_lines_of_ours(finished: Path) -> None:
     begins = ("tiny: ", "population ", "compiled ", "trained ", "  token stores", "  pretrain tiny: ",
               "  sft tiny: ", "  report: ", "  tracking store: ")  # fmt: skip
     assert [line for line in lines if not line.startswith(begins)] == []
+    # Both stages have one shape.
+    compiled = [line.rsplit(" in ", 1)[0] for line in lines if line.startswith("compiled ")]
+    assert compiled == ["compiled one program", "compiled 1 program for training in all,"]
     (trained,) = [line for line in lines if line.startswith("  pretrain tiny: 96 of 96")]
     assert re.search(
         r": 96 of 96, 6 members, [\d,]+ tokens/s, host-bound \d+%, loss \d\.\d{3}, \d+ s, about 0 s left$",

@@ -15,7 +15,7 @@ from toy_training import Memory, member, run, same
 from caml.models.sizes import Model
 from caml.models.transformer import init_parameters, logits
 from caml.training import instruments
-from caml.training.instruments import Meter, Program, peak_flops, training_flops
+from caml.training.instruments import Meter, Program, peak_flops
 from caml.training.profiling import PASSED, Profile
 
 WIDE = Model("wide", width=128, layers=2, heads=4, kv_heads=2, head_dim=64, mlp_width=384)
@@ -28,10 +28,10 @@ def test_operations_are_those_counted_by_hand():
     # Scores and weighted values of 4 heads of 64, over half of 32 positions, in two layers.
     attention = 2 * 2 * (4 * 64) * (32 // 2)
     forward = 2 * matrices + 2 * attention
-    assert training_flops(WIDE, 1000, 32) == 3 * forward
-    assert training_flops(WIDE, 1000, 32, preference=True) == 4 * forward
+    assert WIDE.training_flops(1000, 32) == 3 * forward
+    assert WIDE.training_flops(1000, 32, preference=True) == 4 * forward
     untied = dataclasses.replace(WIDE, tied_embeddings=False)
-    assert training_flops(untied, 1000, 32) == 3 * forward
+    assert untied.training_flops(1000, 32) == 3 * forward
 
 
 @pytest.mark.parametrize("length", [16, 32])
@@ -43,7 +43,7 @@ def test_xla_counts_as_many_in_a_forward_pass(length: int):
     compiled = jax.jit(lambda p, t: logits(p, WIDE, t, t + 1, t)).lower(params, tokens).compile()
     found = compiled.cost_analysis()["flops"] / tokens.size
     # What XLA has more are norms, rotations and softmax.
-    assert 1.0 <= found / (training_flops(WIDE, vocab, 2 * length) / 3) < 1.04
+    assert 1.0 <= found / (WIDE.training_flops(vocab, 2 * length) / 3) < 1.04
 
 
 def test_a_peak_that_nobody_told_is_not_made_up():
@@ -122,7 +122,7 @@ def test_the_loop_reads_its_instruments(tmp_path: Path):
     assert last.tokens == 32 * per_step == sink.tokens and last.members == 2 and last.first_step == 0
     assert last.tokens_per_second == pytest.approx((32 - 8) * per_step / last.seconds)
     assert 0 <= last.host_bound <= 1 and last.model_flops_utilisation is None
-    assert last.flops == training_flops(toy.MODEL, toy.VOCAB, toy.LENGTH)
+    assert last.flops == toy.MODEL.training_flops(toy.VOCAB, toy.LENGTH)
     assert last.programs == result.programs and last.compile_seconds == result.seconds
     # Of the arguments the parameters alone, in two moments besides, are as large as this.
     parameters = sum(toy.MODEL.parameters(toy.VOCAB))
