@@ -223,7 +223,7 @@ def test_show_tells_cells_sizes_and_cost(folder: Path) -> None:
     alone = TINY.replace("Ablation.control = {'ARM': 'neutral'}\n", "")
     (folder / "alone.gin").write_text(alone)
     assert "control: none; Ablation.control names one" in caml("show", "alone.gin").stdout
-    # Six StageRuns of 12288 tokens and four of 8192, six operations a token for each parameter of a matrix (all but five
+    # Six StageRuns of 12288 tokens, four of 8192; six operations a token for each parameter of a matrix (all but five
     # norms) and for each number that attention makes over half of 64 positions, twice.
     size = re.search(r"size tiny: ([\d,]+) .* and ([\d,]+) in", result.stdout)
     cost = re.search(r"training cost: (\S+) floating", result.stdout)
