@@ -30,8 +30,9 @@ smoke: setup  ## the same path end to end, small
 result: setup  ## the quickstart's result in short, from its tables into its folder
 	$(BIN)/caml report experiments/quickstart/quickstart.gin --keep experiments/quickstart
 
+# Each process takes tests that lie together, so that what they share is made once.
 test: setup  ## the fast tests
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: setup  ## the tests that train, kill and resume
 	$(BIN)/pytest -n 0 -m slow
