@@ -354,7 +354,8 @@ def train(
     peak = instruments.peak_flops(jax.devices()[0].device_kind, precision)
     meter = Meter(step, len(members), flops, peak, mesh.size, instruments.of_program(run, seconds))
     reader = _Reader(members, place, shape, mesh)
-    of_step = flops * batch * length * count / mesh.size
+    on_each = layout.beside or -(-len(members) // groups)
+    of_step = flops * batch * length * on_each * groups / mesh.size
     at_once = steps_at_once(pace.steps, of_step, jax.default_backend(), peak)
     dispatched = reader.read(dispatches(step, last, at_once, pace.observe_steps))
     with contextlib.ExitStack() as stack:

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 import toy_training as toy
-from toy_training import Memory, member, run, same
+from toy_training import BATCH, LENGTH, MODEL, VOCAB, Memory, member, run, same
 
 from caml.config.errors import Failure
 from caml.config.seeds import derive
 from caml.models.transformer import init_parameters
-from caml.training import pacing, population, updates
+from caml.training import loop, pacing, population, updates
 from caml.training.loop import deal
 from caml.training.optimizer import hyper
 from caml.training.pacing import dispatches, steps_at_once
@@ -278,6 +278,26 @@ def test_dear_steps_are_dispatched_one_by_one_to_the_same_bits(
     ]
     assert broken_off.step <= 7
     assert same(run(MEMBERS, tmp_path, Memory()).params, whole[0].params)
+
+
+def test_what_a_step_costs_a_device_is_of_its_own_members(
+    lies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[float] = []
+
+    def watched(most: int, flops: float, platform: str, peak: float | None) -> int:
+        asked.append(flops)
+        return steps_at_once(most, flops, platform, peak)
+
+    monkeypatch.setattr(loop, "steps_at_once", watched)
+    of_member = MODEL.training_flops(VOCAB, LENGTH) * BATCH * LENGTH
+    devices = len(jax.devices())
+    run([member(seed, 4) for seed in range(devices + 1)], tmp_path, Memory(), places=3 * devices)
+    # An empty place costs nothing in turn, and what a member costs side by side.
+    assert asked == [pytest.approx(of_member * (2 if lies == "turn" else 3))]
+    if devices > 1 and BATCH % devices == 0:
+        run([member(0, 4)], tmp_path / "alone", Memory(), places=1)
+        assert asked[1:] == [pytest.approx(of_member / devices)]
 
 
 def test_members_are_dealt_to_devices_by_length():
