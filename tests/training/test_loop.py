@@ -262,8 +262,8 @@ def test_a_dispatch_has_fewer_steps_the_dearer_they_are():
     def found(flops: float, platform: str = "cpu", peak: float | None = None) -> int:
         return steps_at_once(16, flops, platform, peak)
 
-    assert [found(flops) for flops in (1.0, 6e9, 7e9, 3e10, 1e11, 1e15)] == [16, 16, 14, 3, 1, 1]
-    assert [found(1e14, "gpu", 989e12), found(1e14, "gpu")] == [5, 1]
+    assert [found(flops) for flops in (1.0, 1.5e10, 1.6e10, 7e10, 2.5e11, 1e15)] == [16, 16, 15, 3, 1, 1]
+    assert [found(1e14, "gpu", 989e12), found(1e14, "gpu")] == [14, 2]
 
 
 def test_dear_steps_are_dispatched_one_by_one_to_the_same_bits(
