@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from caml.training.execution import AS_SUITS, Execution
 
-# About how long a dispatch may take: between two of them alone a launch can be stopped, and write a checkpoint. One costs
-# some 10 ms of a processor beside the devices' work.
+# About how long a dispatch may take: between two of them alone a launch can be stopped, and write a checkpoint. One
+# costs some 10 ms of a processor beside the devices' work.
 SECONDS = 5.0
 # Floating-point operations a second that a device is taken to make in training, where there is no peak of which to take
 # a SHARE. A guess, for it changes no bit: a core of the Xeon in experiments/LOG.md makes 50 to 100 thousand million.
