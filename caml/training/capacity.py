@@ -91,8 +91,8 @@ def population_size(
     state, reference, _ = described(model, vocab, optimizer, preference, 1)
     parts = layout.fsdp * layout.tensor
     # What a member keeps on a device besides: a copy of its state, which a checkpoint writes while training goes on,
-    # and two dispatches' batches that wait.
-    waiting = 2 * 4 * np.dtype(np.int32).itemsize * steps * batch * length // (layout.data * layout.fsdp)
+    # and three dispatches' batches that wait.
+    waiting = 3 * 4 * np.dtype(np.int32).itemsize * steps * batch * length // (layout.data * layout.fsdp)
     besides = _size(state) // parts + waiting
     if layout.beside:
         on_each = -(-alike // groups)

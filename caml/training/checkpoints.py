@@ -139,7 +139,7 @@ class Checkpoints:
                 "files": {name: digest_file(folder / name) for name in _files(folder)},
             }
             write_json(folder / MARKER, {"body": body, "sha256": digest_bytes(canonical(body).encode())})
-            self._retire()
+            self._retire(step)
         # The caller's thread raises it at its next call.
         except BaseException as error:
             self._error = error
@@ -150,9 +150,12 @@ class Checkpoints:
             return []
         return sorted(folder for folder in self._folder.iterdir() if (folder / MARKER).is_file())
 
-    def _retire(self) -> None:
-        """Remove all but the newest, and what a kill left half written."""
-        kept = self._finished()[-self._keep :]
+    def _retire(self, step: int) -> None:
+        """Remove all but the newest up to `step`, and what a kill left half written.
+
+        What lies past the step just written was passed over.
+        """
+        kept = [folder for folder in self._finished() if int(folder.name) <= step][-self._keep :]
         for folder in self._folder.iterdir():
             if folder.is_dir() and folder not in kept:
                 # Without its marker first: a kill in between must not leave a checkpoint with holes.

@@ -297,7 +297,7 @@ def train(
         announce(line)
     if step:
         announce(f"goes on from step {step}")
-        # The members may have had other places: a machine with less memory has fewer.
+        # The same members may have had other places, of a program for more or fewer.
         saved = kept.pop(PLACE)
         for new, old in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
             new[place] = old[saved]

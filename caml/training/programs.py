@@ -41,7 +41,7 @@ _SECONDS: list[float] = []
 
 
 def compiled() -> tuple[int, float]:
-    """How many programs this process has compiled for training, those among them that did not fit, and in how long."""
+    """How many programs this process has compiled for training, and in how long; those too large to train count too."""
     return len(_SECONDS), sum(_SECONDS)
 
 

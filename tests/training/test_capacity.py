@@ -31,10 +31,10 @@ DEVICES = len(jax.devices())
 
 
 def besides(members: int) -> int:
-    """Bytes on a device of a checkpoint of so many members, and of two dispatches' batches that wait."""
+    """Bytes on a device of a checkpoint of so many members, and of three dispatches' batches that wait."""
     state = described(MODEL, VOCAB, MUON, False, members)[0]
     batches = [np.zeros((members, 4, BATCH, LENGTH), np.int32)] * len(Batch._fields)
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in [*jax.tree.leaves(state), *batches, *batches])
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in [*jax.tree.leaves(state), *3 * batches])
 
 
 def needed(members: int, layout: Layout) -> int:

@@ -87,6 +87,9 @@ def test_one_of_an_earlier_version_is_not_used(tmp_path: Path):
     del body["beside"]
     marker.write_text(json.dumps({"body": body, "sha256": digest_bytes(canonical(body).encode())}))
     assert newest(tmp_path) == (0, [f"{marker.parent} is not used: an earlier version wrote it"])
+    # What is written then is kept, though an earlier step, and what was passed over goes.
+    written(tmp_path, 2)
+    assert newest(tmp_path) == (2, [])
 
 
 def test_a_marker_moved_to_another_step_is_not_believed(tmp_path: Path):
