@@ -1,10 +1,10 @@
 """What the ledger, checkpoints and the mirror cost a step: a whole launch, against its compiled program in a loop.
 
 Both are in this process and run the same program in turn, a stretch of steps each: the program called with batches that
-are on the devices and metrics dropped; and `train_population` with leases, ledger, the mirror to MLflow on its thread
-and checkpoints as often as by default, at least one in each stretch. A stretch is timed from its first dispatch that
-was made to its last. Probes in mid-training are evaluation and left out. Of each round the two are compared; medians of
-these.
+are on the devices and metrics dropped, as many steps at a time as it takes at most; and `train_population` with leases,
+ledger, the mirror to MLflow on its thread and checkpoints as often as by default, at least one in each stretch. A
+stretch is timed from its first dispatch that was made to its last. Probes in mid-training are evaluation and left out.
+Of each round the two are compared; medians of these.
 
 Two cases: by the clock, which moves by more than the goal with whatever else a machine does; and the processor time of
 all threads but XLA's, which does not. The second is what a step would take if all that a launch does beside the program

@@ -143,9 +143,14 @@ def _for(population: Population, paced: Pace) -> Pace:
     return dataclasses.replace(paced, places=places)
 
 
+def _layout_of_all(paced: Pace, alike: Sequence[StageRun]) -> Layout:
+    """How all of `alike` would lie together."""
+    return layout(paced, Population((alike[0],), len(alike), len(alike)))
+
+
 def beside(paced: Pace, alike: Sequence[StageRun]) -> bool:
     """Whether members like these lie side by side on this machine. Raises Unfit (see `layout_of`)."""
-    return layout(paced, Population((alike[0],), len(alike), len(alike))).beside > 0
+    return _layout_of_all(paced, alike).beside > 0
 
 
 def together(
@@ -160,7 +165,7 @@ def together(
     words = first.tokenizer.vocabulary
     if due.isdisjoint(alike):
         return scored_size(len(alike), first.model, words, asked)
-    lies = layout(paced, Population((first,), len(alike), len(alike)))
+    lies = _layout_of_all(paced, alike)
     return population_size(
         len(alike),
         first.model,

@@ -70,13 +70,17 @@ class Model:
         """The width for which rates and scale were chosen, as a share of this one's; 1 without a `base_width`."""
         return self.base_width / self.width if self.base_width else 1.0
 
+    @property
+    def _matrices(self) -> int:
+        """Count of parameters in the matrices of all layers."""
+        attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.width * self.mlp_width)
+
     def parameters(self, vocab: int) -> tuple[int, int]:
         """Counts of parameters outside the embedding tables, and in them (both tables where untied)."""
-        attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
-        norms = 2 * self.width + 2 * self.head_dim
-        layer = attention + 3 * self.width * self.mlp_width + norms
+        norms = self.layers * (2 * self.width + 2 * self.head_dim) + self.width
         tables = 1 if self.tied_embeddings else 2
-        return self.layers * layer + self.width, tables * vocab * self.width
+        return self._matrices + norms, tables * vocab * self.width
 
     def training_flops(self, vocab: int, length: int, preference: bool = False) -> float:
         """Floating-point operations of training for one token of rows of `length` tokens, forward and backward.
@@ -89,7 +93,5 @@ class Model:
 
         Not counted: norms, rotations, softmax, the optimizer, and what a program computes again or another way.
         """
-        attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
-        matrices = self.layers * (attention + 3 * self.width * self.mlp_width) + vocab * self.width
         scores = self.layers * self.heads * self.head_dim * length
-        return (8.0 if preference else 6.0) * (matrices + scores)
+        return (8.0 if preference else 6.0) * (self._matrices + vocab * self.width + scores)

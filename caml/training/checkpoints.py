@@ -155,7 +155,7 @@ class Checkpoints:
 
         What lies past the step just written was passed over.
         """
-        kept = [folder for folder in self._finished() if int(folder.name) <= step][-self._keep :]
+        kept = [folder for folder in self._finished() if folder.name <= f"{step:08d}"][-self._keep :]
         for folder in self._folder.iterdir():
             if folder.is_dir() and folder not in kept:
                 # Without its marker first: a kill in between must not leave a checkpoint with holes.

@@ -33,7 +33,6 @@ from caml.training.step import Batch
 Parameters = dict[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
 
-
 # What a checkpoint keeps beside the state: the row of each member in it.
 PLACE = "place"
 

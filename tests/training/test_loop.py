@@ -16,6 +16,7 @@ from caml.config.errors import Failure
 from caml.config.seeds import derive
 from caml.models.transformer import init_parameters
 from caml.training import loop, pacing, population, updates
+from caml.training.checkpoints import MARKER
 from caml.training.loop import deal
 from caml.training.optimizer import hyper
 from caml.training.pacing import dispatches, steps_at_once
@@ -116,13 +117,13 @@ def test_a_stopped_training_goes_on_with_the_same_bits(whole, tmp_path: Path):
     assert joined.tobytes() == sink.column("loss").tobytes()
 
 
-@pytest.mark.parametrize("places", [3, 8])
-def test_it_goes_on_with_fewer_or_more_places(whole, lies: str, tmp_path: Path, places: int):
+@pytest.mark.parametrize("on_each", [3, 8])
+def test_it_goes_on_with_fewer_or_more_places(whole, lies: str, tmp_path: Path, on_each: int):
     """As where `Ablation.population` was set after a launch had taken more memory than there was."""
-    broken_off = run(MEMBERS, tmp_path, Memory(stop_at=12), places=5)
+    places = on_each * len(jax.devices())
+    broken_off = run(MEMBERS, tmp_path, Memory(stop_at=12), places=5 * len(jax.devices()))
     if lies != "turn":
-        beside = -(-5 // len(jax.devices()))
-        with pytest.raises(Failure, match=f"side by side, {beside} at once"):
+        with pytest.raises(Failure, match="side by side, 5 at once"):
             run(MEMBERS, tmp_path, Memory(), places=places)
         return
     again = Memory()
@@ -311,12 +312,12 @@ def test_members_are_dealt_to_devices_by_length():
 
 
 def killed(folder: Path, lies: str, at_step: int, delay: float) -> None:
-    """Train the toy of `toy_training.__main__` in a process of its own and kill it after `at_step`."""
+    """Train the toy of `toy_training.__main__` in a process of its own and kill it after `at_step` and a checkpoint."""
     command = [sys.executable, toy.__file__, str(folder), lies]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     for line in child.stdout:
-        if int(line) >= at_step:
+        if int(line) >= at_step and any(folder.glob(f"*/{MARKER}")):
             break
     try:
         child.wait(timeout=delay)

@@ -87,10 +87,17 @@ for places, data in ((16, 1), (4, 2)):
     kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
     # How many arrays each takes.
     print(json.dumps([one.count("%") for one in re.findall(rf" (?:{kinds})[a-z-]*\\((.*?)\\)", run.as_text())]))
+
+# Three members have two devices each, and two devices have none.
+import tempfile
+from pathlib import Path
+sink = toy.Memory()
+toy.run([toy.member(seed, 8) for seed in range(3)], Path(tempfile.mkdtemp()), sink, places=3)
+print(json.dumps([sink.readings[-1].devices, sink.column("loss").tolist()]))
 """
 
 
-def test_nothing_is_passed_between_members_over_devices():
+def test_nothing_is_passed_between_members_over_devices(tmp_path: Path):
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "8",
@@ -103,11 +110,15 @@ def test_nothing_is_passed_between_members_over_devices():
         capture_output=True,
         text=True,
     )
-    apart, shared = map(json.loads, done.stdout.splitlines())
+    apart, shared, (devices, losses) = map(json.loads, done.stdout.splitlines())
     assert apart == []
     # Of a batch that two devices share they add up the targets, and then loss and gradients as one array: on a CPU they
     # would wait for each other once for each.
     assert shared == [1, 1]
+    sink = Memory()
+    run([member(seed, 8) for seed in range(3)], tmp_path, sink)
+    assert devices == 6
+    np.testing.assert_allclose(sink.column("loss"), losses, atol=1e-5)
 
 
 def test_the_stacked_layout_trains_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
