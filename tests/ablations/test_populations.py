@@ -287,6 +287,7 @@ def test_rows_are_the_same_where_a_launch_was_stopped_in_the_midst_of_one(
     progress = Silence()
     runner.run(loaded, progress, threading.Event(), only=cell)
     assert f"goes on from step {reached}" in progress.said
+    assert not list(ledger.root.glob("*.damaged-*")), "it began anew"
     for kind in ("metrics", "trajectory"):
         found, wanted = (
             [row for part in led.read_segments(stagerun.name, kind) for row in part.table.to_pylist()]
@@ -294,6 +295,19 @@ def test_rows_are_the_same_where_a_launch_was_stopped_in_the_midst_of_one(
         )
         assert found == wanted
     assert parameters(Path("runs")).items() <= parameters(finished / "runs").items()
+
+
+def test_a_row_is_a_mean_that_loses_nothing() -> None:
+    """Of seven steps, the first standing alone: in float32 the ones would be lost beside the large number."""
+    losses = np.float32([[3.0, 2**24, 1, 1, 1, 1, 1, 1]])
+    arrays = {"loss": losses, "skipped": np.zeros_like(losses)}
+    records = [(0, {name: values[:, :5] for name, values in arrays.items()})]
+    records.append((5, {name: values[:, 5:] for name, values in arrays.items()}))
+    assert trainer._rows(records, 0, 0, 8) == {
+        "step": [1, 8],
+        "loss": [3.0, (2**24 + 6) / 7],
+        "skipped": [0, 0],
+    }
 
 
 def test_counts_are_those_of_the_batches_that_training_saw(
