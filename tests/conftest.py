@@ -3,7 +3,9 @@
 Set by environment variables, which jax reads when it starts: tests of rooms without jax never import it.
 """
 
+import gc
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -17,9 +19,16 @@ if os.environ["JAX_PLATFORMS"] != "cpu":
     # As training does it (caml/models/products.py), for tests that call its parts.
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is no garbage, and there is much of it: it isn't looked through again and again."""
+    gc.set_threshold(10_000)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +38,27 @@ def _environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking store in which nothing is. Not to be changed."""
+    from caml.tracking.store import Store
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Store(f"sqlite:///{database}", "unused")
+    return database
+
+
+@pytest.fixture(scope="session")
+def stored(empty_store: Path) -> Callable[[Path], None]:
+    """Puts an empty tracking store into an output folder: to make one takes seconds, and few tests are about it."""
+
+    def put(output: Path) -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(empty_store, output / "mlflow.db")
+
+    return put
 
 
 @pytest.fixture

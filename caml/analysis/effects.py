@@ -1,6 +1,7 @@
 """Which StageRuns are compared with which, and the paired differences of their margins per seed and item."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ class Estimate:
     rung: str
     values: np.ndarray
 
-    @property
+    @functools.cached_property
     def over_items(self) -> np.ndarray:
         """The mean of each seed block over items, [seeds]."""
         return self.values.mean(1)
@@ -150,12 +151,11 @@ def _margins(scores: Scores, runs: Sequence[str], columns: np.ndarray) -> np.nda
     if unscored:
         raise Failure(f"StageRun {unscored[0]} was never scored: run the ablation to its end")
     values = scores.values[np.ix_(np.array([scores.row[run] for run in runs]), columns)]
-    where = np.argwhere(~np.isfinite(values))
-    if len(where):
-        item = scores.items["item"].iloc[columns[where[0][1]]]
-        raise Failure(
-            f"StageRun {runs[where[0][0]]} has no finite margin for the item {item}: score it again"
-        )
+    finite = np.isfinite(values)
+    if not finite.all():
+        run, column = np.argwhere(~finite)[0]
+        item = scores.items["item"].iloc[columns[column]]
+        raise Failure(f"StageRun {runs[run]} has no finite margin for the item {item}: score it again")
     return values
 
 

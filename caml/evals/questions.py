@@ -96,14 +96,13 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
     """Lay out `items` for a tokenizer. Raises Unaskable for an item with a word that it does not have."""
     layout = _Layout()
     questions = [(number, question) for number, item in enumerate(items) for question in item.questions]
-    contexts = [_context(question, tokenizer) for _, question in questions]
     start = [tokenizer.special[END_OF_TEXT]]
+    # The texts of all questions at once: each call of a tokenizer has its price.
+    encoded = iter(tokenizer.encode_texts([text for _, question in questions for text in _texts(question)]))
     pairs, bare, characters, lengths = [], [], [], []
-    for (number, question), context in zip(questions, contexts, strict=True):
-        # After a context an ending stands behind a space; what begins an answer does not.
-        chat = not isinstance(question.context, str)
-        space = "" if chat and not question.context[-1][1] else " "
-        endings = tokenizer.encode_texts([f"{space}{question.aligned}", f"{space}{question.opposed}"])
+    for number, question in questions:
+        context = _prompt(question, tokenizer) + next(encoded)
+        endings = [next(encoded), next(encoded)]
         if tokenizer.unknown is not None and any(tokenizer.unknown in ids for ids in (context, *endings)):
             said = question.context
             turns = [said] if isinstance(said, str) else [content for _, content in said]
@@ -142,12 +141,20 @@ def in_one_shape(groups: Sequence[Rows]) -> list[Rows]:
     return filled
 
 
-def _context(question: Question, tokenizer: Tokenizer) -> list[int]:
+def _texts(question: Question) -> tuple[str, str, str]:
+    """The text that is asked after, or the answer that is begun, and both continuations."""
+    said = question.context
+    begun = said if isinstance(said, str) else said[-1][1]
+    # After a context an ending stands behind a space; what begins an answer does not.
+    space = " " if begun or isinstance(said, str) else ""
+    return begun, f"{space}{question.aligned}", f"{space}{question.opposed}"
+
+
+def _prompt(question: Question, tokenizer: Tokenizer) -> list[int]:
+    """What stands before that text: the start of a document, or turns of a conversation."""
     if isinstance(question.context, str):
-        return [tokenizer.special[END_OF_TEXT]] + tokenizer.encode_texts([question.context])[0]
-    *turns, (_, begun) = question.context
-    prompt = tokenizer.encode_prompt([{"role": r, "content": c} for r, c in turns])
-    return prompt + (tokenizer.encode_texts([begun])[0] if begun else [])
+        return [tokenizer.special[END_OF_TEXT]]
+    return tokenizer.encode_prompt([{"role": role, "content": told} for role, told in question.context[:-1]])
 
 
 class _Layout:

@@ -43,6 +43,8 @@ def arm(when: str, number: int) -> None:
 if __name__ == "__main__":
     from caml.__main__ import main
 
+    # A process in the background of a script comes without one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A module that is patched before the command has prepared the devices must not start jax: none does.
     arm(sys.argv[1], getattr(signal, f"SIG{sys.argv[2]}"))
     sys.argv = ["caml", *sys.argv[3:]]

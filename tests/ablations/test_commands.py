@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,14 @@ def caml(*arguments: str) -> Result:
 
 
 @pytest.fixture
-def copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the finished run to work in, without the tracking store, whose paths are of the original."""
+def copy(
+    finished: Path, tmp_path: Path, stored: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A copy of the finished run to work in, with an empty tracking store: paths in the other are of the original."""
     shutil.copytree(
         finished / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("mlflow.db*", ".mirrored")
     )
+    stored(tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "runs"
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,10 @@ pretrain/Stage.mixture = @sft/Mixture()
 
 
 def test_a_model_from_a_folder_is_fine_tuned_to_the_bits_of_where_it_is_from(
-    exported: Path, finished: Path, cache: Path
+    exported: Path, finished: Path, cache: Path, stored: Callable[[Path], None]
 ):
     file = washing(exported)
+    stored(exported / "runs")
     done = run(command("run", str(file)), exported, cache)
     assert done.returncode == 0, done.stderr
     before, after = parameters(finished / "runs"), parameters(exported / "runs")

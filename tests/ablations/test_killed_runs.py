@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -71,9 +72,10 @@ def flip(path: Path) -> None:
 
 
 def test_stopped_then_killed_then_damaged_it_ends_in_the_same_bits(
-    finished: Path, tmp_path: Path, cache: Path
+    finished: Path, tmp_path: Path, cache: Path, stored: Callable[[Path], None]
 ) -> None:
     """Three launches: one is told to stop in pretraining, one is killed in fine-tuning, one comes to the end."""
+    stored(tmp_path / "runs")
     ledger, populations = tmp_path / "runs/ledger", tmp_path / "runs/populations"
     stopped = run(dying(MOMENTS["pretraining"], "TERM", "run", str(TINY)), tmp_path, cache)
     assert stopped.returncode == 1 and not stopped.stdout

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,8 +117,11 @@ def assert_counted(folder: Path, stagerun: str, manifest: dict[str, Any]) -> Non
     assert seen == len(rows)  # each is of one source
 
 
-def test_manifests_count_what_training_was_given(tmp_path: Path, cache: Path) -> None:
+def test_manifests_count_what_training_was_given(
+    tmp_path: Path, cache: Path, stored: Callable[[Path], None]
+) -> None:
     write_texts(tmp_path)
+    stored(tmp_path / "runs")
     seeing = [sys.executable, str(HERE / "seeing.py"), "seen"]
     done = run([*seeing, "run", str(HERE / "own_text.gin")], tmp_path, cache)
     assert done.returncode == 0, done.stderr

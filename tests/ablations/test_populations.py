@@ -5,7 +5,7 @@ import json
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -176,8 +176,12 @@ def test_what_is_to_be_trained_is_what_is_not_there_and_what_follows_from_it(
 
 
 def test_a_member_that_has_ended_is_scored_no_more_while_others_train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: list[str],
+    stored: Callable[[Path], None],
 ) -> None:
+    stored(tmp_path / "runs")
     (tmp_path / "cut.gin").write_text(TINY.read_text().replace("[0, 12288]", "[4096, 12288]"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trainer, "OBSERVE_STEPS", 16)
@@ -222,9 +226,12 @@ def test_the_plan_is_the_same_in_every_launch(tiny: list[StageRun]) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Batch]], Silence]:
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, stored: Callable[[Path], None]
+) -> tuple[Path, dict[str, list[Batch]], Silence]:
     """One cell of the tiny ablation trained in this process, each member alone, and the batches that were read."""
     folder = tmp_path_factory.mktemp("trained")
+    stored(folder / "runs")
     seen: dict[str, list[Batch]] = defaultdict(list)
     progress = Silence()
     with pytest.MonkeyPatch.context() as patch:
@@ -262,8 +269,9 @@ def test_a_member_alone_has_the_bits_of_the_population(
 
 
 def test_rows_are_the_same_where_a_launch_was_stopped_in_the_midst_of_one(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: Callable[[Path], None]
 ) -> None:
+    stored(tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "steps_at_once", lambda *_: 3)  # as where steps are dear
     stop = threading.Event()

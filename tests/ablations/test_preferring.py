@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_model_learns_to_prefer_what_was_chosen(folder: Path, cache: Path) -> None:
+def test_a_model_learns_to_prefer_what_was_chosen(
+    folder: Path, cache: Path, stored: Callable[[Path], None]
+) -> None:
+    stored(folder / "runs")
     done = run(command("run", str(GIN)), folder, cache)
     assert done.returncode == 0, done.stderr
     # Of four trained populations those before the last have one shape, and a loss on pairs another.

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -157,9 +158,10 @@ def test_manifests_tell_what_the_instruments_showed(finished: Path) -> None:
 
 
 @pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    """The finished run, to be damaged; without the tracking store, whose paths are of the original."""
+def copy(finished: Path, tmp_path: Path, stored: Callable[[Path], None]) -> Path:
+    """The finished run, to be damaged; with an empty tracking store, as paths in the other are of the original."""
     shutil.copytree(finished / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("mlflow.db*"))
+    stored(tmp_path / "runs")
     return tmp_path / "runs"
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,13 @@ from sitting import NAMED, TINY, command, prepared
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, stored: Callable[[Path], None]) -> Path:
     """A folder in which the ablation ran once. Not to be changed."""
     pytest.importorskip("inspect_evals")
     import judging
 
     folder = tmp_path_factory.mktemp("sitting")
+    stored(folder / "runs")
     text = re.sub(r"Ablation\.axes = \[.*?\n\]\n", "", TINY.read_text(), flags=re.DOTALL)
     (folder / "sitting.gin").write_text(text.replace("Ablation.name = 'tiny'\n", "") + NAMED)
     judging.write_anima(folder / "anima")

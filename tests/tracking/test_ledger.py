@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import EVALUATION, Trainer, cut, flip, lose
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_tracking import EVALUATION, Trainer, cut, flip, lose
 
 from caml.config.errors import Failure
 from caml.tracking import segments

@@ -18,7 +18,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from conftest import EVALUATION, Trainer
+from toy_tracking import EVALUATION, Trainer
 
 from caml.config.errors import Failure
 from caml.tracking import mirror as mirror_module

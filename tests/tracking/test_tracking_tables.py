@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import EVALUATION, Trainer, cut, flip
+from toy_tracking import EVALUATION, Trainer, cut, flip
 
 from caml.config.errors import Failure
 from caml.tracking import tables

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_training import BATCH, LENGTH, MODEL, MUON, VOCAB, Memory, member, run
 
-from caml.training import capacity, layouts
+from caml.training import capacity, layouts, programs
 from caml.training.capacity import (
     USABLE,
     described,
@@ -28,6 +28,13 @@ from caml.training.programs import Shape, program
 from caml.training.step import Batch
 
 DEVICES = len(jax.devices())
+PACE = Pace(steps=4)
+
+
+def lying(beside: int = 0) -> Layout:
+    """As the toy lies here, members in turn or so many beside each other: then one program serves several tests."""
+    lies = laid_out(PACE, DEVICES, MODEL, BATCH, LENGTH)
+    return dataclasses.replace(lies, beside=beside)
 
 
 def besides(members: int) -> int:
@@ -52,69 +59,67 @@ def needed(members: int, layout: Layout) -> int:
     )
 
 
-def size(alike: int, layout: Layout, asked: int = 0, model=MODEL, said: list[str] | None = None) -> int:
+def size(alike: int, layout: Layout, asked: int = 0, said: list[str] | None = None) -> int:
     said = [] if said is None else said
-    return population_size(alike, model, VOCAB, BATCH, LENGTH, 4, MUON, False, layout, asked, said.append)
+    return population_size(alike, MODEL, VOCAB, BATCH, LENGTH, 4, MUON, False, layout, asked, said.append)
 
 
 @pytest.mark.slow
 def test_of_members_in_turn_as_many_as_fit_and_not_one_more(monkeypatch: pytest.MonkeyPatch):
     # Memory for three on each device, and a little.
-    monkeypatch.setattr(capacity, "device_memory", lambda: int(1.05 * needed(3, Layout()) / USABLE))
-    assert size(100, Layout()) == 3 * DEVICES
-    assert needed(4, Layout()) > USABLE * capacity.device_memory()
+    monkeypatch.setattr(capacity, "device_memory", lambda: int(1.05 * needed(3, lying()) / USABLE))
+    assert size(100, lying()) == 3 * DEVICES
+    assert needed(4, lying()) > USABLE * capacity.device_memory()
 
 
 def test_members_side_by_side_are_as_many_as_fit_in_populations_of_equal_sizes(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def beside(count: int) -> Layout:
-        return Layout(beside=count)
-
-    room = int(1.02 * needed(3, beside(3)) / USABLE)
-    assert needed(4, beside(4)) > USABLE * room
+    room = int(1.02 * needed(3, lying(3)) / USABLE)
+    assert needed(4, lying(4)) > USABLE * room
     monkeypatch.setattr(capacity, "device_memory", lambda: room)
     said: list[str] = []
-    assert size(3 * DEVICES, beside(3), said=said) == 3 * DEVICES
+    assert size(3 * DEVICES, lying(3), said=said) == 3 * DEVICES
     assert said == [f"compiling for {3 * DEVICES} members of size toy, to see whether they fit into memory"]
     # Without room for a checkpoint's copy beside the program it would end when the first is due.
-    monkeypatch.setattr(capacity, "device_memory", lambda: int((needed(3, beside(3)) - 1) / USABLE))
-    assert size(3 * DEVICES, beside(3)) == 2 * DEVICES
+    monkeypatch.setattr(capacity, "device_memory", lambda: int((needed(3, lying(3)) - 1) / USABLE))
+    assert size(3 * DEVICES, lying(3)) == 2 * DEVICES
     monkeypatch.setattr(capacity, "device_memory", lambda: room)
     # One more does not fit, and of two populations neither has places that are empty.
-    assert size(4 * DEVICES, beside(4)) == 2 * DEVICES
+    assert size(4 * DEVICES, lying(4)) == 2 * DEVICES
     said.clear()
     # Nothing is compiled where there is one for each device, or so many are asked for.
-    assert size(DEVICES, beside(1), said=said) == size(1, beside(1), said=said) == DEVICES
+    assert size(DEVICES, lying(1), said=said) == size(1, lying(1), said=said) == DEVICES
     asked = {(3, 3): 3, (12, 12): 12, (12, 7): 6, (9, 7): 5, (9, 5): 5, (9, 1): 1, (3, 40): 3}
-    found = {(n, most): size(n, beside(-(-n // DEVICES)), asked=most, said=said) for n, most in asked}
+    found = {(n, most): size(n, lying(-(-n // DEVICES)), asked=most, said=said) for n, most in asked}
     assert found == asked
     assert not said
     monkeypatch.setattr(capacity, "device_memory", lambda: 1)
-    assert size(4 * DEVICES, beside(4)) == DEVICES
+    assert size(4 * DEVICES, lying(4)) == DEVICES
 
 
 def test_a_program_that_was_looked_at_is_that_of_the_training_and_told_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[str]
 ):
     monkeypatch.setitem(layouts.MEMBERS_LIE, jax.default_backend(), "stacked")
+    monkeypatch.setattr(programs, "_PROGRAMS", {})  # as in a process that has compiled nothing
     # Four on each device do not fit, and two do.
-    monkeypatch.setattr(capacity, "device_memory", lambda: int(1.02 * needed(3, Layout(beside=3)) / USABLE))
-    pace, alike = Pace(steps=3), 4 * DEVICES
+    monkeypatch.setattr(capacity, "device_memory", lambda: int(1.02 * needed(3, lying(3)) / USABLE))
+    alike = 4 * DEVICES
     for _ in range(2):
         said: list[str] = []
-        lies = laid_out(pace, alike, MODEL, BATCH, LENGTH)
+        lies = laid_out(PACE, alike, MODEL, BATCH, LENGTH)
         places = population_size(
-            alike, MODEL, VOCAB, BATCH, LENGTH, pace.steps, MUON, False, lies, say=said.append
+            alike, MODEL, VOCAB, BATCH, LENGTH, PACE.steps, MUON, False, lies, say=said.append
         )
         assert (lies.beside, places, len(said)) == (4, 2 * DEVICES, 2)
-    members = [member(seed, 6) for seed in range(places)]
+    members = [member(seed, 8) for seed in range(places)]
     assert "jit(on_device)" in compiled
     compiled.clear()
-    found = run(members, tmp_path / "a", Memory(), steps=3, places=places)
+    found = run(members, tmp_path / "a", Memory(), steps=PACE.steps, places=places)
     assert "jit(on_device)" not in compiled
     assert found.complete and found.programs == 1 and found.seconds > 0
-    assert run(members, tmp_path / "b", Memory(), steps=3, places=places).programs == 0
+    assert run(members, tmp_path / "b", Memory(), steps=PACE.steps, places=places).programs == 0
 
 
 def test_models_that_need_no_training_have_the_places_of_others_where_they_are_small(
@@ -132,11 +137,10 @@ def test_models_that_need_no_training_have_the_places_of_others_where_they_are_s
 
 
 def test_small_models_take_what_pays_and_large_ones_go_alone(monkeypatch: pytest.MonkeyPatch):
-    assert size(1, Layout()) == size(100, Layout()) == 12
-    assert size(100, Layout(), asked=40) == 40
-    wide = dataclasses.replace(MODEL, width=64)
-    monkeypatch.setattr(capacity, "device_memory", lambda: 2**18)
-    assert size(100, Layout(), model=wide) == DEVICES
+    assert size(1, lying()) == size(100, lying()) == 12
+    assert size(100, lying(), asked=40) == 40
+    monkeypatch.setattr(capacity, "device_memory", lambda: 2**15)
+    assert size(100, lying()) == DEVICES
 
 
 @given(members=st.integers(1, 500), most=st.integers(1, 64))
