@@ -135,7 +135,7 @@ def peer(case: Case, count: int, folder: Path) -> tuple[list[float], list[list[f
 
 def write_models(case: Case, number_of: int, folder: Path) -> None:
     """The models in the format of Hugging Face, and the rows that the peer reads."""
-    from caml.evals.questions import _context
+    from caml.evals.questions import encoded
     from caml.exchange.models import write_folder
 
     for seed in range(MEMBERS):
@@ -143,11 +143,8 @@ def write_models(case: Case, number_of: int, folder: Path) -> None:
         write_folder(one, folder / str(seed), "# benchmark\n", {})
     rows, endings, item, sign = [], [], [], []
     for number, asked in enumerate(items(number_of)):
-        for question in asked.questions:
-            context = _context(question, one.tokenizer)
-            space = "" if not isinstance(question.context, str) and not question.context[-1][1] else " "
-            for text, turned in ((question.aligned, 1), (question.opposed, -1)):
-                ending = one.tokenizer.encode_texts([f"{space}{text}"])[0]
+        for context, continuations in encoded(asked.questions, one.tokenizer):
+            for ending, turned in zip(continuations, (1, -1), strict=True):
                 rows.append([*context, *ending])
                 endings.append(len(ending))
                 item.append(number)

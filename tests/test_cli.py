@@ -319,6 +319,18 @@ def test_training_does_not_wait_for_what_it_does_not_use() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_launch_does_not_look_for_garbage_among_its_modules() -> None:
+    """By default Python looks through all that was imported time and again until a report can be written."""
+    program = (
+        "import gc, sys\nfrom caml.__main__ import main\nsys.argv = ['caml', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "before = gc.get_stats()[2]['collections']\nimport caml.ablations.making, caml.ablations.reporting\n"
+        "print(gc.get_stats()[2]['collections'] - before, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stderr) == 0
+
+
 def test_a_path_that_is_the_mistake_is_status_2(folder: Path) -> None:
     result = caml("show", "x" * 300 + ".gin")
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.stderr

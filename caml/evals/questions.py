@@ -1,6 +1,6 @@
 """Probe items as token rows: each context once, with both continuations, and what is read off it where."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -97,12 +97,9 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
     layout = _Layout()
     questions = [(number, question) for number, item in enumerate(items) for question in item.questions]
     start = [tokenizer.special[END_OF_TEXT]]
-    # The texts of all questions at once: each call of a tokenizer has its price.
-    encoded = iter(tokenizer.encode_texts([text for _, question in questions for text in _texts(question)]))
     pairs, bare, characters, lengths = [], [], [], []
-    for number, question in questions:
-        context = _prompt(question, tokenizer) + next(encoded)
-        endings = [next(encoded), next(encoded)]
+    read = encoded([question for _, question in questions], tokenizer)
+    for (number, question), (context, endings) in zip(questions, read, strict=True):
         if tokenizer.unknown is not None and any(tokenizer.unknown in ids for ids in (context, *endings)):
             said = question.context
             turns = [said] if isinstance(said, str) else [content for _, content in said]
@@ -122,6 +119,16 @@ def question_rows(items: Sequence[Item], tokenizer: Tokenizer) -> Questions:
         characters=np.array(characters),
         lengths=np.array(lengths),
     )
+
+
+def encoded(
+    questions: Sequence[Question], tokenizer: Tokenizer
+) -> Iterator[tuple[list[int], tuple[list[int], list[int]]]]:
+    """For each question the tokens of its context, and of its continuations, the aligned one first."""
+    # The texts of all at once: each call of a tokenizer has its price.
+    texts = iter(tokenizer.encode_texts([text for question in questions for text in _texts(question)]))
+    for question in questions:
+        yield _prompt(question, tokenizer) + next(texts), (next(texts), next(texts))
 
 
 def in_one_shape(groups: Sequence[Rows]) -> list[Rows]:

@@ -243,9 +243,11 @@ def save(figure: Figure, drawing: Drawing, folder: Path, provenance: dict[str, A
     told = json.dumps(provenance, sort_keys=True)
     png, pdf = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(RC):  # type: ignore[arg-type]
-        # The layout is solved once here; otherwise each file would solve it twice. An engine of kind "none" still
-        # has each file drawn twice.
-        figure.draw_without_rendering()
+        # The layout is solved once here, and nothing is drawn for it; otherwise each file would solve it twice. An
+        # engine of kind "none" still has each file drawn twice.
+        layout = figure.get_layout_engine()
+        if layout is not None:
+            layout.execute(figure)
         figure.set_layout_engine(None)
         figure.savefig(
             png,
