@@ -409,6 +409,19 @@ def test_files_carry_their_provenance_and_are_the_same_bytes_again(tmp_path, vie
     assert (tmp_path / "install.pdf").read_bytes() == pdf
 
 
+def test_what_is_saved_lies_as_its_layout_has_it(tmp_path, view):
+    for drawing in drawings(view)[:3]:
+        saved, shown_here, before = (drawing.draw() for _ in range(3))
+        save(saved, drawing, tmp_path, {})
+        shown_here.draw_without_rendering()
+        lies, wanted, unsolved = (
+            np.array([axes.get_position().bounds for axes in figure.axes])
+            for figure in (saved, shown_here, before)
+        )
+        np.testing.assert_array_equal(lies, wanted)
+        assert np.abs(lies - unsolved).max() > 0.01
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.sets(st.integers(0, 10**9), min_size=1, max_size=6))
 def test_dose_axis_keeps_the_order_and_its_slots_do_not_run_into_each_other(values):
