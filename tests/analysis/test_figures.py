@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +23,7 @@ from caml.analysis.cells import prepared
 from caml.analysis.figures.drawings import Drawing, drawings, save
 from caml.analysis.figures.install import install, ladder, members
 from caml.analysis.figures.panels import DoseAxis, Panel, grid, handle, legend, level, words
-from caml.analysis.figures.style import ARMS, count, mark, percent, rung_order, styled, wrapped
+from caml.analysis.figures.style import ARMS, RC, count, mark, percent, rung_order, styled, wrapped
 from caml.analysis.figures.training import side_by_side, trajectories
 from caml.analysis.figures.view import View, look
 from caml.analysis.figures.washout import counter_evidence, retention_by_size, washout
@@ -413,7 +414,8 @@ def test_what_is_saved_lies_as_its_layout_has_it(tmp_path, view):
     for drawing in drawings(view)[:3]:
         saved, shown_here, before = (drawing.draw() for _ in range(3))
         save(saved, drawing, tmp_path, {})
-        shown_here.draw_without_rendering()
+        with matplotlib.rc_context(RC):
+            shown_here.draw_without_rendering()
         lies, wanted, unsolved = (
             np.array([axes.get_position().bounds for axes in figure.axes])
             for figure in (saved, shown_here, before)
