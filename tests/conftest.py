@@ -41,22 +41,16 @@ def _environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracking store in which nothing is. Not to be changed."""
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Puts an empty tracking store into an output folder: to make one takes seconds, and few tests are about it."""
     from caml.tracking.store import Store
 
-    database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store(f"sqlite:///{database}", "unused")
-    return database
-
-
-@pytest.fixture(scope="session")
-def stored(empty_store: Path) -> Callable[[Path], None]:
-    """Puts an empty tracking store into an output folder: to make one takes seconds, and few tests are about it."""
+    empty = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Store(f"sqlite:///{empty}", "unused")
 
     def put(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(empty_store, output / "mlflow.db")
+        shutil.copyfile(empty, output / "mlflow.db")
 
     return put
 

@@ -176,7 +176,7 @@ def _seed_effects(
         c = e.comparison
         columns = scores.groups[e.family, e.rung]
         treated = differences(scores, c.treated, None, columns).mean(1)
-        over = e.values.mean(1)
+        over = e.over_items
         frames.append(
             {
                 "label": {**c.label, "family": e.family, "rung": e.rung},
@@ -219,7 +219,7 @@ def _points(estimates: Sequence[Estimate]) -> list[Point]:
                 tokens=float(c.cell["dose_tokens"]),
                 ratio=float(c.cell["ratio"]),
                 budget=float(c.cell["pretrain_tokens"]),
-                effect=e.values.mean(1),
+                effect=e.over_items,
             )
         )
     return out

@@ -16,8 +16,10 @@ from whole_runs import (
     TINY,
     assert_same,
     command,
+    cut,
     dying,
     environment,
+    flip,
     parameters,
     processes_in,
     run,
@@ -59,16 +61,6 @@ MOMENTS = {
 
 
 STOPPED = "caml: stopped and saved; the same command goes on from here"
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def test_stopped_then_killed_then_damaged_it_ends_in_the_same_bits(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from whole_runs import TINY, command, manifests, parameters, run, stamps, steps_in_mlflow, tables
+from whole_runs import TINY, command, cut, flip, manifests, parameters, run, stamps, steps_in_mlflow, tables
 
 from caml.ablations.catalogue import load_ablation
 from caml.ablations.condition import unfinished
@@ -163,18 +163,6 @@ def copy(finished: Path, tmp_path: Path, stored: Callable[[Path], None]) -> Path
     shutil.copytree(finished / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("mlflow.db*"))
     stored(tmp_path / "runs")
     return tmp_path / "runs"
-
-
-def flip(path: Path) -> None:
-    """Alter one byte in the middle."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def cut(path: Path) -> None:
-    """Cut the file short."""
-    path.write_bytes(path.read_bytes()[:-9])
 
 
 def test_what_was_altered_is_named_put_aside_and_made_again(copy: Path, finished: Path, cache: Path) -> None:

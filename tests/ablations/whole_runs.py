@@ -122,3 +122,15 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
             stat = path.stat()
             found[str(path.relative_to(folder))] = (stat.st_mtime_ns, stat.st_size)
     return found
+
+
+def flip(path: Path) -> None:
+    """Alter one byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    """Cut the file short."""
+    path.write_bytes(path.read_bytes()[:-9])
